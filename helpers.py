@@ -1,0 +1,626 @@
+"""What two or more chapters share, in the order of the flow: data, models, runs, scores, figures.
+
+Every chapter starts with ``import helpers``; nothing is read, written or trained at import. All paths hang
+on ``ROOT``, so that a notebook finds the same files from JupyterLab, from papermill and from a test.
+"""
+
+import copy
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import tensorflow as tf
+from IPython.display import Image as DisplayImage
+from IPython.display import display
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent
+DATA, RUNS, REPORT = ROOT / "data", ROOT / "runs", ROOT / "report"
+SPLIT_CSV, CACHE = DATA / "split.csv", DATA / "cache"
+PARTS = ("train", "validation", "test")
+
+
+class InputError(ValueError):
+    """Input that the run cannot use; the message is one sentence that names it and the way out."""
+
+
+# ---------------------------------------------------------------- data
+
+
+def load_split(path=None):
+    """Read data/split.csv as a DataFrame; its attrs hold the sorted `classes` and the `hash` of the split.
+
+    The hash covers the content of the photos, their labels and their parts, and not where they lie.
+    """
+    path = Path(path or SPLIT_CSV)
+    if not path.exists():
+        raise InputError("There is no data/split.csv yet: run notebook 01_data_split first.")
+    split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
+    rows = split[["sha256", "label", "split"]].sort_values(["sha256", "label"]).to_csv(index=False)
+    split.attrs["hash"] = hashlib.sha256(rows.encode()).hexdigest()[:16]
+    split.attrs["classes"] = sorted(split["label"].unique())
+    return split
+
+
+def half_side(split):
+    """Half the photos' median shorter side in pixels: the original study's image size (at most 128)."""
+    side = split[["width", "height"]].min(axis=1).median()
+    return int(min(128, max(32, side // 2)))
+
+
+def load_images(split, part, size):
+    """Decoded images and labels of one part of the split; each image is decoded once for the whole series.
+
+    Parameters
+    ----------
+    part : "train", "validation" or "test" (chapter 6 alone asks for "test")
+    size : int
+        Pixels per side; resized with an antialiased bicubic filter.
+
+    Returns
+    -------
+    images : memory-mapped array of uint8, shape (n, size, size, 3), RGB
+    labels : array of int, shape (n,), indices into split.attrs["classes"]
+    """
+    rows = split[split["split"] == part]
+
+    def decode(path):
+        with Image.open(ROOT / path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+
+    def write(images):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for index, image in enumerate(pool.map(decode, rows["path"])):
+                images[index] = image
+
+    file = CACHE / f"images-{split.attrs['hash']}-{part}-{size}.npy"
+    images = cached_array(file, (len(rows), size, size, 3), np.uint8, write)
+    return images, np.searchsorted(split.attrs["classes"], rows["label"])
+
+
+def cached_features(extractor, split, part, size, key):
+    """What a frozen network makes of one part of the split, computed once for each `key`.
+
+    Parameters
+    ----------
+    extractor : keras.Model, from RGB pixels 0..255, shape (n, size, size, 3)
+    key : str
+        Says all that the features depend on besides part: network, layer, weights, size, split.
+
+    Returns
+    -------
+    features : memory-mapped array of float16, shape (n, *extractor.output_shape[1:])
+    labels : array of int, shape (n,)
+    """
+    images, labels = load_images(split, part, size)
+
+    def write(features):
+        for start in tqdm(range(0, len(images), 64), f"features of {part}", unit="batch", mininterval=2):
+            features[start : start + 64] = extractor.predict_on_batch(images[start : start + 64])
+
+    file = CACHE / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}-{part}.npy"
+    return cached_array(file, (len(images), *extractor.output_shape[1:]), np.float16, write), labels
+
+
+def cached_array(file, shape, dtype, write):
+    """Memory map `file` (.npy); if it is not there, make it with `write(array)` and move it in place whole."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
+        array = np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
+        write(array)
+        array.flush()
+        unfinished.replace(file)
+    return np.load(file, mmap_mode="r")
+
+
+# The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
+AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
+
+
+def augment(images, uniform, augmentation):
+    """Flip, rotate, shift and zoom each image by one affine transform.
+
+    Parameters
+    ----------
+    images : float32 tensor, shape (n, height, width, 3)
+    uniform : float32 tensor, shape (n, 6)
+        Random numbers in [0, 1), one row per image: two flips, angle, two shifts, zoom.
+    augmentation : dict like `AUGMENTATION`
+    """
+    side = tf.cast(tf.shape(images)[1], tf.float32)
+    signed = 2 * uniform - 1
+    angle = signed[:, 2] * augmentation["rotation"] * np.pi / 180
+    shift = signed[:, 3:5] * augmentation["shift"] * side
+    zoom = 1 + signed[:, 5] * augmentation["zoom"]
+    flip = tf.where(uniform[:, :2] < 0.5, -1.0, 1.0) if augmentation["flip"] else tf.ones_like(shift)
+    a, b = tf.cos(angle) * zoom * flip[:, 0], -tf.sin(angle) * zoom * flip[:, 1]
+    c, d = tf.sin(angle) * zoom * flip[:, 0], tf.cos(angle) * zoom * flip[:, 1]
+    centre = (side - 1) / 2  # rotate and zoom about the middle, then shift
+    offset_x = centre - a * centre - b * centre + shift[:, 0]
+    offset_y = centre - c * centre - d * centre + shift[:, 1]
+    zero = tf.zeros_like(a)
+    transform = tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1)
+    return keras.ops.image.affine_transform(images, transform, fill_mode="reflect")
+
+
+def training_batches(x, targets, spec):
+    """Shuffled, augmented batches for all epochs, one after another, as a tf.data.Dataset.
+
+    Order and augmentation are pure functions of (seed, epoch, index), so that a run can be repeated.
+    """
+    count, seed = len(x), spec["seed"]
+
+    def one_epoch(epoch):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), key)
+        uniform = tf.random.stateless_uniform([count, 6], key)
+        return tf.data.Dataset.from_tensor_slices((order, tf.gather(uniform, order))).batch(spec["batch_size"])
+
+    def load(index, uniform):
+        batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
+        batch.set_shape([None, *x.shape[1:]])
+        if spec.get("augmentation"):
+            batch = augment(batch, uniform, spec["augmentation"])
+        return batch, tf.gather(targets, index)
+
+    return tf.data.Dataset.range(spec["epochs"]).flat_map(one_epoch).map(load, num_parallel_calls=2).prefetch(2)
+
+
+# ---------------------------------------------------------------- models
+
+
+def final_model_layers(
+    classes,
+    filters=(16, 32, 64, 128, 256),
+    activation=("LeakyReLU", {"negative_slope": 0.3}),
+    initializer="glorot_uniform",
+    l2=0.0,
+    batch_normalization=False,
+    reduction="GlobalAveragePooling2D",
+    dropout=(0.3, 0.3),
+):
+    """FinalModel of the original study as a list of Keras layers, each [class name, config].
+
+    Five blocks of convolution, activation and max pooling; global average pooling, dropout, dense 512,
+    dropout, softmax. The arguments are the choices that chapter 3 varies; dropout is (after the reduction,
+    after the dense layer), 0 leaves the layer out.
+    """
+    decay = {"module": "keras.regularizers", "class_name": "L2", "config": {"l2": l2}} if l2 else None
+    weights = {"kernel_initializer": initializer, "kernel_regularizer": decay}
+    layers = [["Rescaling", {"scale": 1 / 255, "offset": 0.0}]]
+    for count in filters:
+        layers.append(["Conv2D", {"filters": count, "kernel_size": 3, "padding": "same", **weights}])
+        layers += [list(activation), ["MaxPooling2D", {"pool_size": 2}]]
+        if batch_normalization:
+            layers.append(["BatchNormalization", {"momentum": 0.99}])
+    after_reduction, after_dense = ([["Dropout", {"rate": rate}]] if rate else [] for rate in dropout)
+    layers += [[reduction, {}], *after_reduction]
+    layers += [["Dense", {"units": 512, "activation": "relu", **weights}], *after_dense]
+    return [*layers, ["Dense", {"units": classes, "activation": "softmax", **weights}]]
+
+
+def build_model(layers, input_shape, name):
+    """Build a keras.Sequential from a list of [class name, config] by Keras's own deserialisation.
+
+    Raises
+    ------
+    InputError
+        Names the layer that Keras does not know or whose configuration it refuses.
+    """
+    model = keras.Sequential([keras.Input(input_shape)], name=name)
+    for class_name, config in layers:
+        if not hasattr(keras.layers, class_name):
+            raise InputError(f"Keras has no layer {class_name}: see https://keras.io/api/layers for their names.")
+        try:
+            described = {"module": "keras.layers", "class_name": class_name, "config": copy.deepcopy(config)}
+            model.add(keras.layers.deserialize(described))
+        except (TypeError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"Keras cannot build the layer {class_name} with {config}: {reason}") from error
+    return model
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of keras.applications, and the layer after which its last convolutional block begins."""
+
+    module: str
+    cut: str
+
+
+BACKBONES = {
+    "ResNet50": Backbone("resnet50", "conv4_block6_out"),  # the original's first 143 layers
+    "VGG16": Backbone("vgg16", "block4_pool"),
+    "EfficientNetB4": Backbone("efficientnet", "block6h_add"),
+}
+
+
+def find_weights(names, folder, timeout=5):
+    """Say where the initial weights of each backbone come from.
+
+    In this order: the file `<name>.weights.h5` in `folder`; Keras's own ImageNet weights, downloaded if need
+    be; else random. Once Keras's server has not answered within `timeout` seconds, it is given up for all.
+
+    Returns
+    -------
+    dict of name to {"kind": "imagenet" or "random", "source": str, "file": path str or None, "hash": str}
+    """
+    found, online, usual_timeout = {}, True, socket.getdefaulttimeout()
+    for name in names:
+        file = Path(folder).expanduser() / f"{name}.weights.h5"
+        if file.exists():
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            found[name] = {"kind": "imagenet", "source": file.name, "file": str(file), "hash": digest}
+            continue
+        try:
+            if not online:
+                raise OSError("given up")
+            socket.setdefaulttimeout(timeout)
+            load_backbone(name, "imagenet", 64)
+            found[name] = {"kind": "imagenet", "source": "Keras", "file": "imagenet", "hash": "keras"}
+        except Exception:  # noqa: BLE001 - keras.utils.get_file raises plain Exception when it cannot reach the server
+            online = False
+            found[name] = {"kind": "random", "source": "random numbers", "file": None, "hash": "random"}
+        finally:
+            socket.setdefaulttimeout(usual_timeout)
+    return found
+
+
+def load_backbone(name, weights, size):
+    """A headless keras.applications model for pictures of size x size x 3, with weights from a file.
+
+    Raises
+    ------
+    InputError
+        When the file does not fit the architecture, or the pictures are too small for it.
+    """
+    try:
+        return getattr(keras.applications, name)(include_top=False, weights=weights, input_shape=(size, size, 3))
+    except (ValueError, OSError, KeyError) as error:
+        if weights in (None, "imagenet"):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"The weights file {weights} does not fit a headless {name}: {reason}") from error
+
+
+def preprocessing(name, pixels):
+    """What the backbone's family does to RGB pixels 0..255, as layers, so that a saved model holds it."""
+    if BACKBONES[name].module == "efficientnet":
+        return pixels  # EfficientNet rescales inside
+    blue_green_red = keras.ops.flip(pixels, axis=-1)
+    return keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])(blue_green_red)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished training: its folder and its plain, JSON-able spec and result."""
+
+    folder: Path
+    spec: dict
+    result: dict
+
+    @property
+    def name(self):
+        return self.spec["name"]
+
+    @property
+    def history(self):
+        """DataFrame, one row per epoch: epoch (from 1), loss, macro_f1, val_loss, val_macro_f1."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    @property
+    def validation_probabilities(self):
+        """Array of float32, shape (images, classes), in the order of the validation rows of split.csv."""
+        return np.load(self.folder / "validation.npy")
+
+    def load_model(self):
+        """The whole network, from RGB pixels 0..255 to class probabilities."""
+        return keras.models.load_model(self.folder / "model.keras")
+
+
+@dataclass
+class Training:
+    """What `train` needs: the part that learns, the whole network around it, and their data."""
+
+    model: keras.Model
+    whole: keras.Model
+    train: tuple  # (inputs of `model`, labels)
+    validation: tuple
+    summary: dict  # rows added to result.json
+
+
+def training_spec(chapter, name, split, epochs, seed, **more):
+    """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs."""
+    return {
+        "chapter": chapter,
+        "name": name,
+        "batch_size": 32,
+        "epochs": epochs,
+        "patience": 10,
+        "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}},
+        "augmentation": None,
+        "seed": seed,
+        "split": split.attrs["hash"],
+        **more,
+    }
+
+
+def cnn_spec(chapter, name, split, size, layers, epochs, seed):
+    """The spec of a network that learns from augmented images, given as a list of layers."""
+    more = {"layers": layers, "image_size": size, "augmentation": AUGMENTATION}
+    return training_spec(chapter, name, split, epochs, seed, **more)
+
+
+def spec_hash(spec):
+    """First 8 hex digits of the spec's SHA-256; chapter and name do not count: they only label a training."""
+    content = {key: value for key, value in spec.items() if key not in ("chapter", "name")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def find_run(spec):
+    """The finished run of this spec, whichever chapter made it, or None."""
+    for result in sorted(RUNS.glob(f"*-{spec_hash(spec)}/result.json")):
+        return Run(result.parent, spec, json.loads(result.read_text()))
+    return None
+
+
+def prepare_custom_cnn(spec, split):
+    """A `Training` for a spec that lists layers: the model learns from decoded images."""
+    size, classes = spec["image_size"], split.attrs["classes"]
+    model = build_model(spec["layers"], (size, size, 3), "custom_cnn")
+    train, validation = (load_images(split, part, size) for part in ("train", "validation"))
+    return Training(model, model, train, validation, {"initial_weights": "none", "classes": classes})
+
+
+def train(spec, split, prepare=prepare_custom_cnn):
+    """Train what a spec describes, once: a second call with the same spec returns the finished run.
+
+    Parameters
+    ----------
+    spec : dict
+        JSON-able; name, chapter, epochs, patience, batch_size, optimizer, seed, split (hash), and what `prepare`
+        reads. Early stopping looks at the validation macro F1 and restores the best weights.
+    prepare : callable(spec, split) -> Training
+        Called only if the spec has not been trained yet.
+    """
+    if run := find_run(spec):
+        return run
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(spec["seed"])
+    tf.config.experimental.enable_op_determinism()
+    training = prepare(spec, split)
+    model, classes = training.model, training.summary["classes"]
+    model.compile(
+        optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
+        loss="categorical_crossentropy",
+        metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
+    )
+    x, labels = training.train
+    held_out, held_out_labels = training.validation
+    folder = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(folder / "spec.json", spec)
+    early_stopping = keras.callbacks.EarlyStopping(
+        "val_macro_f1", mode="max", patience=spec["patience"], restore_best_weights=True
+    )
+    start = time.perf_counter()
+    history = model.fit(
+        training_batches(x, np.eye(len(classes), dtype=np.float32)[labels], spec),
+        steps_per_epoch=-(-len(x) // spec["batch_size"]),
+        epochs=spec["epochs"],
+        validation_data=evaluation_batches(held_out, np.eye(len(classes), dtype=np.float32)[held_out_labels]),
+        callbacks=[
+            early_stopping,
+            keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            Progress(spec["name"], spec["epochs"]),
+        ],
+        verbose=0,
+    )
+    seconds = time.perf_counter() - start
+    table = pd.DataFrame(history.history)
+    table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    table.to_csv(folder / "history.csv", index=False)
+    probabilities = model.predict(evaluation_batches(held_out), verbose=0)
+    np.save(folder / "validation.npy", probabilities)
+    training.whole.save(folder / "model.keras")
+    result = {
+        **training.summary,
+        "params": training.whole.count_params(),
+        "trainable_params": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
+        "epochs": len(table),
+        "best_epoch": int(table["val_macro_f1"].idxmax()) + 1,
+        "train_seconds": round(seconds, 2),
+        "validation_macro_f1": float(macro_f1(held_out_labels, probabilities.argmax(axis=1))),
+    }
+    write_json(folder / "result.json", result)
+    return Run(folder, spec, result)
+
+
+def evaluation_batches(x, targets=None):
+    """Batches in the order of the split, without shuffling or augmentation; `x` may be a memory map."""
+
+    def load(index):
+        batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
+        batch.set_shape([None, *x.shape[1:]])
+        return batch if targets is None else (batch, tf.gather(targets, index))
+
+    return tf.data.Dataset.range(len(x)).batch(64).map(load).prefetch(2)
+
+
+class Progress(keras.callbacks.Callback):
+    """A progress bar over epochs that shows the validation macro F1."""
+
+    def __init__(self, name, epochs):
+        super().__init__()
+        self.bar = tqdm(total=epochs, desc=name, unit="epoch", mininterval=2)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.set_postfix({"validation macro F1": f"{logs['val_macro_f1']:.3f}"}, refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+def record_runs(chapter, runs):
+    """Write runs/<chapter>.json: which runs of this chapter, by model name, the later chapters read."""
+    split = load_split().attrs["hash"]
+    write_json(
+        RUNS / f"{chapter}.json", {"split": split, "runs": {name: run.folder.name for name, run in runs.items()}}
+    )
+
+
+def recorded_runs(chapter, notebook):
+    """The runs that an earlier chapter recorded for the present split, as a dict of model name to Run.
+
+    Raises
+    ------
+    InputError
+        Names the notebook to run first.
+    """
+    index = RUNS / f"{chapter}.json"
+    record = json.loads(index.read_text()) if index.exists() else {}
+    folders = {name: RUNS / folder for name, folder in record.get("runs", {}).items()}
+    done = all((folder / "result.json").exists() for folder in folders.values())
+    if not folders or not done or record["split"] != load_split().attrs["hash"]:
+        raise InputError(
+            f"The runs of chapter {chapter} for the present split are missing: run notebook {notebook} first."
+        )
+    return {
+        name: Run(folder, *(json.loads((folder / file).read_text()) for file in ("spec.json", "result.json")))
+        for name, folder in folders.items()
+    }
+
+
+def write_json(file, content):
+    """Write JSON under another name, then rename: the file is there whole or not at all."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1))
+    unfinished.replace(file)
+
+
+def slug(name):
+    """A model's name as part of a file name: letters, digits and underscores."""
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name).split())
+
+
+# ---------------------------------------------------------------- scores
+
+
+def macro_f1(truth, prediction):
+    """Macro F1 over the classes that occur, along the last axis.
+
+    Parameters
+    ----------
+    truth, prediction : array of int, shape (..., n)
+
+    Returns
+    -------
+    array of float, shape (...); equal to scikit-learn's f1_score(average="macro"), and vectorised over resamples
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    scores = []
+    for label in np.union1d(truth, prediction):
+        hit = ((truth == label) & (prediction == label)).sum(axis=-1)
+        either = (truth == label).sum(axis=-1) + (prediction == label).sum(axis=-1)
+        scores.append(np.where(either, 2 * hit / np.maximum(either, 1), np.nan))
+    return np.nanmean(scores, axis=0)
+
+
+def resamples(count, draws=2000, seed=0):
+    """Row numbers of bootstrap resamples, shape (draws, count) (Efron 1979)."""
+    return np.random.default_rng(seed).integers(0, count, (draws, count))
+
+
+def bootstrap_interval(truth, prediction, draws=2000):
+    """95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
+    rows = resamples(len(truth), draws)
+    return np.percentile(macro_f1(np.asarray(truth)[rows], np.asarray(prediction)[rows]), [2.5, 97.5])
+
+
+def paired_difference(truth, prediction, baseline):
+    """Macro F1 of `prediction` less that of `baseline` on the same images: (difference, low, high).
+
+    The interval is the 95 % percentile of a paired bootstrap: both models are scored on the same resample.
+    """
+    truth, prediction, baseline = map(np.asarray, (truth, prediction, baseline))
+    rows = resamples(len(truth))
+    drawn = macro_f1(truth[rows], prediction[rows]) - macro_f1(truth[rows], baseline[rows])
+    return macro_f1(truth, prediction) - macro_f1(truth, baseline), *np.percentile(drawn, [2.5, 97.5])
+
+
+# ---------------------------------------------------------------- figures
+
+_COLOUR_BLIND_SAFE = sns.color_palette("colorblind").as_hex()
+MODEL_COLOURS = {
+    "FinalModel": _COLOUR_BLIND_SAFE[0],
+    "ResNet50": _COLOUR_BLIND_SAFE[1],
+    "VGG16": _COLOUR_BLIND_SAFE[2],
+    "EfficientNetB4": _COLOUR_BLIND_SAFE[4],
+}
+MODEL_MARKERS = {"FinalModel": "o", "ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D"}
+
+
+def set_style():
+    """One look for every figure of the series."""
+    sns.set_theme(
+        "notebook", "whitegrid", rc={"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True}
+    )
+
+
+def show(figure, name, caption):
+    """Save a figure as report/figures/<name>.png and display it with its caption as alternative text."""
+    file = REPORT / "figures" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Title": name, "Description": caption})
+    plt.close(figure)
+    display(DisplayImage(file.read_bytes(), alt=caption))
+
+
+def plot_curves(runs, title):
+    """Training and validation loss and macro F1 over epochs, for a dict of name to Run; returns the figure."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
+        for number, (name, run) in enumerate(runs.items()):
+            colour = MODEL_COLOURS.get(name, _COLOUR_BLIND_SAFE[number % 10])
+            history = run.history
+            axis.plot(history["epoch"], history[metric], "--", color=colour, alpha=0.7)
+            axis.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
+            best = history.iloc[run.result["best_epoch"] - 1]
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS.get(name, "o"), color=colour)
+        axis.set(xlabel="epoch", ylabel=label)
+    axes[1].set_ylim(0, 1)
+    axes[1].legend(title="solid: validation\ndashed: training\nmark: best epoch", fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def provenance(split=None):
+    """One line that says with which versions, and on which split, a notebook was run."""
+    versions = [
+        f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy", "scikit-learn")
+    ]
+    on = f"split {split.attrs['hash']}, " if split is not None else ""
+    return f"{on}Python {platform.python_version()}, {', '.join(versions)}, {os.cpu_count()} processor cores"

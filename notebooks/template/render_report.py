@@ -1,0 +1,110 @@
+"""Merge the executed chapters into one self-contained HTML page with a cover and a table of contents."""
+
+import datetime
+import re
+from pathlib import Path
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+TEMPLATES = Path(__file__).resolve().parent
+TITLE = "Fourteen leaves: a study repeated"
+LEAD = (
+    "A student study classified photos of leaves into 14 plant species with a small network of its own and with "
+    "pretrained ones. This report repeats it, checks it and goes on from there; every number was computed by the "
+    "notebooks shown here."
+)
+
+
+def render_report(notebooks, page, profile):
+    """Render executed notebooks into one page.
+
+    Parameters
+    ----------
+    notebooks : list of Path
+        Executed chapters, in order.
+    page : Path
+        The HTML file to write.
+    profile : str
+        Name of the profile, for the cover.
+
+    Returns
+    -------
+    Path of the page
+    """
+    chapters = [nbformat.read(notebook, as_version=4) for notebook in notebooks]
+    merged = nbformat.v4.new_notebook(metadata=chapters[0].metadata, cells=[])
+    for number, chapter in enumerate(chapters):
+        for position, cell in enumerate(chapter.cells):
+            cell.id = f"cell-{number}-{position}"
+            for output in cell.get("outputs", []):
+                if output.output_type == "stream":
+                    output.text = last_states(output.text)
+            merged.cells.append(cell)
+    exporter = HTMLExporter(template_name="leaf_report", extra_template_basedirs=[str(TEMPLATES)])
+    facts = cover_facts(chapters, profile)
+    report = {"title": TITLE, "lead": LEAD, "facts": facts, "style": style()}
+    html, _ = exporter.from_notebook_node(merged, resources={"report": report})
+    page.write_text(finish_page(html), encoding="utf-8")
+    return page
+
+
+def style():
+    """The page's style, with colours for code in light and dark."""
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    own = (TEMPLATES / "leaf_report" / "style.css").read_text(encoding="utf-8")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
+
+
+def last_states(text):
+    """Keep of each progress bar, redrawn after carriage returns, the last state only."""
+    return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)
+
+
+def cover_facts(chapters, profile):
+    """What was run on what, from the notebooks themselves: term to value."""
+    parameters = chapters[0].metadata.get("papermill", {}).get("parameters", {})
+    seconds = sum(chapter.metadata.get("papermill", {}).get("duration") or 0 for chapter in chapters)
+    return {
+        "Data": Path(parameters.get("data", "sample")).name,
+        "Profile": profile,
+        "Chapters": len(chapters),
+        "Computed in": f"{seconds / 60:.1f} minutes",
+        "Date": datetime.date.today().isoformat(),
+    }
+
+
+def finish_page(html):
+    """Give headings unique anchors, fill in contents and cover, and turn links to notebooks into anchors."""
+    soup = BeautifulSoup(html, "html.parser")
+    contents = soup.new_tag("ol")
+    chapter_list, chapter = None, ""
+    for heading in soup.find("main").find_all(["h1", "h2"]):
+        if heading.get("id") == "cover-title":
+            continue
+        if link := heading.find("a", class_="anchor-link"):
+            link.extract()
+        title = heading.get_text()
+        if heading.name == "h1":
+            chapter = f"chapter-{title.split('.')[0]}"
+            heading["id"], parent = chapter, contents
+            chapter_list = soup.new_tag("ol")
+        else:
+            heading["id"] = f"{chapter}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"
+            parent = chapter_list
+        item, anchor = soup.new_tag("li"), soup.new_tag("a", href=f"#{heading['id']}")
+        anchor.string = title
+        item.append(anchor)
+        parent.append(item)
+        if heading.name == "h1":
+            item.append(chapter_list)
+    for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
+        link["href"] = f"#chapter-{int(link['href'][:2])}"
+    cover = "".join(
+        str(area)
+        for section in soup.select("section.cover")
+        for area in section.select(".output_subarea, figure, .table")
+    )
+    return str(soup).replace("<!--contents-->", str(contents)).replace("<!--cover-->", cover)

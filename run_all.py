@@ -1,0 +1,171 @@
+"""Execute the chapters with papermill and render report/report.html; run_all.sh calls this inside .venv.
+
+Until the options are read only the standard library is needed, so that a wrong option is answered at once.
+"""
+
+import argparse
+import ast
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+NOTEBOOKS, REPORT, RUNS = ROOT / "notebooks", ROOT / "report", ROOT / "runs"
+CHAPTERS = sorted(NOTEBOOKS.glob("0?_*.ipynb"))
+PROFILES = sorted(file.stem for file in (NOTEBOOKS / "profiles").glob("*.yaml"))
+
+# Share of the whole run that each chapter takes, in percent: the sample profile with nothing cached, on 2 cores.
+EXPECTED_SHARE = {"01": 8, "02": 22, "03": 46, "04": 11, "05": 10, "06": 3}
+
+COMES_LATER = {
+    "test": "--test DIR, a second test folder, is not built yet: leave it out.",
+    "scheduler": "--scheduler ADDRESS, trainings on a Dask cluster, is not built yet: leave it out.",
+}
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """Says what is wrong with the options in one sentence and exits with status 2."""
+
+    def error(self, message):
+        self.exit(2, f"run_all.sh: {message}; ./run_all.sh --help lists the options.\n")
+
+
+def chapter_parameters(notebook):
+    """The defaults of a notebook's parameters cell, as a dict of name to value."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
+
+
+def literal(text):
+    """A Python literal such as 3, 0.1, True or ['a', 'b'] as its value; anything else as a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def read_options(arguments):
+    """Parse and check the command line; the result's `parameters` holds what goes to the notebooks."""
+    parser = OneSentenceParser(prog="run_all.sh", description="Executes the chapters and renders report/report.html.")
+    parser.add_argument("--profile", choices=PROFILES, default="sample", help="how much to compute (default: sample)")
+    parser.add_argument("--data", metavar="DIR|plant_village", help="a folder with one sub-folder of images per class")
+    parser.add_argument("--test", metavar="DIR", help="a second folder of images to test on")
+    parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
+    parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
+    parser.add_argument("--force", action="store_true", help="train these chapters' models again")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler that takes the trainings")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the notebooks"
+    )
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+
+    for name, sentence in COMES_LATER.items():
+        if getattr(options, name):
+            parser.error(sentence.rstrip("."))
+    if options.data == "plant_village":
+        parser.error("--data plant_village, the download of PlantVillage, is not built yet: name a folder you have")
+    numbers = [number.strip() for number in options.only.split(",")] if options.only else [*EXPECTED_SHARE]
+    if unknown := [number for number in numbers if number not in EXPECTED_SHARE]:
+        parser.error(f"there is no chapter {unknown[0]!r}: the chapters are {', '.join(EXPECTED_SHARE)}")
+    options.chapters = [chapter for chapter in CHAPTERS if chapter.name[:2] in numbers]
+
+    options.parameters = {}
+    for option in ("data", "weights"):
+        if folder := getattr(options, option):
+            if not Path(folder).expanduser().is_dir():
+                parser.error(f"--{option} {folder} is not a folder")
+            options.parameters[option] = str(Path(folder).expanduser().resolve())
+    known = {name: value for chapter in CHAPTERS for name, value in chapter_parameters(chapter).items()}
+    for name, text in options.p:
+        if name not in known:
+            parser.error(f"no chapter has a parameter {name}: they are {', '.join(sorted(known))}")
+        value, default = literal(text), known[name]
+        fits = default is None or isinstance(value, (int, float) if isinstance(default, float) else type(default))
+        if not fits:
+            parser.error(f"the parameter {name} takes a value like {default!r}, not {text!r}")
+        options.parameters[name] = value
+    return options
+
+
+def forget_runs(number):
+    """Remove what a chapter left on disk for the present split, so that it is computed again."""
+    record = RUNS / f"{number}.json"
+    if record.exists():
+        for folder in json.loads(record.read_text())["runs"].values():
+            shutil.rmtree(RUNS / folder, ignore_errors=True)
+    if number == "01":
+        shutil.rmtree(ROOT / "data" / "cache", ignore_errors=True)
+
+
+def execute_chapter(notebook, parameters):
+    """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end."""
+    import papermill  # only in .venv
+
+    output = REPORT / notebook.name
+    wanted = {name: value for name, value in parameters.items() if name in chapter_parameters(notebook)}
+    try:
+        executed = papermill.execute_notebook(
+            notebook, output, wanted, cwd=NOTEBOOKS, kernel_name="python3", progress_bar={"ncols": 100}
+        )
+    except papermill.PapermillExecutionError as error:
+        told = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
+        raise RuntimeError(f"{told.splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)") from None
+    if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
+        raise RuntimeError(f"The kernel ended early; see {output.relative_to(ROOT)}.")
+
+
+def quiet_kernels():
+    """Let the terminal show progress only: what the kernels' C++ libraries print goes to report/kernels.log."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(REPORT / "kernels.log", "w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 2)  # inherited by the kernels
+
+
+def clock(seconds):
+    """Seconds as minutes and seconds, 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def main():
+    """Execute the chosen chapters in order, render the report, say where it is."""
+    options = read_options(sys.argv[1:])
+    if options.check:
+        return
+    import yaml  # only in .venv
+
+    profile = yaml.safe_load((NOTEBOOKS / "profiles" / f"{options.profile}.yaml").read_text(encoding="utf-8")) or {}
+    parameters = {**profile, **options.parameters}
+    REPORT.mkdir(exist_ok=True)
+    quiet_kernels()
+    start = time.monotonic()
+    for notebook in options.chapters:
+        number = notebook.name[:2]
+        so_far = clock(time.monotonic() - start)
+        print(f"\n{notebook.stem}: about {EXPECTED_SHARE[number]} % of a whole run, {so_far} so far")
+        if options.force:
+            forget_runs(number)
+        begun = time.monotonic()
+        try:
+            execute_chapter(notebook, parameters)
+        except RuntimeError as error:
+            sys.exit(f"\nrun_all.sh: {notebook.stem} stopped: {error}")
+        print(f"{notebook.stem}: done in {clock(time.monotonic() - begun)}")
+
+    from notebooks.template.render_report import render_report
+
+    executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
+    page = render_report(executed, REPORT / "report.html", options.profile)
+    print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nrun_all.sh: stopped; finished trainings are kept, ./run_all.sh goes on from there.")

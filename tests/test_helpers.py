@@ -1,0 +1,313 @@
+"""Unit tests of helpers.py on data made here."""
+
+import http.server
+import json
+import socketserver
+import threading
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.metrics import f1_score
+
+import helpers
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """helpers.py working in an empty folder, with a split of 60 pictures of two colours."""
+    for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "cache"}.items():
+        monkeypatch.setattr(helpers, name, tmp_path / folder)
+    monkeypatch.setattr(helpers, "SPLIT_CSV", tmp_path / "split.csv")
+    (tmp_path / "runs").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        label, part = "AB"[number % 2], helpers.PARTS[number % 3]
+        pixels = rng.integers(0, 100, (40, 40, 3)) + [0, 0, 150 * (number % 2)]
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append([f"{number}.png", label, part, number, f"sha{number}", 40, 40])
+    columns = ["path", "label", "split", "group", "sha256", "width", "height"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "split.csv", index=False)
+    return helpers.load_split(tmp_path / "split.csv")
+
+
+def tiny_spec(split, **changes):
+    layers = helpers.final_model_layers(2, filters=(4, 8))
+    return helpers.cnn_spec("02", "Tiny", split, 32, layers, epochs=2, seed=0) | changes
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_split_hash_follows_content_not_place(project, tmp_path):
+    table = pd.read_csv(tmp_path / "split.csv")
+    moved = table.assign(path="elsewhere/" + table["path"]).sample(frac=1, random_state=0)
+    moved.to_csv(tmp_path / "moved.csv", index=False)
+    table.assign(label=table["label"].replace({"A": "C"})).to_csv(tmp_path / "relabelled.csv", index=False)
+    assert helpers.load_split(tmp_path / "moved.csv").attrs["hash"] == project.attrs["hash"]
+    assert helpers.load_split(tmp_path / "relabelled.csv").attrs["hash"] != project.attrs["hash"]
+
+
+def test_missing_split_names_the_notebook(tmp_path):
+    with pytest.raises(helpers.InputError, match="01_data_split"):
+        helpers.load_split(tmp_path / "split.csv")
+
+
+def test_images_are_decoded_once_and_in_order(project, tmp_path, monkeypatch):
+    images, labels = helpers.load_images(project, "train", 32)
+    assert images.shape == (20, 32, 32, 3)
+    assert images.dtype == np.uint8
+    blue = images[..., 2].mean(axis=(1, 2)) > 120
+    assert (blue == (labels == 1)).all()
+    monkeypatch.setattr(helpers.Image, "open", lambda *_: pytest.fail("decoded again"))
+    again, _ = helpers.load_images(project, "train", 32)
+    assert (again == images).all()
+
+
+def test_an_unfinished_cache_is_not_taken_for_a_whole_one(tmp_path):
+    def fail(array):
+        array[0] = 1
+        raise OSError("disk full")
+
+    file = tmp_path / "cache.npy"
+    with pytest.raises(OSError, match="disk full"):
+        helpers.cached_array(file, (3,), np.uint8, fail)
+    assert not file.exists()
+    assert helpers.cached_array(file, (3,), np.uint8, lambda array: array.fill(7)).tolist() == [7, 7, 7]
+
+
+def test_half_side_is_the_originals(project):
+    assert helpers.half_side(project.assign(width=256, height=256)) == 128
+    assert helpers.half_side(project.assign(width=4000, height=3000)) == 128
+    assert helpers.half_side(project) == 32
+
+
+# ---------------------------------------------------------------- augmentation and batches
+
+
+def test_augmentation_of_nothing_changes_nothing():
+    images = np.random.default_rng(0).uniform(0, 255, (5, 16, 16, 3)).astype(np.float32)
+    still = {"flip": False, "rotation": 0, "shift": 0, "zoom": 0}
+    uniform = tf.random.stateless_uniform([5, 6], [0, 0])
+    np.testing.assert_allclose(helpers.augment(images, uniform, still), images, atol=1e-3)
+
+
+def test_flips_are_flips():
+    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    uniform = np.full((4, 6), 0.5, np.float32)
+    uniform[:, :2] = [[0, 0], [0, 0.9], [0.9, 0], [0.9, 0.9]]
+    turned = helpers.augment(images, uniform, helpers.AUGMENTATION).numpy()
+    expected = [images[0, ::-1, ::-1], images[1, :, ::-1], images[2, ::-1], images[3]]
+    np.testing.assert_allclose(turned, expected, atol=1e-3)
+
+
+def test_a_quarter_turn_turns_about_the_middle():
+    images = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    uniform = np.array([[0.9, 0.9, 1, 0.5, 0.5, 0.5]], np.float32)
+    quarter = {"flip": True, "rotation": 90, "shift": 0.2, "zoom": 0.3}
+    turned = helpers.augment(images, uniform, quarter).numpy()[0]
+    assert min(np.abs(turned - np.rot90(images[0], turns)).max() for turns in (1, 3)) < 1e-2
+
+
+def collect(spec, count=10):
+    x = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
+    return [(images[:, 0, 0, 0].numpy().tolist()) for images, _ in helpers.training_batches(x, np.eye(count), spec)]
+
+
+def test_every_epoch_shows_every_image_once_in_another_order():
+    spec = {"seed": 5, "epochs": 3, "batch_size": 4}
+    batches = collect(spec)
+    epochs = [[*a, *b, *c] for a, b, c in zip(*[iter(batches)] * 3, strict=True)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert epochs[0] != epochs[1]
+    assert collect(spec) == batches
+    assert collect(spec | {"seed": 6}) != batches
+
+
+# ---------------------------------------------------------------- models
+
+
+def test_final_model_has_the_originals_parameters():
+    model = helpers.build_model(helpers.final_model_layers(14), (128, 128, 3), "FinalModel")
+    convolutions = [layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert convolutions == [448, 4640, 18496, 73856, 295168]
+    assert model.count_params() == sum(convolutions) + 257 * 512 + 513 * 14
+    assert model.output_shape == (None, 14)
+
+
+def test_variants_change_what_they_say():
+    def kinds(**changes):
+        return [name for name, _ in helpers.final_model_layers(14, **changes)]
+
+    assert kinds(dropout=(0, 0)).count("Dropout") == 0
+    assert kinds(batch_normalization=True).count("BatchNormalization") == 5
+    assert "Flatten" in kinds(reduction="Flatten")
+    assert kinds(activation=["ReLU", {}]).count("ReLU") == 5
+    model = helpers.build_model(helpers.final_model_layers(3, l2=0.01), (64, 64, 3), "decayed")
+    assert len(model.losses) == 7
+
+
+def test_a_model_that_keras_cannot_build_is_named():
+    with pytest.raises(helpers.InputError, match="no layer Conv2Dd"):
+        helpers.build_model([["Conv2Dd", {}]], (8, 8, 3), "wrong")
+    with pytest.raises(helpers.InputError, match="Conv2D .*filtres"):
+        helpers.build_model([["Conv2D", {"filtres": 4, "kernel_size": 3}]], (8, 8, 3), "wrong")
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "VGG16"])
+def test_preprocessing_is_keras_own(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
+    inputs = keras.Input((8, 8, 3))
+    ours = keras.Model(inputs, helpers.preprocessing(name, inputs))(pixels)
+    module = getattr(keras.applications, helpers.BACKBONES[name].module)
+    np.testing.assert_allclose(ours, module.preprocess_input(pixels.copy()), atol=1e-4)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    (tmp_path / "VGG16.weights.h5").write_bytes(b"not HDF5")
+    found = helpers.find_weights(["VGG16"], tmp_path)
+    assert found["VGG16"]["kind"] == "imagenet"
+    with pytest.raises(helpers.InputError, match=r"VGG16.weights.h5 does not fit a headless VGG16"):
+        helpers.load_backbone("VGG16", found["VGG16"]["file"], 32)
+
+
+def test_silent_server_is_given_up_once_for_all(tmp_path, monkeypatch):
+    asked = []
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            time.sleep(4)
+
+        def log_message(self, *_):
+            pass
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/"
+    monkeypatch.setattr("keras.src.applications.vgg16.WEIGHTS_PATH_NO_TOP", address + "vgg16")
+    monkeypatch.setattr("keras.src.applications.resnet.BASE_WEIGHTS_PATH", address)
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
+    start = time.monotonic()
+    found = helpers.find_weights(["VGG16", "ResNet50"], tmp_path, timeout=1)
+    server.shutdown()
+    assert time.monotonic() - start < 4
+    assert asked == ["/vgg16"]
+    assert {source["kind"] for source in found.values()} == {"random"}
+
+
+def test_real_weights_load():
+    folder = helpers.ROOT.parent / "shared" / "weights"
+    if not (folder / "ResNet50.weights.h5").exists():
+        pytest.skip("the ImageNet weights for ResNet50 are not beside this project")
+    found = helpers.find_weights(["ResNet50"], folder)["ResNet50"]
+    first, second = (helpers.load_backbone("ResNet50", found["file"], 64).get_weights() for _ in range(2))
+    assert all((one == other).all() for one, other in zip(first, second, strict=True))  # random numbers would differ
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_same_spec_same_hash_whatever_it_is_called(project):
+    spec = tiny_spec(project)
+    assert helpers.spec_hash(spec) == helpers.spec_hash(json.loads(json.dumps(spec)))
+    assert helpers.spec_hash(spec) == helpers.spec_hash(spec | {"name": "Other", "chapter": "03"})
+    assert helpers.spec_hash(spec) != helpers.spec_hash(spec | {"seed": 1})
+
+
+def test_a_spec_is_trained_once(project, tmp_path):
+    spec = tiny_spec(project)
+    before = json.dumps(spec)
+    run = helpers.train(spec, project)
+    assert json.dumps(spec) == before
+    assert {"spec.json", "history.csv", "model.keras", "result.json", "tensorboard"} <= {
+        file.name for file in run.folder.iterdir()
+    }
+    again = helpers.train(spec, project, prepare=lambda *_: pytest.fail("trained again"))
+    assert again.folder == run.folder
+    assert again.result == json.loads((run.folder / "result.json").read_text())
+
+
+def test_a_run_without_a_result_is_trained_again(project):
+    run = helpers.train(tiny_spec(project), project)
+    probabilities = run.validation_probabilities
+    (run.folder / "result.json").unlink()
+    again = helpers.train(tiny_spec(project), project)
+    np.testing.assert_array_equal(again.validation_probabilities, probabilities)  # the same bits
+
+
+def test_the_saved_model_is_the_trained_one(project):
+    run = helpers.train(tiny_spec(project, augmentation=None), project)
+    images, labels = helpers.load_images(project, "validation", 32)
+    saved = run.load_model().predict(images.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(saved, run.validation_probabilities, atol=1e-5)
+    assert run.result["validation_macro_f1"] == pytest.approx(f1_score(labels, saved.argmax(axis=1), average="macro"))
+
+
+def test_recorded_runs_belong_to_the_present_split(project, tmp_path):
+    run = helpers.train(tiny_spec(project), project)
+    helpers.record_runs("02", {"Tiny": run})
+    assert helpers.recorded_runs("02", "02_custom_cnn")["Tiny"].result == run.result
+    table = pd.read_csv(tmp_path / "split.csv")
+    table.assign(split=table["split"].sample(frac=1, random_state=0).to_numpy()).to_csv(tmp_path / "split.csv")
+    with pytest.raises(helpers.InputError, match="run notebook 02_custom_cnn first"):
+        helpers.recorded_runs("02", "02_custom_cnn")
+
+
+# ---------------------------------------------------------------- scores
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_macro_f1_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    for count in (3, 10, 200):
+        truth, prediction = rng.integers(0, 6, (2, count))
+        assert helpers.macro_f1(truth, prediction) == pytest.approx(f1_score(truth, prediction, average="macro"))
+
+
+def test_macro_f1_of_many_resamples_at_once():
+    rng = np.random.default_rng(1)
+    truth, prediction = rng.integers(0, 4, (2, 30))
+    rows = helpers.resamples(30, draws=7)
+    expected = [f1_score(truth[row], prediction[row], average="macro") for row in rows]
+    np.testing.assert_allclose(helpers.macro_f1(truth[rows], prediction[rows]), expected)
+
+
+def test_bootstrap_interval_holds_the_score_and_narrows():
+    rng = np.random.default_rng(2)
+    widths = []
+    for count in (50, 5000):
+        truth = rng.integers(0, 3, count)
+        prediction = np.where(rng.random(count) < 0.7, truth, rng.integers(0, 3, count))
+        low, high = helpers.bootstrap_interval(truth, prediction, draws=500)
+        assert low < helpers.macro_f1(truth, prediction) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+
+
+def test_paired_difference_knows_better_worse_and_tie():
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 3, 300)
+    good = np.where(rng.random(300) < 0.9, truth, (truth + 1) % 3)
+    poor = np.where(rng.random(300) < 0.5, truth, (truth + 1) % 3)
+    difference, low, high = helpers.paired_difference(truth, good, poor)
+    assert 0 < low < difference < high
+    assert helpers.paired_difference(truth, good, good) == (0, 0, 0)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_a_figure_is_saved_and_shown_with_its_caption(project, monkeypatch):
+    shown = []
+    monkeypatch.setattr(helpers, "display", shown.append)
+    figure, _ = helpers.plt.subplots()
+    helpers.show(figure, "02-nothing", "An empty plot.")
+    assert (helpers.REPORT / "figures" / "02-nothing.png").stat().st_size > 1000
+    assert shown[0].alt == "An empty plot."

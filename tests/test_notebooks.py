@@ -1,0 +1,55 @@
+"""The notebooks as they are committed, and the style of all code."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_six_in_order():
+    assert [notebook.name[:3] for notebook in NOTEBOOKS] == ["01_", "02_", "03_", "04_", "05_", "06_"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
+    def test_is_clean(self, path):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert not cell.outputs, (
+                    "committed with outputs: run `jupyter nbconvert --clear-output --inplace` on it"
+                )
+                assert cell.execution_count is None
+
+    def test_opens_and_ends_like_the_others(self, path):
+        cells = nbformat.read(path, as_version=4).cells
+        assert cells[0].source.startswith(f"# {int(path.name[:2])}. ")
+        for part in ("**Question.**", "**The original study**", "*Reads*"):
+            assert part in cells[0].source
+        assert cells[1].metadata.tags == ["parameters"]
+        assert "helpers.provenance(" in cells[2].source
+        assert [cell.source for cell in cells if cell.cell_type == "markdown"][-2] == "## What was found"
+        assert "finding" in cells[-2].metadata.tags
+
+    def test_is_a_story_in_short_cells(self, path):
+        cells = nbformat.read(path, as_version=4).cells
+        code = [cell.source.splitlines() for cell in cells if cell.cell_type == "code"]
+        assert max(map(len, code)) <= 25
+        assert len(cells) - len(code) >= 0.6 * len(code)
+
+    def test_only_chapter_six_opens_the_test_part(self, path):
+        source = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        assert ('"test")' in source or '== "test"' in source) == (path.name[:2] == "06")
+
+
+def test_ruff_finds_nothing():
+    for command in (["check"], ["format", "--check"]):
+        found = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 0, found.stdout

@@ -1,0 +1,169 @@
+"""run_all.sh itself: its options, bad input, and one whole run with the tiny profile, in a copy of the project."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from conftest import paint
+
+WRONG_OPTIONS = [
+    (["--bogus"], "--bogus"),
+    (["--profile", "huge"], "'huge'"),
+    (["--only", "03,07"], "no chapter '07'"),
+    (["--data", "no/such/folder"], "no/such/folder is not a folder"),
+    (["--weights", "no/such/folder"], "no/such/folder is not a folder"),
+    (["-p", "epoch", "3"], "no parameter|no chapter has a parameter epoch"),
+    (["-p", "epochs", "many"], "epochs takes a value like 40, not 'many'"),
+    (["--data", "plant_village"], "not built yet"),
+    (["--test", "."], "not built yet"),
+    (["--scheduler", "local:2"], "not built yet"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_OPTIONS, ids=lambda value: str(value)[:30])
+def test_a_wrong_option_is_one_sentence_and_status_2(run_all, arguments, sentence):
+    done = run_all(*arguments)
+    assert done.returncode == 2
+    assert re.search(sentence, done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+
+
+def test_help_names_every_option(run_all):
+    done = run_all("--help")
+    assert done.returncode == 0
+    for option in ("--profile", "--data", "--test", "--weights", "--only", "--force", "--scheduler", "-p"):
+        assert option in done.stdout
+
+
+def test_an_unsupported_python_is_refused(run_all, tmp_path):
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = run_all(PYTHON=str(old))
+    assert done.returncode == 1
+    assert "needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_chapter_without_its_input_names_the_chapter_to_run(run_all):
+    done = run_all("--only", "02")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "02_custom_cnn stopped: There is no data/split.csv yet: run notebook 01_data_split first." in last
+
+
+def test_data_that_cannot_be_used_is_one_sentence(run_all, photos):
+    for file in (photos / "Oak").glob("[3-9].jpg"):
+        file.unlink()
+    done = run_all("--only", "01", "--data", photos)
+    assert done.returncode == 1
+    assert re.search(r"The class Oak in .* has 3 usable images", done.stderr.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def whole_run(run_all, project_copy):
+    done = run_all("--profile", "tiny")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return project_copy, done
+
+
+def test_scores_of_every_model(whole_run):
+    scores = pd.read_csv(whole_run[0] / "report" / "scores.csv")
+    assert list(scores.columns) == [
+        *("model", "chapter", "initial_weights", "params", "trainable_params", "epochs", "train_seconds"),
+        *("validation_macro_f1", "test_accuracy", "test_macro_f1", "test_macro_f1_low", "test_macro_f1_high"),
+        *("external_accuracy", "external_macro_f1", "ms_per_image", "original_score"),
+    ]
+    backbones = [("ResNet50", 4), ("VGG16", 4), ("EfficientNetB4", 4)]
+    backbones += [(name, 5) for name, _ in backbones]
+    assert list(zip(scores["model"], scores["chapter"], strict=True)) == [("FinalModel", 2), *backbones]
+    assert set(scores["initial_weights"]) <= {"none", "random", "imagenet"}
+    assert (scores["test_macro_f1_low"] <= scores["test_macro_f1"]).all()
+    assert (scores["test_macro_f1"] <= scores["test_macro_f1_high"]).all()
+    assert scores["test_accuracy"].between(0, 1).all()
+    assert (scores["ms_per_image"] > 0).all()
+
+
+def test_page_is_whole_and_loads_nothing(whole_run):
+    page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
+    soup = BeautifulSoup(page, "html.parser")
+    chapters = [heading.get_text() for heading in soup.find_all("h1")][1:]
+    assert [chapter.split(".")[0] for chapter in chapters] == ["1", "2", "3", "4", "5", "6"]
+    pictures = soup.find_all("img")
+    assert len(pictures) >= 14
+    for picture in pictures:
+        assert picture["src"].startswith("data:image/png;base64,")
+        assert len(picture["alt"]) > 20
+    assert not soup.find_all(["link", "script", "iframe"], attrs={"src": True})
+    assert all(link["href"].startswith("data:") for link in soup.find_all("link"))
+    assert not re.search(r"url\(\s*['\"]?http|@import", page)
+    anchors = {link["href"][1:] for link in soup.find("nav").find_all("a")}
+    identifiers = [tag["id"] for tag in soup.find_all(id=True)]
+    assert anchors <= set(identifiers)
+    assert len(identifiers) == len(set(identifiers))
+    assert soup.select("#cover table")
+    assert soup.select("#cover figure")
+    assert all(not fold.has_attr("open") for fold in soup.select("details.code"))
+
+
+def test_random_weights_are_called_random(whole_run):
+    scores = pd.read_csv(whole_run[0] / "report" / "scores.csv")
+    page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
+    assert ("start from random weights" in page) == scores["initial_weights"].eq("random").any()
+
+
+def test_no_photo_lies_on_two_sides(whole_run):
+    split = pd.read_csv(whole_run[0] / "data" / "split.csv")
+    assert split.groupby("group")["split"].nunique().max() == 1
+    assert split.groupby("sha256")["split"].nunique().max() == 1
+    assert split.groupby("label")["split"].nunique().min() == 3
+    for part, count in split["split"].value_counts().items():
+        assert len(list((whole_run[0] / "data" / "split" / part).glob("*/*"))) == count
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "VGG16", "EfficientNetB4"])
+def test_fine_tuning_changes_the_last_block_only(whole_run, name):
+    """And the tail on cached activations is the same function as the whole network."""
+    runs = whole_run[0] / "runs"
+    folder = runs / json.loads((runs / "05.json").read_text())["runs"][name]
+    start = runs / json.loads((folder / "spec.json").read_text())["starts_from"]
+    cut = json.loads((folder / "spec.json").read_text())["cut"]
+    before, after = (keras.models.load_model(one / "model.keras") for one in (start, folder))
+    frozen, moved = True, set()
+    for old, new in zip(before.get_layer(name.lower()).layers, after.get_layer(name.lower()).layers, strict=True):
+        same = all((a == b).all() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
+        if frozen or isinstance(old, keras.layers.BatchNormalization):
+            assert same, f"{old.name} is frozen"
+        elif not same:
+            moved.add(old.name)
+        frozen = frozen and old.name != cut
+    assert moved
+    split = pd.read_csv(whole_run[0] / "data" / "split.csv")
+    images = np.load(next((whole_run[0] / "data" / "cache").glob("images-*-validation-32.npy")))
+    assert len(images) == (split["split"] == "validation").sum()
+    whole = after.predict(images.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(whole, np.load(folder / "validation.npy"), atol=0.02)
+
+
+def test_a_second_run_trains_nothing(whole_run, run_all):
+    copy, _ = whole_run
+    results = {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")}
+    assert run_all("--profile", "tiny", "--only", "02,03,06").returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")} == results
+
+
+def test_an_unreadable_image_is_named_and_left_out(whole_run, run_all, tmp_path):
+    for label, seed in (("Oak", 1), ("Elm", 2)):
+        for number in range(12):
+            paint(tmp_path / "photos" / label / f"{number}.jpg", seed=[seed, number])
+    (tmp_path / "photos" / "Oak" / "broken.jpg").write_bytes(b"\xff\xd8 and then nothing")
+    done = run_all("--only", "01", "--data", tmp_path / "photos")
+    assert done.returncode == 0
+    page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
+    assert "1 of 25 files cannot be read" in page
+    assert "Oak/broken.jpg" in page
