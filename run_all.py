@@ -7,6 +7,7 @@ import argparse
 import ast
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS, REPORT, RUNS = ROOT / "notebooks", ROOT / "report", ROOT / "runs"
+SPLIT_CSV = ROOT / "data" / "split.csv"
 CHAPTERS = sorted(NOTEBOOKS.glob("0?_*.ipynb"))
 PROFILES = sorted(file.stem for file in (NOTEBOOKS / "profiles").glob("*.yaml"))
 
@@ -103,6 +105,13 @@ def forget_runs(number):
         shutil.rmtree(ROOT / "data" / "cache", ignore_errors=True)
 
 
+def forget_other_split(before):
+    """Drop the executed later chapters if chapter 1 made another split: the page never mixes two data sets."""
+    if before is not None and before != SPLIT_CSV.read_bytes():
+        for made in [*REPORT.glob("0[2-6]_*.ipynb"), REPORT / "scores.csv"]:
+            made.unlink(missing_ok=True)
+
+
 def execute_chapter(notebook, parameters):
     """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end."""
     import papermill  # only in .venv
@@ -115,7 +124,9 @@ def execute_chapter(notebook, parameters):
         )
     except papermill.PapermillExecutionError as error:
         told = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
-        raise RuntimeError(f"{told.splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)") from None
+        raise RuntimeError(
+            f"{told.strip().splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)"
+        ) from None
     if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
         raise RuntimeError(f"The kernel ended early; see {output.relative_to(ROOT)}.")
 
@@ -150,18 +161,22 @@ def main():
         print(f"\n{notebook.stem}: about {EXPECTED_SHARE[number]} % of a whole run, {so_far} so far")
         if options.force:
             forget_runs(number)
-        begun = time.monotonic()
+        begun, split = time.monotonic(), SPLIT_CSV.read_bytes() if SPLIT_CSV.exists() else None
         try:
             execute_chapter(notebook, parameters)
         except RuntimeError as error:
             sys.exit(f"\nrun_all.sh: {notebook.stem} stopped: {error}")
+        if number == "01":
+            forget_other_split(split)
         print(f"{notebook.stem}: done in {clock(time.monotonic() - begun)}")
 
     from notebooks.template.render_report import render_report
 
     executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
     page = render_report(executed, REPORT / "report.html", options.profile)
-    print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes.")
+    gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
+    print(f"with at most {gigabytes:.1f} GB of memory in a chapter.")
 
 
 if __name__ == "__main__":
