@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,8 @@ from IPython.display import Image as DisplayImage
 from IPython.display import display
 from PIL import Image, ImageOps
 from tqdm import tqdm
+
+tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
 
 ROOT = Path(__file__).resolve().parent
 DATA, RUNS, REPORT = ROOT / "data", ROOT / "runs", ROOT / "report"
@@ -181,13 +182,28 @@ def training_batches(x, targets, spec):
         return tf.data.Dataset.from_tensor_slices((order, tf.gather(uniform, order))).batch(spec["batch_size"])
 
     def load(index, uniform):
-        batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
-        batch.set_shape([None, *x.shape[1:]])
+        batch = rows_of(x, index)
         if spec.get("augmentation"):
             batch = augment(batch, uniform, spec["augmentation"])
         return batch, tf.gather(targets, index)
 
     return tf.data.Dataset.range(spec["epochs"]).flat_map(one_epoch).map(load, num_parallel_calls=2).prefetch(2)
+
+
+def evaluation_batches(x, targets=None):
+    """Batches in the order of the split, without shuffling or augmentation; `x` may be a memory map."""
+
+    def load(index):
+        return rows_of(x, index) if targets is None else (rows_of(x, index), tf.gather(targets, index))
+
+    return tf.data.Dataset.range(len(x)).batch(64).map(load).prefetch(2)
+
+
+def rows_of(x, index):
+    """Rows of a NumPy array or memory map as a float32 tensor, read only when a dataset asks for them."""
+    batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
+    batch.set_shape([None, *x.shape[1:]])
+    return batch
 
 
 # ---------------------------------------------------------------- models
@@ -242,91 +258,6 @@ def build_model(layers, input_shape, name):
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"Keras cannot build the layer {class_name} with {config}: {reason}") from error
     return model
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A network of keras.applications, and the layer after which its last convolutional block begins."""
-
-    module: str
-    cut: str
-
-
-BACKBONES = {
-    "ResNet50": Backbone("resnet50", "conv4_block6_out"),  # the original's first 143 layers
-    "VGG16": Backbone("vgg16", "block4_pool"),
-    "EfficientNetB4": Backbone("efficientnet", "block6h_add"),
-}
-
-
-def find_weights(names, folder, timeout=5):
-    """Say where the initial weights of each backbone come from.
-
-    In this order: the file `<name>.weights.h5` in `folder`; Keras's own ImageNet weights, downloaded if need
-    be; else random. Once Keras's server has not answered within `timeout` seconds, it is given up for all.
-
-    Returns
-    -------
-    dict of name to {"kind": "imagenet" or "random", "source": str, "file": path str or None, "hash": str}
-    """
-    found, online, usual_timeout = {}, True, socket.getdefaulttimeout()
-    for name in names:
-        file = Path(folder).expanduser() / f"{name}.weights.h5"
-        if file.exists():
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-            found[name] = {"kind": "imagenet", "source": file.name, "file": str(file), "hash": digest}
-            continue
-        try:
-            if not online:
-                raise OSError("given up")
-            socket.setdefaulttimeout(timeout)
-            load_backbone(name, "imagenet", 64)
-            found[name] = {"kind": "imagenet", "source": "Keras", "file": "imagenet", "hash": "keras"}
-        except Exception:  # noqa: BLE001 - keras.utils.get_file raises plain Exception when it cannot reach the server
-            online = False
-            found[name] = {"kind": "random", "source": "random numbers", "file": None, "hash": "random"}
-        finally:
-            socket.setdefaulttimeout(usual_timeout)
-    return found
-
-
-def load_backbone(name, weights, size):
-    """A headless keras.applications model for pictures of size x size x 3, with weights from a file.
-
-    Raises
-    ------
-    InputError
-        When the file does not fit the architecture, or the pictures are too small for it.
-    """
-    try:
-        return getattr(keras.applications, name)(include_top=False, weights=weights, input_shape=(size, size, 3))
-    except (ValueError, OSError, KeyError) as error:
-        if weights in (None, "imagenet"):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"The weights file {weights} does not fit a headless {name}: {reason}") from error
-
-
-def preprocessing(name, pixels):
-    """What the backbone's family does to RGB pixels 0..255, as layers, so that a saved model holds it."""
-    if BACKBONES[name].module == "efficientnet":
-        return pixels  # EfficientNet rescales inside
-    blue_green_red = keras.ops.flip(pixels, axis=-1)
-    return keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])(blue_green_red)
-
-
-def cut_backbone(name, backbone):
-    """Cut a backbone at the layer that `BACKBONES` names.
-
-    Returns
-    -------
-    front : keras.Model, RGB pixels 0..255 to the activations at the cut
-    last_block : keras.Model, activations at the cut to the backbone's feature maps; shares the backbone's layers
-    """
-    cut = backbone.get_layer(BACKBONES[name].cut).output
-    pixels = keras.Input(backbone.input_shape[1:])
-    front = keras.Model(backbone.input, cut)
-    return keras.Model(pixels, front(preprocessing(name, pixels))), keras.Model(cut, backbone.output)
 
 
 # ---------------------------------------------------------------- runs
@@ -429,64 +360,57 @@ def train(spec, split, prepare=prepare_custom_cnn):
     keras.backend.clear_session()
     keras.utils.set_random_seed(spec["seed"])
     tf.config.experimental.enable_op_determinism()
-    training = prepare(spec, split)
-    model, classes = training.model, training.summary["classes"]
-    model.compile(
-        optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
-        loss="categorical_crossentropy",
-        metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
-    )
-    x, labels = training.train
-    held_out, held_out_labels = training.validation
     folder = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_json(folder / "spec.json", spec)
-    early_stopping = keras.callbacks.EarlyStopping(
-        "val_macro_f1", mode="max", patience=spec["patience"], restore_best_weights=True
-    )
+    training = prepare(spec, split)
     start = time.perf_counter()
-    history = model.fit(
-        training_batches(x, np.eye(len(classes), dtype=np.float32)[labels], spec),
-        steps_per_epoch=-(-len(x) // spec["batch_size"]),
-        epochs=spec["epochs"],
-        validation_data=evaluation_batches(held_out, np.eye(len(classes), dtype=np.float32)[held_out_labels]),
-        callbacks=[
-            early_stopping,
-            keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-            Progress(spec["name"], spec["epochs"]),
-        ],
-        verbose=0,
-    )
+    history = fit(training, spec, folder / "tensorboard")
     seconds = time.perf_counter() - start
-    table = pd.DataFrame(history.history)
-    table.insert(0, "epoch", np.arange(1, len(table) + 1))
-    table.to_csv(folder / "history.csv", index=False)
-    probabilities = model.predict(evaluation_batches(held_out), verbose=0)
+    history.to_csv(folder / "history.csv", index=False)
+    held_out, labels = training.validation
+    probabilities = training.model.predict(evaluation_batches(held_out), verbose=0)
     np.save(folder / "validation.npy", probabilities)
     training.whole.save(folder / "model.keras")
     result = {
         **training.summary,
         "params": training.whole.count_params(),
-        "trainable_params": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
-        "epochs": len(table),
-        "best_epoch": int(table["val_macro_f1"].idxmax()) + 1,
+        "trainable_params": int(sum(np.prod(weight.shape) for weight in training.model.trainable_weights)),
+        "epochs": len(history),
+        "best_epoch": int(history["val_macro_f1"].idxmax()) + 1,
         "train_seconds": round(seconds, 2),
-        "validation_macro_f1": float(macro_f1(held_out_labels, probabilities.argmax(axis=1))),
+        "validation_macro_f1": float(macro_f1(labels, probabilities.argmax(axis=1))),
     }
     write_json(folder / "result.json", result)
     return Run(folder, spec, result)
 
 
-def evaluation_batches(x, targets=None):
-    """Batches in the order of the split, without shuffling or augmentation; `x` may be a memory map."""
-
-    def load(index):
-        batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
-        batch.set_shape([None, *x.shape[1:]])
-        return batch if targets is None else (batch, tf.gather(targets, index))
-
-    return tf.data.Dataset.range(len(x)).batch(64).map(load).prefetch(2)
+def fit(training, spec, log_folder):
+    """Fit a `Training`'s model until validation macro F1 stops rising; return its history, one row per epoch."""
+    (x, labels), (held_out, held_out_labels) = training.train, training.validation
+    one_hot = np.eye(training.model.output_shape[-1], dtype=np.float32)
+    training.model.compile(
+        optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
+        loss="categorical_crossentropy",
+        metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
+    )
+    best = {"monitor": "val_macro_f1", "mode": "max", "patience": spec["patience"], "restore_best_weights": True}
+    history = training.model.fit(
+        training_batches(x, one_hot[labels], spec),
+        steps_per_epoch=-(-len(x) // spec["batch_size"]),
+        epochs=spec["epochs"],
+        validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
+        callbacks=[
+            keras.callbacks.EarlyStopping(**best),
+            keras.callbacks.TensorBoard(log_folder, write_graph=False),
+            Progress(spec["name"], spec["epochs"]),
+        ],
+        verbose=0,
+    )
+    table = pd.DataFrame(history.history)
+    table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    return table
 
 
 class Progress(keras.callbacks.Callback):
@@ -506,10 +430,8 @@ class Progress(keras.callbacks.Callback):
 
 def record_runs(chapter, runs):
     """Write runs/<chapter>.json: which runs of this chapter, by model name, the later chapters read."""
-    split = load_split().attrs["hash"]
-    write_json(
-        RUNS / f"{chapter}.json", {"split": split, "runs": {name: run.folder.name for name, run in runs.items()}}
-    )
+    record = {"split": load_split().attrs["hash"], "runs": {name: run.folder.name for name, run in runs.items()}}
+    write_json(RUNS / f"{chapter}.json", record)
 
 
 def recorded_runs(chapter, notebook):

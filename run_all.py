@@ -173,7 +173,7 @@ def main():
     from notebooks.template.render_report import render_report
 
     executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
-    page = render_report(executed, REPORT / "report.html", options.profile)
+    page = render_report(executed, REPORT / "report.html", options.profile, SPLIT_CSV)
     gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
     print(f"with at most {gigabytes:.1f} GB of memory in a chapter.")

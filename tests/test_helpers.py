@@ -1,4 +1,4 @@
-"""Unit tests of helpers.py on data made here."""
+"""Unit tests of helpers.py and backbones.py on data made here."""
 
 import http.server
 import json
@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.metrics import f1_score
 
+import backbones
 import helpers
 
 
@@ -163,17 +164,17 @@ def test_a_model_that_keras_cannot_build_is_named():
 def test_preprocessing_is_keras_own(name):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     inputs = keras.Input((8, 8, 3))
-    ours = keras.Model(inputs, helpers.preprocessing(name, inputs))(pixels)
-    module = getattr(keras.applications, helpers.BACKBONES[name].module)
+    ours = keras.Model(inputs, backbones.preprocessing(name, inputs))(pixels)
+    module = getattr(keras.applications, backbones.BACKBONES[name].module)
     np.testing.assert_allclose(ours, module.preprocess_input(pixels.copy()), atol=1e-4)
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "VGG16.weights.h5").write_bytes(b"not HDF5")
-    found = helpers.find_weights(["VGG16"], tmp_path)
+    found = backbones.find_weights(["VGG16"], tmp_path)
     assert found["VGG16"]["kind"] == "imagenet"
     with pytest.raises(helpers.InputError, match=r"VGG16.weights.h5 does not fit a headless VGG16"):
-        helpers.load_backbone("VGG16", found["VGG16"]["file"], 32)
+        backbones.load_backbone("VGG16", found["VGG16"]["file"], 32)
 
 
 def test_silent_server_is_given_up_once_for_all(tmp_path, monkeypatch):
@@ -195,7 +196,7 @@ def test_silent_server_is_given_up_once_for_all(tmp_path, monkeypatch):
     monkeypatch.setattr("keras.src.applications.resnet.BASE_WEIGHTS_PATH", address)
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     start = time.monotonic()
-    found = helpers.find_weights(["VGG16", "ResNet50"], tmp_path, timeout=1)
+    found = backbones.find_weights(["VGG16", "ResNet50"], tmp_path, timeout=1)
     server.shutdown()
     assert time.monotonic() - start < 4
     assert asked == ["/vgg16"]
@@ -206,8 +207,8 @@ def test_real_weights_load():
     folder = helpers.ROOT.parent / "shared" / "weights"
     if not (folder / "ResNet50.weights.h5").exists():
         pytest.skip("the ImageNet weights for ResNet50 are not beside this project")
-    found = helpers.find_weights(["ResNet50"], folder)["ResNet50"]
-    first, second = (helpers.load_backbone("ResNet50", found["file"], 64).get_weights() for _ in range(2))
+    found = backbones.find_weights(["ResNet50"], folder)["ResNet50"]
+    first, second = (backbones.load_backbone("ResNet50", found["file"], 64).get_weights() for _ in range(2))
     assert all((one == other).all() for one, other in zip(first, second, strict=True))  # random numbers would differ
 
 

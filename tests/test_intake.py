@@ -57,7 +57,7 @@ def test_near_duplicates_form_a_group(photos):
     (photos / "Elm" / "copied.jpg").write_bytes((photos / "Elm" / "3.jpg").read_bytes())
     images = intake.inspect_images(intake.find_images(photos))
     groups = intake.duplicate_groups(images["sha256"], images["phash"], distance=4)
-    planted = images["path"].str.contains("/3.jpg|recompressed|resized|copied")
+    planted = images["path"].str.contains("Elm/3.jpg|recompressed|resized|copied")
     assert len(set(groups[planted])) == 1
     assert len(set(groups)) == 30
 

@@ -1,11 +1,19 @@
 """Details of the page that the whole run does not show."""
 
-from notebooks.template.render_report import finish_page, last_states
+import nbformat
+
+from notebooks.template.render_report import finish_page, last_states, merge_logs
 
 
 def test_of_a_progress_bar_only_the_end_is_kept():
     assert last_states("start\n 10%\r 50%\r100%\nend\n") == "start\n100%\nend\n"
     assert last_states("no bar\n") == "no bar\n"
+
+
+def test_pieces_of_a_log_become_one():
+    pieces = [("stderr", " 10%\r"), ("stdout", "a"), ("stdout", "b"), ("stderr", " 90%\r"), ("stderr", "100%\n")]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    assert [(output.name, output.text) for output in merge_logs(outputs)] == [("stdout", "ab"), ("stderr", "100%")]
 
 
 def test_equal_headings_get_different_anchors_and_links_stay_on_the_page():

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
@@ -18,7 +19,7 @@ LEAD = (
 )
 
 
-def render_report(notebooks, page, profile):
+def render_report(notebooks, page, profile, split_csv):
     """Render executed notebooks into one page.
 
     Parameters
@@ -29,6 +30,8 @@ def render_report(notebooks, page, profile):
         The HTML file to write.
     profile : str
         Name of the profile, for the cover.
+    split_csv : Path
+        The split that the chapters worked on, for the cover.
 
     Returns
     -------
@@ -39,12 +42,11 @@ def render_report(notebooks, page, profile):
     for number, chapter in enumerate(chapters):
         for position, cell in enumerate(chapter.cells):
             cell.id = f"cell-{number}-{position}"
-            for output in cell.get("outputs", []):
-                if output.output_type == "stream":
-                    output.text = last_states(output.text)
+            if cell.cell_type == "code":
+                cell.outputs = merge_logs(cell.outputs)
             merged.cells.append(cell)
     exporter = HTMLExporter(template_name="leaf_report", extra_template_basedirs=[str(TEMPLATES)])
-    facts = cover_facts(chapters, profile)
+    facts = cover_facts(chapters, profile, split_csv)
     report = {"title": TITLE, "lead": LEAD, "facts": facts, "style": style()}
     html, _ = exporter.from_notebook_node(merged, resources={"report": report})
     page.write_text(finish_page(html), encoding="utf-8")
@@ -58,17 +60,34 @@ def style():
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
 
 
+def merge_logs(outputs):
+    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout."""
+    merged, log = [], ""
+    for output in outputs:
+        if output.get("name") == "stderr":
+            log += output.text
+        elif output.get("name") == "stdout" and merged and merged[-1].get("name") == "stdout":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    if text := last_states(log).strip():
+        merged.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+    return merged
+
+
 def last_states(text):
     """Keep of each progress bar, redrawn after carriage returns, the last state only."""
     return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)
 
 
-def cover_facts(chapters, profile):
+def cover_facts(chapters, profile, split_csv):
     """What was run on what, from the notebooks themselves: term to value."""
     parameters = chapters[0].metadata.get("papermill", {}).get("parameters", {})
+    split = pd.read_csv(split_csv, usecols=["label"])
     seconds = sum(chapter.metadata.get("papermill", {}).get("duration") or 0 for chapter in chapters)
     return {
         "Data": Path(parameters.get("data", "sample")).name,
+        "Images": f"{len(split):,} of {split['label'].nunique()} classes",
         "Profile": profile,
         "Chapters": len(chapters),
         "Computed in": f"{seconds / 60:.1f} minutes",
