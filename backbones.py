@@ -1,6 +1,7 @@
 """The pretrained networks of chapters 4 and 5: where their weights come from, what they expect, where they are cut."""
 
 import hashlib
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,9 @@ def find_weights(names, folder, timeout=5):
             digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
             found[name] = {"kind": "imagenet", "source": file.name, "file": str(file), "hash": digest}
             continue
+        kept = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         try:
-            if not online:
+            if not online and not any(kept.glob(f"{name.lower()}*notop.h5")):
                 raise OSError("given up")
             socket.setdefaulttimeout(timeout)
             load_backbone(name, "imagenet", 64)
@@ -64,6 +66,8 @@ def load_backbone(name, weights, size):
     InputError
         When the file does not fit the architecture, or the pictures are too small for it.
     """
+    if size < 32:
+        raise InputError(f"{name} takes pictures of 32 x 32 pixels or more, not {size} x {size}: set image_size.")
     try:
         return getattr(keras.applications, name)(include_top=False, weights=weights, input_shape=(size, size, 3))
     except (ValueError, OSError, KeyError) as error:

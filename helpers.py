@@ -83,8 +83,11 @@ def load_images(split, part, size):
     rows = split[split["split"] == part]
 
     def decode(path):
-        with Image.open(ROOT / path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+        try:
+            with Image.open(ROOT / path) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+        except OSError as error:
+            raise InputError(f"{path} cannot be read any more: run notebook 01_data_split again.") from error
         return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
 
     def write(images):
@@ -330,9 +333,13 @@ def spec_hash(spec):
 
 
 def find_run(spec):
-    """The finished run of this spec, whichever chapter made it, or None."""
-    for result in sorted(RUNS.glob(f"*-{spec_hash(spec)}/result.json")):
-        return Run(result.parent, spec, json.loads(result.read_text()))
+    """The finished run of this spec, whichever chapter made it, or None.
+
+    Runs that ended before the time RETRAIN_BEFORE (seconds, set by ./run_all.sh --force) do not count.
+    """
+    for result in RUNS.glob(f"*-{spec_hash(spec)}/result.json"):
+        if result.stat().st_mtime >= float(os.environ.get("RETRAIN_BEFORE", "0")):
+            return Run(result.parent, spec, json.loads(result.read_text()))
     return None
 
 
@@ -347,6 +354,8 @@ def prepare_custom_cnn(spec, split):
 def train(spec, split, prepare=prepare_custom_cnn):
     """Train what a spec describes, once: a second call with the same spec returns the finished run.
 
+    A run that was stopped before its end is trained from the start. `train_seconds` counts the preparation too.
+
     Parameters
     ----------
     spec : dict
@@ -360,12 +369,13 @@ def train(spec, split, prepare=prepare_custom_cnn):
     keras.backend.clear_session()
     keras.utils.set_random_seed(spec["seed"])
     tf.config.experimental.enable_op_determinism()
-    folder = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
+    own_folder = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
+    folder = next(RUNS.glob(f"*-{spec_hash(spec)}"), own_folder)  # another chapter may know it by this name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_json(folder / "spec.json", spec)
-    training = prepare(spec, split)
     start = time.perf_counter()
+    training = prepare(spec, split)
     history = fit(training, spec, folder / "tensorboard")
     seconds = time.perf_counter() - start
     history.to_csv(folder / "history.csv", index=False)
@@ -450,10 +460,11 @@ def recorded_runs(chapter, notebook):
         raise InputError(
             f"The runs of chapter {chapter} for the present split are missing: run notebook {notebook} first."
         )
-    return {
-        name: Run(folder, *(json.loads((folder / file).read_text()) for file in ("spec.json", "result.json")))
-        for name, folder in folders.items()
-    }
+    runs = {}
+    for name, folder in folders.items():  # the folder may carry the name that another chapter gave this training
+        spec = json.loads((folder / "spec.json").read_text()) | {"chapter": chapter, "name": name}
+        runs[name] = Run(folder, spec, json.loads((folder / "result.json").read_text()))
+    return runs
 
 
 def write_json(file, content):
@@ -491,24 +502,38 @@ def macro_f1(truth, prediction):
     return np.nanmean(scores, axis=0)
 
 
-def resamples(count, draws=2000, seed=0):
-    """Row numbers of bootstrap resamples, shape (draws, count) (Efron 1979)."""
-    return np.random.default_rng(seed).integers(0, count, (draws, count))
+def resamples(truth, draws, seed=0):
+    """Row numbers of bootstrap resamples (Efron 1979), drawn within each class so that no rare class is lost.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+
+    Returns
+    -------
+    array of int, shape (draws, n)
+    """
+    rng, rows = np.random.default_rng(seed), np.empty((draws, len(truth)), int)
+    for label in np.unique(truth):
+        of_label = np.flatnonzero(truth == label)
+        rows[:, of_label] = rng.choice(of_label, (draws, len(of_label)))
+    return rows
 
 
 def bootstrap_interval(truth, prediction, draws=2000):
     """95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
-    rows = resamples(len(truth), draws)
-    return np.percentile(macro_f1(np.asarray(truth)[rows], np.asarray(prediction)[rows]), [2.5, 97.5])
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    rows = resamples(truth, draws)
+    return np.percentile(macro_f1(truth[rows], prediction[rows]), [2.5, 97.5])
 
 
-def paired_difference(truth, prediction, baseline):
+def paired_difference(truth, prediction, baseline, draws=2000):
     """Macro F1 of `prediction` less that of `baseline` on the same images: (difference, low, high).
 
     The interval is the 95 % percentile of a paired bootstrap: both models are scored on the same resample.
     """
     truth, prediction, baseline = map(np.asarray, (truth, prediction, baseline))
-    rows = resamples(len(truth))
+    rows = resamples(truth, draws)
     drawn = macro_f1(truth[rows], prediction[rows]) - macro_f1(truth[rows], baseline[rows])
     return macro_f1(truth, prediction) - macro_f1(truth, baseline), *np.percentile(drawn, [2.5, 97.5])
 
@@ -546,12 +571,12 @@ def plot_curves(runs, title):
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
-            colour = MODEL_COLOURS.get(name, _COLOUR_BLIND_SAFE[number % 10])
+            colour = MODEL_COLOURS.get(run.name, _COLOUR_BLIND_SAFE[number % 10])
             history = run.history
             axis.plot(history["epoch"], history[metric], "--", color=colour, alpha=0.7)
             axis.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
             best = history.iloc[run.result["best_epoch"] - 1]
-            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS.get(name, "o"), color=colour)
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS.get(run.name, "o"), color=colour)
         axis.set(xlabel="epoch", ylabel=label)
     axes[1].set_ylim(0, 1)
     axes[1].legend(title="solid: validation\ndashed: training\nmark: best epoch", fontsize="small")

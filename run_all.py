@@ -8,7 +8,6 @@ import ast
 import json
 import os
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,9 @@ PROFILES = sorted(file.stem for file in (NOTEBOOKS / "profiles").glob("*.yaml"))
 
 # Share of the whole run that each chapter takes, in percent: the sample profile with nothing cached, on 2 cores.
 EXPECTED_SHARE = {"01": 8, "02": 22, "03": 46, "04": 11, "05": 10, "06": 3}
+
+# Which chapters read what a chapter leaves on disk.
+READERS = {"01": ["02", "03", "04", "05", "06"], "02": ["06"], "03": [], "04": ["05", "06"], "05": ["06"], "06": []}
 
 COMES_LATER = {
     "test": "--test DIR, a second test folder, is not built yet: leave it out.",
@@ -83,33 +85,33 @@ def read_options(arguments):
             if not Path(folder).expanduser().is_dir():
                 parser.error(f"--{option} {folder} is not a folder")
             options.parameters[option] = str(Path(folder).expanduser().resolve())
+    if options.parameters.get("data", "").startswith(str(ROOT / "data" / "split")):
+        parser.error(f"--data {options.data} is made anew by chapter 1: name the folder it was made from")
     known = {name: value for chapter in CHAPTERS for name, value in chapter_parameters(chapter).items()}
     for name, text in options.p:
         if name not in known:
             parser.error(f"no chapter has a parameter {name}: they are {', '.join(sorted(known))}")
         value, default = literal(text), known[name]
-        fits = default is None or isinstance(value, (int, float) if isinstance(default, float) else type(default))
-        if not fits:
+        kind = {float: (int, float), type(None): (int, type(None))}.get(type(default), type(default))
+        if not isinstance(value, kind):
             parser.error(f"the parameter {name} takes a value like {default!r}, not {text!r}")
         options.parameters[name] = value
     return options
 
 
-def forget_runs(number):
-    """Remove what a chapter left on disk for the present split, so that it is computed again."""
-    record = RUNS / f"{number}.json"
-    if record.exists():
-        for folder in json.loads(record.read_text())["runs"].values():
-            shutil.rmtree(RUNS / folder, ignore_errors=True)
-    if number == "01":
-        shutil.rmtree(ROOT / "data" / "cache", ignore_errors=True)
+def left_on_disk(number):
+    """What a chapter left for the later ones to read, as bytes; empty if it has not been executed."""
+    file = SPLIT_CSV if number == "01" else RUNS / f"{number}.json"
+    return file.read_bytes() if file.exists() else b""
 
 
-def forget_other_split(before):
-    """Drop the executed later chapters if chapter 1 made another split: the page never mixes two data sets."""
-    if before is not None and before != SPLIT_CSV.read_bytes():
-        for made in [*REPORT.glob("0[2-6]_*.ipynb"), REPORT / "scores.csv"]:
-            made.unlink(missing_ok=True)
+def forget_stale(number):
+    """Drop the executed chapters that read what this one has just changed: the page never mixes two runs."""
+    for reader in READERS[number]:
+        for made in REPORT.glob(f"{reader}_*.ipynb"):
+            made.unlink()
+    if "06" in READERS[number]:
+        (REPORT / "scores.csv").unlink(missing_ok=True)
 
 
 def execute_chapter(notebook, parameters):
@@ -129,6 +131,11 @@ def execute_chapter(notebook, parameters):
         ) from None
     if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
         raise RuntimeError(f"The kernel ended early; see {output.relative_to(ROOT)}.")
+
+
+def failed(executed):
+    """Whether papermill noted that an executed notebook did not reach its end."""
+    return bool(json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"].get("exception"))
 
 
 def quiet_kernels():
@@ -154,25 +161,25 @@ def main():
     parameters = {**profile, **options.parameters}
     REPORT.mkdir(exist_ok=True)
     quiet_kernels()
+    if options.force:
+        os.environ["RETRAIN_BEFORE"] = str(time.time())  # read by helpers.find_run in the kernels
     start = time.monotonic()
     for notebook in options.chapters:
         number = notebook.name[:2]
         so_far = clock(time.monotonic() - start)
         print(f"\n{notebook.stem}: about {EXPECTED_SHARE[number]} % of a whole run, {so_far} so far")
-        if options.force:
-            forget_runs(number)
-        begun, split = time.monotonic(), SPLIT_CSV.read_bytes() if SPLIT_CSV.exists() else None
+        begun, before = time.monotonic(), left_on_disk(number)
         try:
             execute_chapter(notebook, parameters)
         except RuntimeError as error:
             sys.exit(f"\nrun_all.sh: {notebook.stem} stopped: {error}")
-        if number == "01":
-            forget_other_split(split)
+        if before != left_on_disk(number):
+            forget_stale(number)
         print(f"{notebook.stem}: done in {clock(time.monotonic() - begun)}")
 
     from notebooks.template.render_report import render_report
 
-    executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
+    executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists() and not failed(file)]
     page = render_report(executed, REPORT / "report.html", options.profile, SPLIT_CSV)
     gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")

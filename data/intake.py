@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from helpers import InputError
+from helpers import PARTS, InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -45,13 +45,13 @@ def find_images(folder):
     if not found:
         raise InputError(f"The data folder {folder} holds no JPEG or PNG images in sub-folders, one per class.")
     images = pd.DataFrame(found, columns=["path", "label"])
-    check_class_counts(images, folder)
+    check_class_counts(images["label"], [one.name for one in classes], folder)
     return images
 
 
-def check_class_counts(images, folder):
+def check_class_counts(labels, classes, folder):
     """Raise InputError unless there are two classes or more, each with five images or more."""
-    counts = images["label"].value_counts()
+    counts = labels.value_counts().reindex(sorted(set(classes)), fill_value=0)
     if len(counts) < 2:
         raise InputError(f"The data folder {folder} has only the class {counts.index[0]}; a classifier needs two.")
     if counts.min() < 5:
@@ -76,7 +76,8 @@ def inspect_image(path):
             "problem": "",
         }
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
-        return {"problem": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}
+        nothing = {"sha256": "", "width": 0, "height": 0, "phash": 0}
+        return nothing | {"problem": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}
 
 
 def inspect_images(images):
@@ -125,12 +126,27 @@ def split_images(labels, groups, validation, test, seed):
     Returns
     -------
     array of str, shape (n,)
+
+    Raises
+    ------
+    InputError
+        When a fraction is not between 0.02 and 0.5, or a class would be missing from a part.
     """
     labels, groups = np.asarray(labels), np.asarray(groups)
     part = np.full(len(labels), "train", dtype=object)
     for name, fraction in (("test", test), ("validation", validation)):
+        if not 0.02 <= fraction <= 0.5:
+            raise InputError(f"The {name} fraction is {fraction}, but it must lie between 0.02 and 0.5.")
         rest = np.flatnonzero(part == "train")
-        folds = StratifiedGroupKFold(round(1 / fraction), shuffle=True, random_state=seed)
+        smallest = pd.Series(labels[rest]).value_counts().min()
+        folds = StratifiedGroupKFold(max(2, min(round(1 / fraction), smallest)), shuffle=True, random_state=seed)
         _, held_out = next(folds.split(rest, labels[rest], groups[rest]))
         part[rest[held_out]] = name
+    table = pd.crosstab(labels, part).reindex(columns=PARTS, fill_value=0)
+    for label, name in zip(*np.nonzero(table == 0), strict=True):
+        raise InputError(
+            f"No image of the class {table.index[label]} is left for {PARTS[name]}: its photos are "
+            "too few or too alike; "
+            "add photos, lower phash_distance or change the fractions."
+        )
     return part

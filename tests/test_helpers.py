@@ -251,6 +251,23 @@ def test_the_saved_model_is_the_trained_one(project):
     assert run.result["validation_macro_f1"] == pytest.approx(f1_score(labels, saved.argmax(axis=1), average="macro"))
 
 
+def test_force_trains_again_and_only_once(project, monkeypatch):
+    run = helpers.train(tiny_spec(project), project)
+    monkeypatch.setenv("RETRAIN_BEFORE", str(time.time() + 0.01))
+    time.sleep(0.02)
+    again = helpers.train(tiny_spec(project, chapter="03"), project)
+    assert again.folder == run.folder
+    assert again.result["validation_macro_f1"] == run.result["validation_macro_f1"]
+    helpers.train(tiny_spec(project), project, prepare=lambda *_: pytest.fail("trained a third time"))
+
+
+def test_a_run_keeps_the_name_that_a_chapter_gave_it(project):
+    first = helpers.train(tiny_spec(project), project)
+    helpers.record_runs("03", {"Other": helpers.train(tiny_spec(project, name="Other", chapter="03"), project)})
+    run = helpers.recorded_runs("03", "03_regularisation_ablations")["Other"]
+    assert (run.folder, run.name, run.spec["chapter"]) == (first.folder, "Other", "03")
+
+
 def test_recorded_runs_belong_to_the_present_split(project, tmp_path):
     run = helpers.train(tiny_spec(project), project)
     helpers.record_runs("02", {"Tiny": run})
@@ -275,7 +292,8 @@ def test_macro_f1_is_scikit_learns():
 def test_macro_f1_of_many_resamples_at_once():
     rng = np.random.default_rng(1)
     truth, prediction = rng.integers(0, 4, (2, 30))
-    rows = helpers.resamples(30, draws=7)
+    rows = helpers.resamples(truth, draws=7)
+    assert (np.sort(truth[rows]) == np.sort(truth)).all()  # every class keeps its size
     expected = [f1_score(truth[row], prediction[row], average="macro") for row in rows]
     np.testing.assert_allclose(helpers.macro_f1(truth[rows], prediction[rows]), expected)
 

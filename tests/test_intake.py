@@ -1,5 +1,7 @@
 """Chapter 1's data: what is found, what is left out, what stays together."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import paint
@@ -21,7 +23,8 @@ def test_finds_the_images_of_each_class(photos):
     [
         (lambda folder: folder.rename(folder.with_name("moved")), "There is no data folder"),
         (lambda folder: [file.unlink() for file in folder.glob("*/*")], "no JPEG or PNG images"),
-        (lambda folder: [file.unlink() for file in folder.glob("Oak/*")], "only the class Elm"),
+        (lambda folder: shutil.rmtree(folder / "Oak"), "only the class Elm"),
+        (lambda folder: [file.unlink() for file in folder.glob("Oak/*")], "Oak in .* has 0 usable images"),
         (lambda folder: [file.unlink() for file in folder.glob("Oak/[4-9].jpg")], "Oak in .* has 4 usable images"),
     ],
 )
@@ -39,7 +42,9 @@ def test_unreadable_images_are_told_apart(photos):
     images = intake.inspect_images(intake.find_images(photos))
     broken = images[images["problem"] != ""]
     assert [path.rsplit("/", 1)[1] for path in broken["path"]] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert images.loc[images["problem"] == "", "width"].eq(96).all()
+    whole = images[images["problem"] == ""]
+    assert whole["width"].eq(96).all()
+    assert whole["phash"].tolist() == [intake.inspect_image(path)["phash"] for path in whole["path"]]  # all 64 bits
 
 
 def test_exif_rotation_counts_for_the_size(tmp_path):
@@ -80,6 +85,20 @@ def test_split_keeps_groups_whole_and_shares_equal():
         of_label = part[labels == label]
         assert np.mean(of_label == "test") == pytest.approx(0.2, abs=0.03)
         assert np.mean(of_label == "validation") == pytest.approx(0.16, abs=0.03)
+
+
+def test_five_images_of_a_class_suffice():
+    labels = np.repeat(["a", "b"], [5, 30])
+    part = intake.split_images(labels, np.arange(35), 0.2, 0.2, seed=0)
+    assert set(part[labels == "a"]) == {"train", "validation", "test"}
+
+
+def test_a_split_that_cannot_be_made_is_named():
+    labels = np.repeat(["a", "b"], [6, 30])
+    with pytest.raises(InputError, match="class a is left for"):
+        intake.split_images(labels, np.maximum(np.arange(36), 5), 0.2, 0.2, seed=0)  # all of a in one group
+    with pytest.raises(InputError, match="test fraction is 0.7"):
+        intake.split_images(labels, np.arange(36), 0.2, 0.7, seed=0)
 
 
 def test_split_depends_on_the_seed_alone():

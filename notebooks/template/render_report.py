@@ -83,14 +83,15 @@ def last_states(text):
 def cover_facts(chapters, profile, split_csv):
     """What was run on what, from the notebooks themselves: term to value."""
     parameters = chapters[0].metadata.get("papermill", {}).get("parameters", {})
+    data = parameters.get("data", "sample")
     split = pd.read_csv(split_csv, usecols=["label"])
     seconds = sum(chapter.metadata.get("papermill", {}).get("duration") or 0 for chapter in chapters)
     return {
-        "Data": Path(parameters.get("data", "sample")).name,
+        "Data": "rendered leaves" if data == "sample" else Path(data).name,
         "Images": f"{len(split):,} of {split['label'].nunique()} classes",
         "Profile": profile,
         "Chapters": len(chapters),
-        "Computed in": f"{seconds / 60:.1f} minutes",
+        "Last executed in": f"{seconds / 60:.1f} minutes",
         "Date": datetime.date.today().isoformat(),
     }
 
