@@ -553,7 +553,10 @@ MODEL_MARKERS = {"FinalModel": "o", "ResNet50": "s", "VGG16": "^", "EfficientNet
 def set_style():
     """One look for every figure of the series."""
     sns.set_theme(
-        "notebook", "whitegrid", rc={"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True}
+        "notebook",
+        "whitegrid",
+        "colorblind",
+        rc={"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True},
     )
 
 
@@ -578,6 +581,7 @@ def plot_curves(runs, title):
             best = history.iloc[run.result["best_epoch"] - 1]
             axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS.get(run.name, "o"), color=colour)
         axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(0, 1)
     axes[1].legend(title="solid: validation\ndashed: training\nmark: best epoch", fontsize="small")
     figure.suptitle(title)
