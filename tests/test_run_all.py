@@ -17,7 +17,7 @@ WRONG_OPTIONS = [
     (["--data", "no/such/folder"], "no/such/folder is not a folder"),
     (["--weights", "no/such/folder"], "no/such/folder is not a folder"),
     (["-p", "epoch", "3"], "no parameter|no chapter has a parameter epoch"),
-    (["-p", "epochs", "many"], "epochs takes a value like 40, not 'many'"),
+    (["-p", "epochs", "many"], "epochs takes a value like [0-9]+, not 'many'"),
     (["--data", "plant_village"], "not built yet"),
     (["--test", "."], "not built yet"),
     (["--scheduler", "local:2"], "not built yet"),
