@@ -20,10 +20,14 @@ def test_equal_headings_get_different_anchors_and_links_stay_on_the_page():
     html = (
         '<nav><!--contents--></nav><main><header><h1 id="cover-title">T</h1><!--cover--></header>'
         "<h1>1. One</h1><h2>What was found</h2><h1>2. Two</h1><h2>What was found</h2>"
-        '<section class="cover"><figure>F</figure></section><a href="02_custom_cnn.ipynb">next</a></main>'
+        '<section class="cover"><figure>F</figure><div class="table"><style>#T_0a1b2 {}</style><table id="T_0a1b2">'
+        "</table></div></section>"
+        '<a href="02_custom_cnn.ipynb">next</a></main>'
     )
     page = finish_page(html)
     assert 'id="chapter-1-what-was-found"' in page
     assert 'href="#chapter-2-what-was-found"' in page
     assert '<a href="#chapter-2">next</a>' in page
     assert page.count("<figure>F</figure>") == 2
+    assert page.count("T_0a1b2 {}") == page.count('T_0a1b2"') == 2
+    assert page.count('"T_0a1b2"') == page.count('"cover_T_0a1b2"') == 1

@@ -127,4 +127,5 @@ def finish_page(html):
         for section in soup.select("section.cover")
         for area in section.select(".output_subarea, figure, .table")
     )
+    cover = re.sub(r"\bT_(?=[0-9a-f]{5})", "cover_T_", cover)  # pandas' table ids and their style, shown twice
     return str(soup).replace("<!--contents-->", str(contents)).replace("<!--cover-->", cover)
