@@ -85,7 +85,7 @@ def read_options(arguments):
             if not Path(folder).expanduser().is_dir():
                 parser.error(f"--{option} {folder} is not a folder")
             options.parameters[option] = str(Path(folder).expanduser().resolve())
-    if options.parameters.get("data", "").startswith(str(ROOT / "data" / "split")):
+    if options.data and Path(options.parameters["data"]).is_relative_to(ROOT / "data" / "split"):
         parser.error(f"--data {options.data} is made anew by chapter 1: name the folder it was made from")
     known = {name: value for chapter in CHAPTERS for name, value in chapter_parameters(chapter).items()}
     for name, text in options.p:

@@ -33,6 +33,13 @@ def test_a_wrong_option_is_one_sentence_and_status_2(run_all, arguments, sentenc
     assert not done.stdout
 
 
+def test_the_split_that_chapter_one_makes_anew_is_no_input(run_all, project_copy):
+    (project_copy / "data" / "split" / "train").mkdir(parents=True)
+    done = run_all("--data", project_copy / "data" / "split" / "train")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is made anew by chapter 1" in done.stderr
+
+
 def test_help_names_every_option(run_all):
     done = run_all("--help")
     assert done.returncode == 0
