@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,10 @@ import seaborn as sns
 import tensorflow as tf
 from IPython.display import Image as DisplayImage
 from IPython.display import display
-from PIL import Image, ImageOps
+from sklearn.utils.class_weight import compute_class_weight
 from tqdm import tqdm
+
+from data import image_store
 
 tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
 
@@ -54,7 +56,8 @@ def load_split(path=None):
     if not path.exists():
         raise InputError("There is no data/split.csv yet: run notebook 01_data_split first.")
     split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
-    rows = split[["sha256", "label", "split"]].sort_values(["sha256", "label"]).to_csv(index=False)
+    split = split.sort_values(["label", "sha256"], ignore_index=True)  # an order that a renamed file does not change
+    rows = split[["sha256", "label", "split"]].to_csv(index=False)
     split.attrs["hash"] = hashlib.sha256(rows.encode()).hexdigest()[:16]
     split.attrs["classes"] = sorted(split["label"].unique())
     return split
@@ -73,31 +76,48 @@ def load_images(split, part, size):
     ----------
     part : "train", "validation" or "test" (chapter 6 alone asks for "test")
     size : int
-        Pixels per side; resized with an antialiased bicubic filter.
+        Pixels per side.
 
     Returns
     -------
-    images : memory-mapped array of uint8, shape (n, size, size, 3), RGB
+    images : StoredImages, uint8, shape (n, size, size, 3), RGB
     labels : array of int, shape (n,), indices into split.attrs["classes"]
+
+    Raises
+    ------
+    InputError
+        When a photo is no longer what chapter 1 saw, or the disk is full.
     """
-    rows = split[split["split"] == part]
+    missing = split[~split["sha256"].isin(image_store.stored_rows(CACHE, size))]
 
-    def decode(path):
+    def decode(row):
         try:
-            with Image.open(ROOT / path) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except OSError as error:
-            raise InputError(f"{path} cannot be read any more: run notebook 01_data_split again.") from error
-        return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+            content = (ROOT / row.path).read_bytes()
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != row.sha256:
+            raise InputError(f"{row.path} has changed or gone since the split: run notebook 01_data_split again.")
+        return row.sha256, image_store.shrink_image(image_store.read_image(content), size)
 
-    def write(images):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for index, image in enumerate(pool.map(decode, rows["path"])):
-                images[index] = image
+    if len(missing):
+        title = f"decoding to {size} x {size}"
+        with disk_trouble_told(CACHE):
+            decoded = image_store.in_parallel(decode, missing.itertuples(), len(missing), title)
+            image_store.store_images(CACHE, size, decoded)
+    own = split[split["split"] == part]
+    labels = np.searchsorted(split.attrs["classes"], own["label"])
+    return image_store.open_images(CACHE, size, own["sha256"]), labels
 
-    file = CACHE / f"images-{split.attrs['hash']}-{part}-{size}.npy"
-    images = cached_array(file, (len(rows), size, size, 3), np.uint8, write)
-    return images, np.searchsorted(split.attrs["classes"], rows["label"])
+
+@contextmanager
+def disk_trouble_told(place):
+    """Turn an OSError of writing to a file or folder into an InputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{place} could not be written ({error.strerror}): make room on the disk, then run the same command again."
+        ) from error
 
 
 def cached_outputs(network, inputs, key):
@@ -113,32 +133,25 @@ def cached_outputs(network, inputs, key):
     -------
     memory-mapped array of float16, shape (n, *network.output_shape[1:])
     """
-    predict = batch_function(network)
-
-    def write(outputs):
-        for start in tqdm(range(0, len(inputs), 64), key.split()[0], unit="batch", mininterval=2):
-            outputs[start : start + 64] = predict(inputs[start : start + 64].astype(np.float32))
-
     file = CACHE / f"outputs-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    return cached_array(file, (len(inputs), *network.output_shape[1:]), np.float16, write)
+    if not file.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        predict = batch_function(network)
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(inputs), *network.output_shape[1:])}
+        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
+        with disk_trouble_told(file), open(unfinished, "wb") as out:
+            np.lib.format.write_array_header_1_0(out, header)
+            for start in tqdm(range(0, len(inputs), 64), key.split()[0], unit="batch", mininterval=2):
+                batch = predict(inputs[start : start + 64].astype(np.float32))
+                out.write(batch.numpy().astype("<f2").tobytes())
+        unfinished.replace(file)
+    return np.load(file, mmap_mode="r")
 
 
 def batch_function(network):
     """A compiled function of the network in inference mode, traced once for batches of any length."""
     signature = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
     return tf.function(lambda batch: network(batch, training=False), input_signature=[signature])
-
-
-def cached_array(file, shape, dtype, write):
-    """Memory map `file` (.npy); if it is not there, make it with `write(array)` and move it in place whole."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
-        array = np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
-        write(array)
-        array.flush()
-        unfinished.replace(file)
-    return np.load(file, mmap_mode="r")
 
 
 # The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
@@ -171,18 +184,47 @@ def augment(images, uniform, augmentation):
     return keras.ops.image.affine_transform(images, transform, fill_mode="reflect")
 
 
-def training_batches(x, targets, spec):
+BALANCES = ("none", "class_weight", "oversample")
+
+
+def rows_of_epoch(labels, balance):
+    """Which training images an epoch consists of: each once, or with "oversample" each class as often as the largest.
+
+    Returns
+    -------
+    array of int, at least as long as `labels`
+    """
+    if balance != "oversample":
+        return np.arange(len(labels))
+    largest = np.bincount(labels).max()
+    return np.concatenate([np.resize(np.flatnonzero(labels == label), largest) for label in np.unique(labels)])
+
+
+def class_weights(labels, balance):
+    """Weight of each class in the loss, for Keras: inverse to its frequency with "class_weight", else None."""
+    if balance != "class_weight":
+        return None
+    return dict(enumerate(compute_class_weight("balanced", classes=np.unique(labels), y=labels)))
+
+
+def training_batches(x, targets, rows, spec):
     """Shuffled, augmented batches for all epochs, one after another, as a tf.data.Dataset.
 
     Order and augmentation are pure functions of (seed, epoch, index), so that a run can be repeated.
+
+    Parameters
+    ----------
+    rows : array of int
+        The images that an epoch consists of, from `rows_of_epoch`.
     """
-    count, seed = len(x), spec["seed"]
+    count, seed = len(rows), spec["seed"]
 
     def one_epoch(epoch):
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(count), key)
         uniform = tf.random.stateless_uniform([count, 6], key)
-        return tf.data.Dataset.from_tensor_slices((order, tf.gather(uniform, order))).batch(spec["batch_size"])
+        drawn = tf.gather(rows, order), tf.gather(uniform, order)
+        return tf.data.Dataset.from_tensor_slices(drawn).batch(spec["batch_size"])
 
     def load(index, uniform):
         batch = rows_of(x, index)
@@ -304,8 +346,13 @@ class Training:
     summary: dict  # rows added to result.json
 
 
-def training_spec(chapter, name, split, epochs, seed, **more):
-    """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs."""
+def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
+    """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
+
+    `balance` says what is done about classes of unequal size: one of `BALANCES`; InputError for anything else.
+    """
+    if balance not in BALANCES:
+        raise InputError(f"balance is {balance!r}, but it must be one of {', '.join(BALANCES)}.")
     return {
         "chapter": chapter,
         "name": name,
@@ -314,16 +361,17 @@ def training_spec(chapter, name, split, epochs, seed, **more):
         "patience": 10,
         "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}},
         "augmentation": None,
+        "balance": balance,
         "seed": seed,
         "split": split.attrs["hash"],
         **more,
     }
 
 
-def cnn_spec(chapter, name, split, size, layers, epochs, seed):
+def cnn_spec(chapter, name, split, size, layers, epochs, seed, balance="none"):
     """The spec of a network that learns from augmented images, given as a list of layers."""
     more = {"layers": layers, "image_size": size, "augmentation": AUGMENTATION}
-    return training_spec(chapter, name, split, epochs, seed, **more)
+    return training_spec(chapter, name, split, epochs, seed, balance, **more)
 
 
 def spec_hash(spec):
@@ -359,8 +407,8 @@ def train(spec, split, prepare=prepare_custom_cnn):
     Parameters
     ----------
     spec : dict
-        JSON-able; name, chapter, epochs, patience, batch_size, optimizer, seed, split (hash), and what `prepare`
-        reads. Early stopping looks at the validation macro F1 and restores the best weights.
+        JSON-able, as `training_spec` makes it, with what `prepare` reads. Early stopping looks at the validation
+        macro F1 and restores the best weights.
     prepare : callable(spec, split) -> Training
         Called only if the spec has not been trained yet.
     """
@@ -400,6 +448,7 @@ def fit(training, spec, log_folder):
     """Fit a `Training`'s model until validation macro F1 stops rising; return its history, one row per epoch."""
     (x, labels), (held_out, held_out_labels) = training.train, training.validation
     one_hot = np.eye(training.model.output_shape[-1], dtype=np.float32)
+    rows = rows_of_epoch(labels, spec["balance"])
     training.model.compile(
         optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
         loss="categorical_crossentropy",
@@ -407,10 +456,11 @@ def fit(training, spec, log_folder):
     )
     best = {"monitor": "val_macro_f1", "mode": "max", "patience": spec["patience"], "restore_best_weights": True}
     history = training.model.fit(
-        training_batches(x, one_hot[labels], spec),
-        steps_per_epoch=-(-len(x) // spec["batch_size"]),
+        training_batches(x, one_hot[labels], rows, spec),
+        steps_per_epoch=-(-len(rows) // spec["batch_size"]),
         epochs=spec["epochs"],
         validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
+        class_weight=class_weights(labels, spec["balance"]),
         callbacks=[
             keras.callbacks.EarlyStopping(**best),
             keras.callbacks.TensorBoard(log_folder, write_graph=False),

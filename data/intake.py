@@ -1,52 +1,193 @@
-"""From a folder of photos to a table that can be split: what chapter 1 does to data before anything is trained."""
+"""From a folder to photos that can be trusted: chapter 1 finds them, looks into each and says what is wrong."""
 
 import hashlib
 import io
 import os
-from concurrent.futures import ThreadPoolExecutor
+import re
+import shutil
+import socket
+import warnings
+import zipfile
 from pathlib import Path
 
 import imagehash
+import keras
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
+from PIL import Image
 from tqdm import tqdm
 
-from helpers import PARTS, InputError
+import helpers
+from data import image_store
+from helpers import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+# Every check: what happens to a photo that it finds, and why.
+CHECKS = {
+    "zero bytes": ("left out", "there is no picture in it"),
+    "does not open": ("left out", "it would stop a training hours later"),
+    "truncated": ("left out", "part of the picture is missing or damaged"),
+    "too large": ("left out", "Pillow refuses so many pixels, since a small file could fill the memory"),
+    "blank": ("left out", "there is nothing to see"),
+    "label conflict": ("left out", "the same photo under two labels: nobody knows which is right"),
+    "exact copy": ("left out", "the same file again would count twice"),
+    "bridge": ("left out", "new, and near to photos of two parts: it would tie them together"),
+    "no photo": ("left out", "not a leaf, or not named .jpg, .jpeg or .png"),
+    "nested folder": ("left out", "photos count only directly below their class"),
+    "name": ("left out", "the file name is not valid UTF-8"),
+    "near duplicate": ("kept", "on the same side of the split as its like"),
+    "wrong extension": ("kept", "read by its content"),
+    "grayscale": ("kept", "the grey stands in all three channels"),
+    "CMYK": ("kept", "converted to RGB"),
+    "palette": ("kept", "converted to RGB"),
+    "transparency": ("kept", "laid on white paper"),
+    "EXIF rotation": ("kept", "turned upright"),
+    "tiny": ("kept", "the shorter side is under 32 pixels: it is blown up"),
+    "extreme shape": ("kept", "over three times as long as wide: squeezed to a square"),
+}
+FACTS = ("sha256", "width", "height", "phashes", "checks", "detail")  # columns that `inspect_image` fills
+BLANK = 3.0  # standard deviation of the grey levels, of 255; real leaf photos start at about 10
+
+PLANT_VILLAGE = {
+    # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
+    # the photos without augmentation; archive and SHA-256 are those that tensorflow-datasets names too.
+    "url": "https://data.mendeley.com/public-files/datasets/tywbtsjrjv/files/"
+    "d5652a28-c1d8-4b76-97f3-72fb80f94efc/file_downloaded",
+    "sha256": "ac3432453984d02a86197987e775a5429d0d59e7cc7c35bcf5a8f50349b90ff0",
+    "photos": 54305,
+}
+BACKGROUND = "Background_without_leaves"  # a 39th folder of that archive
+
+
+# ---------------------------------------------------------------- find
+
+
+def fetch_plant_village(folder, url, sha256, photos, timeout=30):
+    """Download PlantVillage into `folder`, once: later calls find it there.
+
+    The archive is checked by its SHA-256 and the unpacked photos by their number. Whatever breaks off leaves no
+    folder behind, and the next call starts anew.
+
+    Raises
+    ------
+    InputError
+        When the server cannot be reached, falls silent for `timeout` seconds, or sends something else.
+    """
+    if folder.exists():
+        return folder
+    unfinished, usual_timeout = folder.with_name(f"{folder.name}.unfinished"), socket.getdefaulttimeout()
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        socket.setdefaulttimeout(timeout)
+        name = f"{folder.name}.zip"
+        archive = keras.utils.get_file(name, url, file_hash=sha256, cache_dir=folder.parent, cache_subdir="download")
+    except Exception as error:
+        raise InputError(
+            f"PlantVillage could not be downloaded from {url} ({' '.join(str(error).split())}): run the same command "
+            "again later, or name a folder of photos with --data DIR."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
+    with helpers.disk_trouble_told(unfinished), zipfile.ZipFile(archive) as packed:
+        for member in tqdm(packed.infolist(), "unpacking PlantVillage", unit="file", mininterval=2):
+            place = Path(member.filename)
+            if place.suffix.lower() in IMAGE_SUFFIXES and place.parent.name != BACKGROUND:
+                target = unfinished / place.parent.name / place.name
+                target.parent.mkdir(exist_ok=True)
+                with packed.open(member) as source, open(target, "wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    if (found := sum(1 for _ in unfinished.glob("*/*"))) != photos:
+        raise InputError(f"The archive of PlantVillage holds {found} photos instead of {photos}: {archive} is not it.")
+    unfinished.rename(folder)
+    Path(archive).unlink()
+    return folder
 
 
 def find_images(folder):
     """List the images of a folder with one sub-folder per class.
 
+    Folders named Species___disease, as PlantVillage's, are folded into their species.
+
     Returns
     -------
-    DataFrame with the columns path (absolute str) and label, sorted by both.
+    images : DataFrame with the columns path (absolute str), label and disease ("" if not told), sorted by path
+    issues : DataFrame, see `issue_table`
+        What lies there besides, from a thumbnail index to a nested folder.
 
     Raises
     ------
     InputError
-        When the folder is missing, holds fewer than two classes, or a class has fewer than five images.
+        When the folder is missing, cannot be read, is made by chapter 1 itself or holds fewer than two classes.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.abspath(Path(folder).expanduser()))
     if not folder.is_dir():
         raise InputError(f"There is no data folder {folder}: name a folder with one sub-folder of images per class.")
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    found = [
-        (str(file.resolve()), one.name)
-        for one in classes
-        for file in sorted(one.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not found:
+    if folder.resolve().is_relative_to(helpers.DATA / "split"):
+        raise InputError(f"The folder {folder} is made anew by chapter 1: name the folder it was made from.")
+    images, issues = [], []
+    try:
+        for class_folder in (entry for entry in visible(folder) if entry.is_dir()):
+            found, others = find_in_class(class_folder)
+            images += found
+            issues += others
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
+    images = pd.DataFrame(images, columns=["path", "label", "disease"])
+    if images.empty:
         raise InputError(f"The data folder {folder} holds no JPEG or PNG images in sub-folders, one per class.")
-    images = pd.DataFrame(found, columns=["path", "label"])
-    check_class_counts(images["label"], [one.name for one in classes], folder)
-    return images
+    return images, issue_table(issues)
+
+
+def find_in_class(folder):
+    """The images of one class folder, as (path, label, disease), and its issues, as (path, label, check, detail)."""
+    if folder.name == BACKGROUND:
+        return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf")]
+    label, disease = fold_class(folder.name)
+    if not is_utf8(label):
+        raise InputError(f"The name of the class folder {folder.name!a} is not valid UTF-8: rename it.")
+    images, issues, inside = [], [], visible(folder)
+    for entry in inside:
+        if not is_utf8(entry.name):
+            issues.append((ascii(str(entry)).strip("'"), label, "name", "rename it to use it"))
+        elif entry.is_dir():
+            issues.append((entry, label, "nested folder", "its files are not looked at"))
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            images.append((str(entry), label, disease))
+        else:
+            issues.append((entry, label, "no photo", f"{entry.suffix} file" if entry.suffix else "no suffix"))
+    if inside and len(issues) == len(inside) and {check for _, _, check, _ in issues} == {"nested folder"}:
+        raise InputError(
+            f"The class folder {folder} holds only folders ({inside[0].name}, ...): move the photos directly below "
+            "their class, or name the folder that holds the classes."
+        )
+    return images, issues
+
+
+def visible(folder):
+    """The sorted entries of a folder, hidden ones left out."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def fold_class(name):
+    """Species and disease of a folder named like PlantVillage's: Pepper,_bell___healthy is (Pepper, healthy)."""
+    species, told, disease = name.partition("___")
+    species = re.split(r"_*\(|,|__", species)[0]
+    return (species, disease) if told and species.strip(".") else (name, "")
+
+
+def is_utf8(text):
+    """Whether a file name can be written down; Python keeps other bytes of it as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def issue_table(issues):
+    """Rows (path, label, check, detail) as a DataFrame, with what is done about them as the column action."""
+    table = pd.DataFrame(issues, columns=["path", "label", "check", "detail"])
+    table["path"] = table["path"].astype(str)
+    table["action"] = table["check"].map({check: action for check, (action, _) in CHECKS.items()})
+    return table
 
 
 def check_class_counts(labels, classes, folder):
@@ -61,92 +202,140 @@ def check_class_counts(labels, classes, folder):
         )
 
 
-def inspect_image(path):
-    """Open one image completely; return its sha256, width, height, pHash (uint64) or the problem it has."""
+# ---------------------------------------------------------------- look into each
+
+
+def inspect_image(path, size):
+    """Decode one image completely, look at it and shrink it.
+
+    Returns
+    -------
+    facts : dict
+        sha256, width, height (pixels, upright), phashes (eight 64-bit perceptual hashes in hex, one for each way to
+        turn and mirror the photo; Zauner 2010, as imagehash computes it), checks (names from `CHECKS`, joined by
+        ";") and detail.
+    pixels : uint8 array of shape (size, size, 3), or None if the image does not open
+    """
+    facts = {"sha256": "", "width": 0, "height": 0, "phashes": "", "checks": "", "detail": ""}
     try:
         content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        bits = np.packbits(imagehash.phash(upright).hash.ravel())
-        return {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "width": upright.width,
-            "height": upright.height,
-            "phash": int.from_bytes(bits.tobytes(), "big"),
-            "problem": "",
-        }
+    except OSError as error:
+        return facts | {"checks": "does not open", "detail": error.strerror}, None
+    facts["sha256"] = hashlib.sha256(content).hexdigest()
+    if not content:
+        return facts | {"checks": "zero bytes"}, None
+    check = "does not open"
+    try:
+        with Image.open(io.BytesIO(content), formats=image_store.FORMATS) as header:
+            found = header_checks(header, Path(path).suffix.lower())
+        check = "truncated"
+        image = image_store.read_image(content)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return facts | {"checks": "too large", "detail": str(error)}, None
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
-        nothing = {"sha256": "", "width": 0, "height": 0, "phash": 0}
-        return nothing | {"problem": f"{type(error).__name__}: {error}" if str(error) else type(error).__name__}
+        return facts | {"checks": check, "detail": str(error).replace(repr(content), "") or type(error).__name__}, None
+    grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
+    hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
+    if np.asarray(grey).std() < BLANK:
+        found["blank"] = f"grey levels differ by {np.asarray(grey).std():.1f} of 255"
+    facts |= {"width": image.width, "height": image.height, "phashes": "".join(hashes)}
+    facts |= {"checks": ";".join(found), "detail": "; ".join(filter(None, found.values()))}
+    return facts, image_store.shrink_image(image, size)
 
 
-def inspect_images(images):
-    """Add the columns of `inspect_image` to a table of images, several files at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(tqdm(pool.map(inspect_image, images["path"]), "checking images", len(images), mininterval=1))
-    return pd.concat([images.reset_index(drop=True), pd.DataFrame(found)], axis=1)
+def header_checks(header, suffix):
+    """What an opened Pillow image tells before it is decoded: dict of a check's name to a detail."""
+    found = {}
+    if (header.format == "PNG") != (suffix == ".png") or header.format not in ("JPEG", "MPO", "PNG"):
+        found["wrong extension"] = f"{header.format} named {suffix}"
+    if header.mode in ("1", "L", "LA") or header.mode.startswith("I"):
+        found["grayscale"] = f"mode {header.mode}"
+    elif header.mode in ("CMYK", "P", "PA"):
+        found["CMYK" if header.mode == "CMYK" else "palette"] = f"mode {header.mode}"
+    if header.has_transparency_data:
+        found["transparency"] = ""
+    if (orientation := header.getexif().get(0x0112, 1)) != 1:
+        found["EXIF rotation"] = f"orientation {orientation}"
+    if min(header.size) < 32:
+        found["tiny"] = f"{header.width} x {header.height} pixels"
+    if max(header.size) > 3 * min(header.size):
+        found["extreme shape"] = f"{header.width} x {header.height} pixels"
+    return found
 
 
-def duplicate_groups(sha256, phash, distance):
-    """Number the groups of photos that are equal, or whose 64-bit pHashes differ in at most `distance` bits.
+def inspect_images(images, size=None):
+    """Add the facts of `inspect_image` to a table of images, and put the decoded images into the store.
 
-    Parameters
-    ----------
-    sha256 : sequence of str, length n
-    phash : array of uint64, shape (n,)
-    distance : int
-        Hamming distance in bits; a group is a connected component, so its far ends may differ by more.
-
-    Returns
-    -------
-    array of int, shape (n,)
-    """
-    phash = np.asarray(phash, dtype=np.uint64)
-    first_of_hash = pd.Series(range(len(phash))).groupby(np.asarray(sha256)).transform("first").to_numpy()
-    left, right = [np.arange(len(phash))], [first_of_hash]
-    for start in range(0, len(phash), 512):  # blocks keep the distance matrix small for large folders
-        apart = np.bitwise_count(phash[start : start + 512, None] ^ phash[None, :])
-        rows, columns = np.nonzero(apart <= distance)
-        left.append(rows + start)
-        right.append(columns)
-    edges = (np.concatenate(left), np.concatenate(right))
-    graph = coo_matrix((np.ones(len(edges[0]), bool), edges), shape=(len(phash), len(phash)))
-    return connected_components(graph, directed=False)[1]
-
-
-def split_images(labels, groups, validation, test, seed):
-    """Assign every image to train, validation or test: stratified by label, groups never torn apart.
+    A file that was inspected before, and has kept its path, length and time of change, is not opened again.
 
     Parameters
     ----------
-    labels, groups : array, shape (n,)
-    validation, test : float
-        Fractions: `test` of all images, then `validation` of what is left.
+    size : int or None
+        Pixels per side in the store; None: half the photos' median shorter side, as their headers tell it.
 
     Returns
     -------
-    array of str, shape (n,)
-
-    Raises
-    ------
-    InputError
-        When a fraction is not between 0.02 and 0.5, or a class would be missing from a part.
+    images : DataFrame with the columns given and sha256, width, height, phashes, checks, detail
+    size : int
     """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    part = np.full(len(labels), "train", dtype=object)
-    for name, fraction in (("test", test), ("validation", validation)):
-        if not 0.02 <= fraction <= 0.5:
-            raise InputError(f"The {name} fraction is {fraction}, but it must lie between 0.02 and 0.5.")
-        rest = np.flatnonzero(part == "train")
-        smallest = pd.Series(labels[rest]).value_counts().min()
-        folds = StratifiedGroupKFold(max(2, min(round(1 / fraction), smallest)), shuffle=True, random_state=seed)
-        _, held_out = next(folds.split(rest, labels[rest], groups[rest]))
-        part[rest[held_out]] = name
-    table = pd.crosstab(labels, part).reindex(columns=PARTS, fill_value=0)
-    for label, name in zip(*np.nonzero(table == 0), strict=True):
-        raise InputError(
-            f"No image of the class {table.index[label]} is left for {PARTS[name]}: its photos are "
-            "too few or too alike; "
-            "add photos, lower phash_distance or change the fractions."
-        )
-    return part
+    record, key = helpers.CACHE / "inspected.csv", ["path", "bytes", "changed"]
+    images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
+    known = pd.DataFrame(columns=[*key, *FACTS])
+    if record.exists():
+        known = pd.read_csv(record, dtype={"phashes": str}, keep_default_na=False)
+    known = known.astype({"bytes": int, "changed": int})
+    new = images[key].merge(known[key], how="left", indicator="seen").query("seen == 'left_only'")["path"]
+    if size is None:
+        seen = images.merge(known, on=key)[["width", "height"]].to_numpy().tolist()
+        size = helpers.half_side(pd.DataFrame(seen + [header_size(path) for path in new], columns=["width", "height"]))
+    found = []
+
+    def decoded():
+        looks = image_store.in_parallel(lambda path: (path, *inspect_image(path, size)), new, len(new), "checking")
+        for path, facts, pixels in looks:
+            found.append({"path": path, **facts})
+            if pixels is not None:
+                yield facts["sha256"], pixels
+
+    try:
+        with warnings.catch_warnings(), helpers.disk_trouble_told(helpers.CACHE):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image_store.store_images(helpers.CACHE, size, decoded())
+    finally:  # an interrupted check goes on where it stopped
+        looked_at = images[key].merge(pd.DataFrame(found, columns=["path", *FACTS]), on="path")
+        known = pd.concat([known[~known["path"].isin(looked_at["path"])], looked_at])
+        unfinished = record.with_suffix(".unfinished")
+        known[known["sha256"] != ""].to_csv(unfinished, index=False)
+        unfinished.replace(record)
+    return images.merge(known, on=key).drop(columns=key[1:]), size
+
+
+def stamp(path):
+    """Length in bytes and time of change in nanoseconds of a file, -1 where it cannot be told."""
+    try:
+        told = os.stat(path)
+    except OSError:
+        return -1, -1
+    return told.st_size, told.st_mtime_ns
+
+
+def header_size(path):
+    """Width and height of an image file by its header, not a number where it does not open."""
+    try:
+        with Image.open(path, formats=image_store.FORMATS) as header:
+            return header.size
+    except Exception:  # noqa: BLE001 - it is named when it is inspected
+        return np.nan, np.nan
+
+
+def issues_of(images):
+    """The checks that `inspect_image` noted, as an `issue_table` with one row for each photo and check."""
+    noted = images.assign(check=images["checks"].str.split(";")).explode("check")
+    noted = noted[noted["check"] != ""]
+    return issue_table(noted[["path", "label", "check", "detail"]].to_numpy().tolist())
+
+
+def usable(images, issues):
+    """The images that no issue leaves out."""
+    return images[~images["path"].isin(issues.loc[issues["action"] == "left out", "path"])].reset_index(drop=True)

@@ -1,0 +1,124 @@
+"""Decode images right, once, and keep them on disk, whatever their number.
+
+The store of one size is two files that only grow: images-<size>.uint8 holds one decoded image after the other,
+images-<size>.txt the SHA-256 of the file that each came from. An image is found by the content of its file, so that
+renamed files, other folders and added photos decode nothing anew. What an interrupted run left incomplete at the end
+of the two files does not count, and the next run writes over it.
+"""
+
+import fcntl
+import io
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # told from the content; Pillow's other decoders stay closed
+INDEX_LINE = 65  # bytes: 64 hex digits and a line end
+
+
+def read_image(content):
+    """Decode an image file to its last byte, as a Pillow image in RGB.
+
+    It is turned upright by its EXIF tag; 16-bit grey is scaled to 8 bits; what is transparent lies on white paper.
+
+    Parameters
+    ----------
+    content : bytes of a file in one of `FORMATS`, whatever the file is called
+
+    Raises
+    ------
+    Exception
+        Pillow's own, of many kinds, for a file that is no image, is cut short or damaged.
+    """
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    return upright.convert("RGB")
+
+
+def shrink_image(image, size):
+    """A Pillow image as uint8 of shape (size, size, 3), resized with an antialiased bicubic filter."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def in_parallel(function, items, count, title):
+    """Yield function(item) in order, on all processor cores, with progress; few results wait at a time."""
+    items = iter(items)
+    with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, mininterval=2) as bar:
+        while block := list(itertools.islice(items, 256)):
+            for result in pool.map(function, block):
+                bar.update()
+                yield result
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images of the store; read from disk when indexed, otherwise like an array of shape (n, size, size, 3)."""
+
+    pixels: np.memmap
+    rows: np.ndarray
+
+    @property
+    def shape(self):
+        return len(self.rows), *self.pixels.shape[1:]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.pixels[self.rows[index]]
+
+
+def store_files(folder, size):
+    """The two files of a store: pixels and index."""
+    return folder / f"images-{size}.uint8", folder / f"images-{size}.txt"
+
+
+def stored_rows(folder, size):
+    """The row of each image that is already decoded to size x size: dict of a file's SHA-256 to int."""
+    pixels, index = store_files(folder, size)
+    if not (pixels.exists() and index.exists()):
+        return {}
+    whole = min(pixels.stat().st_size // (size * size * 3), index.stat().st_size // INDEX_LINE)
+    return {name: row for row, name in enumerate(index.read_text().split()[:whole])}
+
+
+def store_images(folder, size, decoded):
+    """Append decoded images to the store, one by one: memory does not grow with their number.
+
+    Parameters
+    ----------
+    decoded : iterable of (SHA-256 of the file, uint8 array of shape (size, size, 3))
+
+    Raises
+    ------
+    OSError
+        When the disk is full; the images already written stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels, index = store_files(folder, size)
+    with open(pixels, "ab") as images, open(index, "ab") as names:
+        fcntl.flock(images, fcntl.LOCK_EX)  # another process may be writing to it
+        rows = stored_rows(folder, size)
+        images.truncate(len(rows) * size * size * 3)
+        names.truncate(len(rows) * INDEX_LINE)
+        for sha256, image in decoded:
+            if sha256 not in rows:
+                rows[sha256] = len(rows)
+                images.write(image.tobytes())
+                names.write(f"{sha256}\n".encode())
+
+
+def open_images(folder, size, sha256):
+    """The stored images of these files, as `StoredImages` in the order of the Series `sha256`."""
+    rows = stored_rows(folder, size)
+    pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(rows), size, size, 3))
+    return StoredImages(pixels, sha256.map(rows).to_numpy())
