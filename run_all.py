@@ -24,6 +24,8 @@ EXPECTED_SHARE = {"01": 10, "02": 15, "03": 26, "04": 20, "05": 13, "06": 16}
 # Which chapters read what a chapter leaves on disk.
 READERS = {"01": ["02", "03", "04", "05", "06"], "02": ["06"], "03": [], "04": ["05", "06"], "05": ["06"], "06": []}
 
+CHOICES = {"balance": ("none", "class_weight", "oversample")}  # parameters that take one of a few words
+
 COMES_LATER = {
     "test": "--test DIR, a second test folder, is not built yet: leave it out.",
     "scheduler": "--scheduler ADDRESS, trainings on a Dask cluster, is not built yet: leave it out.",
@@ -57,7 +59,11 @@ def read_options(arguments):
     """Parse and check the command line; the result's `parameters` holds what goes to the notebooks."""
     parser = OneSentenceParser(prog="run_all.sh", description="Executes the chapters and renders report/report.html.")
     parser.add_argument("--profile", choices=PROFILES, default="sample", help="how much to compute (default: sample)")
-    parser.add_argument("--data", metavar="DIR|plant_village", help="a folder with one sub-folder of images per class")
+    parser.add_argument(
+        "--data",
+        metavar="DIR|plant_village",
+        help="a folder with one sub-folder of images per class, or plant_village to download that data set",
+    )
     parser.add_argument("--test", metavar="DIR", help="a second folder of images to test on")
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
@@ -72,8 +78,6 @@ def read_options(arguments):
     for name, sentence in COMES_LATER.items():
         if getattr(options, name):
             parser.error(sentence.rstrip("."))
-    if options.data == "plant_village":
-        parser.error("--data plant_village, the download of PlantVillage, is not built yet: name a folder you have")
     numbers = [number.strip() for number in options.only.split(",")] if options.only else [*EXPECTED_SHARE]
     if unknown := [number for number in numbers if number not in EXPECTED_SHARE]:
         parser.error(f"there is no chapter {unknown[0]!r}: the chapters are {', '.join(EXPECTED_SHARE)}")
@@ -81,7 +85,9 @@ def read_options(arguments):
 
     options.parameters = {}
     for option in ("data", "weights"):
-        if folder := getattr(options, option):
+        if option == "data" and options.data == "plant_village":
+            options.parameters["data"] = options.data
+        elif folder := getattr(options, option):
             if not Path(folder).expanduser().is_dir():
                 parser.error(f"--{option} {folder} is not a folder")
             options.parameters[option] = str(Path(folder).expanduser().resolve())
@@ -95,6 +101,8 @@ def read_options(arguments):
         kind = {float: (int, float), type(None): (int, type(None))}.get(type(default), type(default))
         if not isinstance(value, kind):
             parser.error(f"the parameter {name} takes a value like {default!r}, not {text!r}")
+        if value not in CHOICES.get(name, [value]):
+            parser.error(f"the parameter {name} is one of {', '.join(CHOICES[name])}, not {text!r}")
         options.parameters[name] = value
     return options
 
@@ -133,6 +141,16 @@ def execute_chapter(notebook, parameters):
         raise RuntimeError(f"The kernel ended early; see {output.relative_to(ROOT)}.")
 
 
+def fetch_plant_village():
+    """Download PlantVillage before the chapters start, where the terminal can show the progress."""
+    from data import intake  # only in .venv
+
+    try:
+        intake.fetch_plant_village(ROOT / "data" / "plant_village", **intake.PLANT_VILLAGE)
+    except intake.InputError as error:
+        sys.exit(f"\nrun_all.sh: {error}")
+
+
 def failed(executed):
     """Whether papermill noted that an executed notebook did not reach its end."""
     return bool(json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"].get("exception"))
@@ -163,6 +181,8 @@ def main():
     quiet_kernels()
     if options.force:
         os.environ["RETRAIN_BEFORE"] = str(time.time())  # read by helpers.find_run in the kernels
+    if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
+        fetch_plant_village()
     start = time.monotonic()
     for notebook in options.chapters:
         number = notebook.name[:2]
@@ -180,7 +200,7 @@ def main():
     from notebooks.template.render_report import render_report
 
     executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists() and not failed(file)]
-    page = render_report(executed, REPORT / "report.html", options.profile, SPLIT_CSV)
+    page = render_report(executed, REPORT / "report.html", options.profile)
     gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
     print(f"with at most {gigabytes:.1f} GB of memory in a chapter.")

@@ -52,7 +52,7 @@ def shrink_image(image, size):
 def in_parallel(function, items, count, title):
     """Yield function(item) in order, on all processor cores, with progress; few results wait at a time."""
     items = iter(items)
-    with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, mininterval=2) as bar:
+    with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, mininterval=2, delay=1) as bar:
         while block := list(itertools.islice(items, 256)):
             for result in pool.map(function, block):
                 bar.update()

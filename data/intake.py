@@ -37,6 +37,7 @@ CHECKS = {
     "nested folder": ("left out", "photos count only directly below their class"),
     "name": ("left out", "the file name is not valid UTF-8"),
     "near duplicate": ("kept", "on the same side of the split as its like"),
+    "same leaf": ("kept", "looks like another shot of a leaf: on the same side of the split"),
     "wrong extension": ("kept", "read by its content"),
     "grayscale": ("kept", "the grey stands in all three channels"),
     "CMYK": ("kept", "converted to RGB"),
@@ -141,23 +142,23 @@ def find_images(folder):
 
 
 def find_in_class(folder):
-    """The images of one class folder, as (path, label, disease), and its issues, as (path, label, check, detail)."""
+    """The images of one class folder, as (path, label, disease), and its issues, as rows of `issue_table`."""
     if folder.name == BACKGROUND:
-        return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf")]
+        return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf", "")]
     label, disease = fold_class(folder.name)
     if not is_utf8(label):
         raise InputError(f"The name of the class folder {folder.name!a} is not valid UTF-8: rename it.")
     images, issues, inside = [], [], visible(folder)
     for entry in inside:
         if not is_utf8(entry.name):
-            issues.append((ascii(str(entry)).strip("'"), label, "name", "rename it to use it"))
+            issues.append((ascii(str(entry)).strip("'"), label, "name", "rename it to use it", ""))
         elif entry.is_dir():
-            issues.append((entry, label, "nested folder", "its files are not looked at"))
+            issues.append((entry, label, "nested folder", "its files are not looked at", ""))
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
             images.append((str(entry), label, disease))
         else:
-            issues.append((entry, label, "no photo", f"{entry.suffix} file" if entry.suffix else "no suffix"))
-    if inside and len(issues) == len(inside) and {check for _, _, check, _ in issues} == {"nested folder"}:
+            issues.append((entry, label, "no photo", f"{entry.suffix} file" if entry.suffix else "no suffix", ""))
+    if inside and len(issues) == len(inside) and {check for _, _, check, *_ in issues} == {"nested folder"}:
         raise InputError(
             f"The class folder {folder} holds only folders ({inside[0].name}, ...): move the photos directly below "
             "their class, or name the folder that holds the classes."
@@ -183,8 +184,8 @@ def is_utf8(text):
 
 
 def issue_table(issues):
-    """Rows (path, label, check, detail) as a DataFrame, with what is done about them as the column action."""
-    table = pd.DataFrame(issues, columns=["path", "label", "check", "detail"])
+    """Rows of findings as a DataFrame: path, label, check, detail, other (path of a photo like it), action."""
+    table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
     table["path"] = table["path"].astype(str)
     table["action"] = table["check"].map({check: action for check, (action, _) in CHECKS.items()})
     return table
@@ -331,9 +332,9 @@ def header_size(path):
 
 def issues_of(images):
     """The checks that `inspect_image` noted, as an `issue_table` with one row for each photo and check."""
-    noted = images.assign(check=images["checks"].str.split(";")).explode("check")
+    noted = images.assign(check=images["checks"].str.split(";"), other="").explode("check")
     noted = noted[noted["check"] != ""]
-    return issue_table(noted[["path", "label", "check", "detail"]].to_numpy().tolist())
+    return issue_table(noted[["path", "label", "check", "detail", "other"]].to_numpy().tolist())
 
 
 def usable(images, issues):

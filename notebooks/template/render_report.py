@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
@@ -19,7 +18,7 @@ LEAD = (
 )
 
 
-def render_report(notebooks, page, profile, split_csv):
+def render_report(notebooks, page, profile):
     """Render executed notebooks into one page.
 
     Parameters
@@ -30,8 +29,6 @@ def render_report(notebooks, page, profile, split_csv):
         The HTML file to write.
     profile : str
         Name of the profile, for the cover.
-    split_csv : Path
-        The split that the chapters worked on, for the cover.
 
     Returns
     -------
@@ -46,7 +43,7 @@ def render_report(notebooks, page, profile, split_csv):
                 cell.outputs = merge_logs(cell.outputs)
             merged.cells.append(cell)
     exporter = HTMLExporter(template_name="leaf_report", extra_template_basedirs=[str(TEMPLATES)])
-    facts = cover_facts(chapters, profile, split_csv)
+    facts = cover_facts(chapters, profile)
     report = {"title": TITLE, "lead": LEAD, "facts": facts, "style": style()}
     html, _ = exporter.from_notebook_node(merged, resources={"report": report})
     page.write_text(finish_page(html), encoding="utf-8")
@@ -61,7 +58,10 @@ def style():
 
 
 def merge_logs(outputs):
-    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout."""
+    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout.
+
+    Keras's own progress bars go to stdout: of these too the last state only is kept.
+    """
     merged, log = [], ""
     for output in outputs:
         if output.get("name") == "stderr":
@@ -70,6 +70,9 @@ def merge_logs(outputs):
             merged[-1].text += output.text
         else:
             merged.append(output)
+    for output in merged:
+        if output.get("name") == "stdout":
+            output.text = last_states(output.text)
     if text := last_states(log).strip():
         merged.append(nbformat.v4.new_output("stream", name="stderr", text=text))
     return merged
@@ -80,15 +83,10 @@ def last_states(text):
     return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)
 
 
-def cover_facts(chapters, profile, split_csv):
-    """What was run on what, from the notebooks themselves: term to value."""
-    parameters = chapters[0].metadata.get("papermill", {}).get("parameters", {})
-    data = parameters.get("data", "sample")
-    split = pd.read_csv(split_csv, usecols=["label"])
+def cover_facts(chapters, profile):
+    """How the chapters were run: term to value; on what, says the data card of chapter 1."""
     seconds = sum(chapter.metadata.get("papermill", {}).get("duration") or 0 for chapter in chapters)
     return {
-        "Data": "rendered leaves" if data == "sample" else Path(data).name,
-        "Images": f"{len(split):,} of {split['label'].nunique()} classes",
         "Profile": profile,
         "Chapters": len(chapters),
         "Last executed in": f"{seconds / 60:.1f} minutes",
