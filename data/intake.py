@@ -94,7 +94,7 @@ def fetch_plant_village(folder, url, sha256, photos, timeout=30):
     with helpers.disk_trouble_told(unfinished), zipfile.ZipFile(archive) as packed:
         for member in tqdm(packed.infolist(), "unpacking PlantVillage", unit="file", mininterval=2):
             place = Path(member.filename)
-            if place.suffix.lower() in IMAGE_SUFFIXES and place.parent.name != BACKGROUND:
+            if place.suffix.lower() in IMAGE_SUFFIXES and "___" in place.parent.name:
                 target = unfinished / place.parent.name / place.name
                 target.parent.mkdir(exist_ok=True)
                 with packed.open(member) as source, open(target, "wb") as copy:
@@ -175,7 +175,7 @@ def fold_class(name):
     """Species and disease of a folder named like PlantVillage's: Pepper,_bell___healthy is (Pepper, healthy)."""
     species, told, disease = name.partition("___")
     species = re.split(r"_*\(|,|__", species)[0]
-    return (species, disease) if told and species.strip(".") else (name, "")
+    return (species, disease) if told and species else (name, "")
 
 
 def is_utf8(text):
@@ -233,8 +233,10 @@ def inspect_image(path, size):
         image = image_store.read_image(content)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return facts | {"checks": "too large", "detail": str(error)}, None
+    except Image.UnidentifiedImageError:
+        return facts | {"checks": check, "detail": "no image of a known kind"}, None
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
-        return facts | {"checks": check, "detail": str(error).replace(repr(content), "") or type(error).__name__}, None
+        return facts | {"checks": check, "detail": str(error) or type(error).__name__}, None
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
@@ -280,35 +282,38 @@ def inspect_images(images, size=None):
     images : DataFrame with the columns given and sha256, width, height, phashes, checks, detail
     size : int
     """
-    record, key = helpers.CACHE / "inspected.csv", ["path", "bytes", "changed"]
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # other checks, another record
+    record, key = helpers.CACHE / f"inspected-{code}.csv", ["path", "bytes", "changed"]
     images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
     known = pd.DataFrame(columns=[*key, *FACTS])
     if record.exists():
         known = pd.read_csv(record, dtype={"phashes": str}, keep_default_na=False)
     known = known.astype({"bytes": int, "changed": int})
-    new = images[key].merge(known[key], how="left", indicator="seen").query("seen == 'left_only'")["path"]
-    if size is None:
-        seen = images.merge(known, on=key)[["width", "height"]].to_numpy().tolist()
-        size = helpers.half_side(pd.DataFrame(seen + [header_size(path) for path in new], columns=["width", "height"]))
+    new = images[key].merge(known[key], how="left", indicator="seen").query("seen == 'left_only'")
     found = []
 
     def decoded():
-        looks = image_store.in_parallel(lambda path: (path, *inspect_image(path, size)), new, len(new), "checking")
-        for path, facts, pixels in looks:
-            found.append({"path": path, **facts})
+        looks = image_store.in_parallel(lambda path: inspect_image(path, size), new["path"], len(new), "checking")
+        for stamped, (facts, pixels) in zip(new[key].itertuples(index=False), looks, strict=False):
+            found.append([*stamped, *facts.values()])
             if pixels is not None:
                 yield facts["sha256"], pixels
 
-    try:
-        with warnings.catch_warnings(), helpers.disk_trouble_told(helpers.CACHE):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with helpers.disk_trouble_told(helpers.CACHE), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if size is None:
+            sides = images.merge(known, on=key)[["width", "height"]].to_numpy().tolist()
+            sides += [header_size(path) for path in new["path"]]
+            size = helpers.half_side(pd.DataFrame(sides, columns=["width", "height"]))
+        try:
             image_store.store_images(helpers.CACHE, size, decoded())
-    finally:  # an interrupted check goes on where it stopped
-        looked_at = images[key].merge(pd.DataFrame(found, columns=["path", *FACTS]), on="path")
-        known = pd.concat([known[~known["path"].isin(looked_at["path"])], looked_at])
-        unfinished = record.with_suffix(".unfinished")
-        known[known["sha256"] != ""].to_csv(unfinished, index=False)
-        unfinished.replace(record)
+        finally:  # an interrupted check goes on where it stopped
+            known = known[~known["path"].isin([path for path, *_ in found])]
+            known = pd.concat([known, pd.DataFrame(found, columns=[*key, *FACTS])])
+            known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
+            unfinished = record.with_suffix(".unfinished")
+            known[known["sha256"] != ""].to_csv(unfinished, index=False)
+            unfinished.replace(record)
     return images.merge(known, on=key).drop(columns=key[1:]), size
 
 

@@ -117,7 +117,8 @@ def find_duplicates(images, distance, size):
         conflict, "filed under " + files["label"].transform(lambda labels: " and ".join(sorted(set(labels))))
     )
     check = told.mask(copy, "exact copy").mask(conflict, "label conflict")
-    equal = zip(images["path"], images["label"], check, told, files["path"].transform("first"), strict=True)
+    first, last = (files["path"].transform(place) for place in ("first", "last"))
+    equal = zip(images["path"], images["label"], check, told, first.where(first != images["path"], last), strict=True)
     issues = [row for row in equal if row[2]]
 
     photos = images[~conflict & ~copy].reset_index(drop=True)
@@ -229,8 +230,9 @@ def split_images(labels, groups, validation, test, seed):
     for name, fraction in (("test", test), ("validation", validation)):
         if not 0.02 <= fraction <= 0.5:
             raise InputError(f"The {name} fraction is {fraction}, but it must lie between 0.02 and 0.5.")
-        share = Fraction(fraction).limit_denominator(50)
         rest = np.flatnonzero(part == "train")
+        most_folds = min(50, int(pd.Series(labels[rest]).value_counts().max()))
+        share = Fraction(fraction).limit_denominator(most_folds) or Fraction(1, most_folds)
         folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
         fold = np.empty(len(rest), int)
         with warnings.catch_warnings():  # a class with fewer photos than folds is looked after below

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+
+import helpers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +21,95 @@ def paint(path, seed, size=96, quality=95):
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse.resize((size, size), Image.Resampling.BICUBIC).save(path, quality=quality)
+
+
+def short(path):
+    """The class folder and the name of a file."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def make_dirty(folder):
+    """Three classes with twelve sound pictures each, and one file for every check; returns class/file: check."""
+    for number, label in enumerate(("Elm", "Oak", "Ash")):
+        for seed in range(12):
+            paint(folder / label / f"{seed}.jpg", seed=[number, seed])
+    sound = (folder / "Elm" / "0.jpg").read_bytes()
+    oak = folder / "Oak"
+    (oak / "empty.jpg").write_bytes(b"")
+    (oak / "text.jpg").write_text("no picture")
+    (oak / "half.jpg").write_bytes(sound[: len(sound) // 2])
+    (oak / "notes.txt").write_text("not even called a picture")
+    (oak / ".hidden.jpg").write_bytes(b"not looked at")
+    (oak / "deeper").mkdir()
+    shutil.copy(oak / "1.jpg", oak / "deeper" / "1.jpg")
+    shutil.copy(oak / "2.jpg", oak / "copy.jpg")
+    shutil.copy(oak / "3.jpg", folder / "Ash" / "filed twice.jpg")
+    with Image.open(oak / "4.jpg") as other:
+        other.save(folder / "Ash" / "saved anew.jpg", quality=70)
+    Image.new("RGB", (10000, 10000)).save(oak / "huge.png")  # 100 million pixels in 300 kilobytes
+    Image.new("RGB", (60, 60), "white").save(oak / "white.png")
+    for number, (name, change) in enumerate(
+        {
+            "grey.jpg": lambda image: image.convert("L"),
+            "cmyk.jpg": lambda image: image.convert("CMYK"),
+            "palette.png": lambda image: image.quantize(64),
+            "alpha.png": lambda image: image.convert("RGBA"),
+            "tiny.png": lambda image: image.resize((20, 20)),
+            "long.png": lambda image: image.resize((400, 90)),
+            "mirrored.jpg": ImageOps.mirror,
+        }.items()
+    ):
+        paint(oak / "new.png", seed=[9, number])
+        with Image.open(oak / "new.png") as image:
+            image.load()
+        if name == "alpha.png":
+            image.putalpha(200)
+        if name == "mirrored.jpg":
+            image.save(oak / "original.jpg", quality=95)
+        change(image).save(oak / name, **({"quality": 95} if name.endswith("jpg") else {}))
+    (oak / "new.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    paint(oak / "turned.png", seed=[9, 98])
+    with Image.open(oak / "turned.png") as image:
+        image.resize((90, 60)).save(oak / "turned.jpg", exif=exif)
+    (oak / "turned.png").unlink()
+    paint(oak / "named.png", seed=[9, 99])
+    (oak / "named.png").rename(oak / "named.jpg")
+    return {
+        "Oak/empty.jpg": "zero bytes",
+        "Oak/text.jpg": "does not open",
+        "Oak/half.jpg": "truncated",
+        "Oak/notes.txt": "no photo",
+        "Oak/deeper": "nested folder",
+        "Oak/copy.jpg": "exact copy",
+        "Oak/3.jpg": "label conflict",
+        "Ash/filed twice.jpg": "label conflict",
+        "Oak/4.jpg": "label conflict",
+        "Ash/saved anew.jpg": "label conflict",
+        "Oak/huge.png": "too large",
+        "Oak/white.png": "blank",
+        "Oak/grey.jpg": "grayscale",
+        "Oak/cmyk.jpg": "CMYK",
+        "Oak/palette.png": "palette",
+        "Oak/alpha.png": "transparency",
+        "Oak/tiny.png": "tiny",
+        "Oak/long.png": "extreme shape",
+        "Oak/original.jpg": "near duplicate",
+        "Oak/turned.jpg": "EXIF rotation",
+        "Oak/named.jpg": "wrong extension",
+    }
+
+
+@pytest.fixture
+def working_folder(tmp_path, monkeypatch):
+    """helpers.py reading and writing in an empty folder."""
+    for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "cache"}.items():
+        monkeypatch.setattr(helpers, name, tmp_path / folder)
+    monkeypatch.setattr(helpers, "SPLIT_CSV", tmp_path / "split.csv")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "data").mkdir()
+    return tmp_path
 
 
 @pytest.fixture

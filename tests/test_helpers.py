@@ -1,7 +1,9 @@
 """Unit tests of helpers.py and backbones.py on data made here."""
 
+import hashlib
 import http.server
 import json
+import resource
 import socketserver
 import threading
 import time
@@ -19,22 +21,20 @@ import helpers
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """helpers.py working in an empty folder, with a split of 60 pictures of two colours."""
-    for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "cache"}.items():
-        monkeypatch.setattr(helpers, name, tmp_path / folder)
-    monkeypatch.setattr(helpers, "SPLIT_CSV", tmp_path / "split.csv")
-    (tmp_path / "runs").mkdir()
+def project(working_folder):
+    """A split of 60 pictures of two colours in `working_folder`."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(60):
         label, part = "AB"[number % 2], helpers.PARTS[number % 3]
         pixels = rng.integers(0, 100, (40, 40, 3)) + [0, 0, 150 * (number % 2)]
-        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
-        rows.append([f"{number}.png", label, part, number, f"sha{number}", 40, 40])
+        file = working_folder / f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        rows.append([file.name, label, part, number, sha256, 40, 40])
     columns = ["path", "label", "split", "group", "sha256", "width", "height"]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "split.csv", index=False)
-    return helpers.load_split(tmp_path / "split.csv")
+    pd.DataFrame(rows, columns=columns).to_csv(helpers.SPLIT_CSV, index=False)
+    return helpers.load_split()
 
 
 def tiny_spec(split, **changes):
@@ -59,27 +59,52 @@ def test_missing_split_names_the_notebook(tmp_path):
         helpers.load_split(tmp_path / "split.csv")
 
 
-def test_images_are_decoded_once_and_in_order(project, tmp_path, monkeypatch):
+def test_images_are_decoded_once_and_in_order(project, monkeypatch):
     images, labels = helpers.load_images(project, "train", 32)
     assert images.shape == (20, 32, 32, 3)
-    assert images.dtype == np.uint8
-    blue = images[..., 2].mean(axis=(1, 2)) > 120
+    assert images[:].dtype == np.uint8
+    blue = images[:][..., 2].mean(axis=(1, 2)) > 120
     assert (blue == (labels == 1)).all()
-    monkeypatch.setattr(helpers.Image, "open", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(helpers.image_store, "read_image", lambda *_: pytest.fail("decoded again"))
     again, _ = helpers.load_images(project, "train", 32)
-    assert (again == images).all()
+    assert (again[:] == images[:]).all()
+    assert len(helpers.load_images(project, "test", 32)[0]) == 20
 
 
-def test_an_unfinished_cache_is_not_taken_for_a_whole_one(tmp_path):
-    def fail(array):
-        array[0] = 1
-        raise OSError("disk full")
+def test_a_photo_that_changed_after_the_split_is_named(project, working_folder):
+    (working_folder / "7.png").write_bytes((working_folder / "8.png").read_bytes())
+    with pytest.raises(helpers.InputError, match="7.png has changed or gone since the split: run notebook 01"):
+        helpers.load_images(project, "train", 32)
+    (working_folder / "7.png").unlink()
+    with pytest.raises(helpers.InputError, match="7.png has changed or gone"):
+        helpers.load_images(project, "train", 32)
 
-    file = tmp_path / "cache.npy"
-    with pytest.raises(OSError, match="disk full"):
-        helpers.cached_array(file, (3,), np.uint8, fail)
-    assert not file.exists()
-    assert helpers.cached_array(file, (3,), np.uint8, lambda array: array.fill(7)).tolist() == [7, 7, 7]
+
+@pytest.fixture
+def small_disk():
+    """No file can grow beyond 100,000 bytes, as on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_a_disk_that_fills_while_images_are_stored(project, small_disk):
+    with pytest.raises(helpers.InputError, match="could not be written .*make room on the disk"):
+        helpers.load_images(project, "train", 64)
+    small_disk()  # room is made again
+    images, labels = helpers.load_images(project, "train", 64)
+    blue = images[:][..., 2].mean(axis=(1, 2)) > 120
+    assert (blue == (labels == 1)).all()
+
+
+def test_a_disk_that_fills_while_features_are_stored(working_folder, small_disk):
+    network = helpers.build_model([["Flatten", {}]], (30, 30, 3), "flat")
+    inputs = np.arange(100 * 2700, dtype=np.float32).reshape(100, 30, 30, 3) % 7
+    with pytest.raises(helpers.InputError, match="outputs-.*could not be written"):
+        helpers.cached_outputs(network, inputs, "flat")
+    small_disk()
+    assert (helpers.cached_outputs(network, inputs, "flat") == inputs.reshape(100, 2700)).all()
 
 
 def test_half_side_is_the_originals(project):
@@ -115,9 +140,10 @@ def test_a_quarter_turn_turns_about_the_middle():
     assert min(np.abs(turned - np.rot90(images[0], turns)).max() for turns in (1, 3)) < 1e-2
 
 
-def collect(spec, count=10):
+def collect(spec, count=10, rows=None):
     x = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
-    return [(images[:, 0, 0, 0].numpy().tolist()) for images, _ in helpers.training_batches(x, np.eye(count), spec)]
+    batches = helpers.training_batches(x, np.eye(count), np.arange(count) if rows is None else rows, spec)
+    return [(images[:, 0, 0, 0].numpy().tolist()) for images, _ in batches]
 
 
 def test_every_epoch_shows_every_image_once_in_another_order():
@@ -128,6 +154,39 @@ def test_every_epoch_shows_every_image_once_in_another_order():
     assert epochs[0] != epochs[1]
     assert collect(spec) == batches
     assert collect(spec | {"seed": 6}) != batches
+
+
+def test_oversampling_shows_every_class_equally_often():
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+    rows = helpers.rows_of_epoch(labels, "oversample")
+    assert np.bincount(labels[rows]).tolist() == [7, 7, 7]
+    assert set(rows) == set(range(10))
+    batches = collect({"seed": 5, "epochs": 1, "batch_size": 4}, rows=rows)
+    assert sorted(number for batch in batches for number in batch) == sorted(rows)
+    assert helpers.rows_of_epoch(labels, "none").tolist() == list(range(10))
+
+
+def test_class_weights_make_every_class_weigh_the_same():
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+    weights = helpers.class_weights(labels, "class_weight")
+    assert [weights[label] * count for label, count in enumerate((7, 2, 1))] == pytest.approx([10 / 3] * 3)
+    assert helpers.class_weights(labels, "none") is None
+
+
+@pytest.mark.parametrize("balance", helpers.BALANCES)
+def test_balance_changes_the_training(project, balance):
+    first_of_a = project[project["label"] == "A"].index[4:]
+    project = project.drop(first_of_a[project.loc[first_of_a, "split"] == "train"])  # a rare class
+    results = {}
+    for setting in {"none", balance}:
+        run = helpers.train(tiny_spec(project, balance=setting), project)
+        results[setting] = run.history["loss"].tolist()
+    assert len({str(losses) for losses in results.values()}) == len(results)
+
+
+def test_an_unknown_balance_is_named(project):
+    with pytest.raises(helpers.InputError, match="balance is 'smote'.*none, class_weight, oversample"):
+        helpers.training_spec("02", "Tiny", project, 1, 0, "smote")
 
 
 # ---------------------------------------------------------------- models
@@ -246,7 +305,7 @@ def test_a_run_without_a_result_is_trained_again(project):
 def test_the_saved_model_is_the_trained_one(project):
     run = helpers.train(tiny_spec(project, augmentation=None), project)
     images, labels = helpers.load_images(project, "validation", 32)
-    saved = run.load_model().predict(images.astype(np.float32), verbose=0)
+    saved = run.load_model().predict(images[:].astype(np.float32), verbose=0)
     np.testing.assert_allclose(saved, run.validation_probabilities, atol=1e-5)
     assert run.result["validation_macro_f1"] == pytest.approx(f1_score(labels, saved.argmax(axis=1), average="macro"))
 

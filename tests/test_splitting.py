@@ -1,0 +1,313 @@
+"""Which photos are the same, and a split that tears none of them apart."""
+
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, make_dirty, paint, short
+from PIL import Image, ImageEnhance, ImageOps
+
+import helpers
+from data import intake, splitting
+from helpers import InputError
+
+REAL_PHOTOS = ROOT.parent / "shared" / "leaves14"
+ALTERED = {
+    "re-encoded": lambda image: image,  # saved at a low quality below
+    "smaller": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "larger": lambda image: image.resize((image.width * 3 // 2, image.height * 3 // 2)),
+    "brightened": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "darkened": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+    "mirrored": ImageOps.mirror,
+    "upside down": ImageOps.flip,
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+}
+
+
+def plant(file):
+    """Put altered copies of a photo beside it; returns their names."""
+    with Image.open(file) as image:
+        for name, alter in ALTERED.items():
+            alter(image.convert("RGB")).save(file.with_name(f"{file.stem} {name}.jpg"), quality=60)
+    return [f"{file.parent.name}/{file.stem} {name}.jpg" for name in ALTERED]
+
+
+def divided(folder, seed=0, before=None, distance=4, validation=0.2, test=0.2):
+    """The whole of chapter 1's work on a folder: photos with group and part, pairs, issues."""
+    images, issues = intake.find_images(folder)
+    images, size = intake.inspect_images(images)
+    issues = pd.concat([issues, intake.issues_of(images)])
+    photos = intake.usable(images, issues)
+    pairs, duplicates = splitting.find_duplicates(photos, distance, size)
+    photos = intake.usable(photos, duplicates)
+    photos, bridges = splitting.divide(photos, pairs, validation, test, seed, before or {})
+    return photos, pairs, pd.concat([issues, duplicates, bridges])
+
+
+def names(table):
+    return table["path"].map(short).tolist()
+
+
+def distances_by_hand(photos):
+    """Hamming distance of each pair of photos, the fewest bits over all ways to turn one of the two."""
+    hashes = [[int(digits[place : place + 16], 16) for place in range(0, 128, 16)] for digits in photos["phashes"]]
+    for (a, one), (b, other) in itertools.combinations(enumerate(hashes), 2):
+        ways = [(one[0] ^ view).bit_count() for view in other] + [(other[0] ^ view).bit_count() for view in one]
+        yield a, b, min(ways)
+
+
+# ---------------------------------------------------------------- which are the same
+
+
+def test_altered_copies_are_found(photos, working_folder):
+    planted = plant(photos / "Elm" / "3.jpg")
+    _, _, issues = divided(photos)
+    near = issues[issues["check"] == "near duplicate"]
+    assert set(planted) <= {*names(near), *map(short, near["other"])}
+    assert near["action"].eq("kept").all()
+
+
+def test_no_near_photos_lie_on_two_sides(photos, working_folder):
+    planted = [plant(photos / label / f"{number}.jpg") for label in ("Oak", "Elm") for number in range(6)]
+    for seed in range(3):
+        divided_photos, _, _ = divided(photos, seed)
+        part, group = divided_photos["split"], divided_photos["group"]
+        near = [(a, b) for a, b, bits in distances_by_hand(divided_photos) if bits <= 4]
+        assert len(near) >= len(planted) * 20
+        for a, b in near:
+            assert part[a] == part[b]
+            assert group[a] == group[b]
+
+
+@pytest.mark.skipif(not REAL_PHOTOS.exists(), reason="no real leaf photos beside this project")
+def test_altered_copies_of_real_leaves_stay_on_one_side(tmp_path, working_folder):
+    for label in ("Apple", "Orange", "Soybean"):
+        for file in sorted((REAL_PHOTOS / label).iterdir())[:15]:
+            (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / "photos" / label)
+    for file in list((tmp_path / "photos").glob("*/*")):
+        plant(file)
+    photos, _, issues = divided(tmp_path / "photos")
+    assert not (issues["check"] == "label conflict").any()
+    leaf = photos["path"].map(lambda path: Path(path).stem.rsplit("_", 1)[0])
+    sides = photos.groupby(leaf)["split"].nunique()
+    assert (sides > 1).sum() <= 1  # a leaf that fills the frame may lose more than four bits when brightened
+    assert all(photos["split"][a] == photos["split"][b] for a, b, bits in distances_by_hand(photos) if bits <= 4)
+
+
+def test_pairs_and_neighbours_are_those_found_by_hand(photos, working_folder):
+    plant(photos / "Elm" / "3.jpg")
+    images, _ = intake.inspect_images(intake.find_images(photos)[0])
+    by_hand = {(a, b): bits for a, b, bits in distances_by_hand(images)}
+    pairs = splitting.near_pairs(images, 16)
+    found = {(pair.first, pair.second): pair.distance for pair in pairs.itertuples()}
+    assert found == {pair: bits for pair, bits in by_hand.items() if bits <= 16}
+    place, bits = splitting.nearest(images[:10], images[10:])
+    for row in range(10):
+        apart = [by_hand[row, other] for other in range(10, len(images))]
+        assert bits[row] == min(apart) == apart[place[row]]
+
+
+def test_blocks_of_the_distance_matrix_fit_together(monkeypatch):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, (5000, 8), dtype=np.uint64)
+    hashes[4321] = hashes[17]
+    hashes[4999] = hashes[4095]
+    digits = ["".join(f"{value:016x}" for value in row) for row in hashes.tolist()]
+    pairs = splitting.near_pairs(pd.DataFrame({"phashes": digits}), 4)
+    assert pairs[["first", "second"]].to_numpy().tolist() == [[17, 4321], [4095, 4999]]
+    assert pairs["distance"].tolist() == [0, 0]
+
+
+def test_label_conflicts_and_copies_are_left_out_and_named(working_folder):
+    planted = make_dirty(working_folder / "photos")
+    photos, _, issues = divided(working_folder / "photos")
+    told = dict(zip(names(issues), issues["check"], strict=True))
+    told["Oak/original.jpg"] = told.pop("Oak/mirrored.jpg", told.get("Oak/original.jpg"))  # either names the other
+    assert told == planted
+    left_out = {file for file, check in planted.items() if intake.CHECKS[check][0] == "left out"}
+    assert not left_out & set(names(photos))
+    assert len(photos) == 36 - 2 + 10
+    conflicts = issues[issues["check"] == "label conflict"]
+    assert conflicts["detail"].str.contains("filed under Ash and Oak").sum() == 2
+    assert conflicts["other"].ne("").all()
+
+
+def give_hash(images, row, like, bits):
+    """Give a photo the perceptual hashes of another one, but for a few bits."""
+    flipped = "".join(
+        f"{int(images.loc[like, 'phashes'][place : place + 16], 16) ^ bits:016x}" for place in range(0, 128, 16)
+    )
+    images.loc[row, "phashes"] = flipped
+
+
+def test_two_leaves_alike_are_no_label_conflict(photos, working_folder):
+    """Near by their hashes but not by their pixels: kept, on one side."""
+    images, size = intake.inspect_images(intake.find_images(photos)[0])
+    oak = images.index[images["label"] == "Oak"][0]
+    give_hash(images, 0, like=oak, bits=0b1)
+    pairs, issues = splitting.find_duplicates(images, 4, size)
+    assert images.loc[0, "label"] == "Elm"
+    assert issues["check"].tolist() == ["near duplicate"]
+    assert len(pairs) == 1
+
+
+def test_two_shots_of_one_leaf_stay_together(photos, working_folder):
+    """Somewhat beyond the threshold of the hash, the pixels decide."""
+    with Image.open(photos / "Elm" / "3.jpg") as image:
+        image.save(photos / "Elm" / "another shot.jpg", quality=60)
+    images, size = intake.inspect_images(intake.find_images(photos)[0])
+    row = {name: number for number, name in enumerate(names(images))}
+    give_hash(images, row["Elm/another shot.jpg"], like=row["Elm/3.jpg"], bits=0b111111)
+    give_hash(images, row["Oak/0.jpg"], like=row["Oak/1.jpg"], bits=0b111111)
+    pairs, issues = splitting.find_duplicates(images, 4, size)
+    assert issues["check"].tolist() == ["same leaf"]
+    assert {names(issues)[0], short(issues["other"][0])} == {"Elm/3.jpg", "Elm/another shot.jpg"}
+    assert pairs["distance"].tolist() == [6]
+
+
+@pytest.mark.parametrize("distance", [-1, 9])
+def test_a_distance_that_makes_no_sense_is_named(photos, working_folder, distance):
+    with pytest.raises(InputError, match=f"phash_distance is {distance}, but it must lie between 0 and 8"):
+        divided(photos, distance=distance)
+
+
+# ---------------------------------------------------------------- split
+
+
+def test_split_keeps_groups_whole_and_shares_equal():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(500), rng.integers(1, 4, 500))
+    labels = (groups % 7 % 3).astype(str)  # three classes of unequal size
+    for validation, test in ((0.2, 0.2), (0.3, 0.1), (0.4, 0.15)):
+        part = splitting.split_images(labels, groups, validation, test, seed=1)
+        for group in np.unique(groups):
+            assert len(set(part[groups == group])) == 1
+        for label in "012":
+            of_label = part[labels == label]
+            assert np.mean(of_label == "test") == pytest.approx(test, abs=0.03)
+            assert np.mean(of_label == "validation") == pytest.approx((1 - test) * validation, abs=0.03)
+
+
+def test_five_images_of_a_class_suffice():
+    labels = np.repeat(["a", "b"], [5, 300])
+    for fraction in (0.2, 0.1, 0.05):
+        part = splitting.split_images(labels, np.arange(305), fraction, fraction, seed=0)
+        assert set(part[labels == "a"]) == {"train", "validation", "test"}
+        assert np.mean(part == "test") == pytest.approx(fraction, abs=0.01)
+
+
+def test_a_split_that_cannot_be_made_is_named(photos, working_folder):
+    oak = sorted((photos / "Oak").iterdir())
+    for file in oak[1:]:
+        file.unlink()
+    plant(oak[0])  # all of the class in one group
+    with pytest.raises(InputError, match="No image of the class Oak is left for"):
+        divided(photos)
+    with pytest.raises(InputError, match="test fraction is 0.7"):
+        divided(photos, test=0.7)
+
+
+def test_split_depends_on_the_seed_alone():
+    labels, groups = np.tile(["a", "b"], 50), np.arange(100)
+    first, again, other = (splitting.split_images(labels, groups, 0.2, 0.2, seed) for seed in (3, 3, 4))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_added_photos_move_no_old_photo(photos, working_folder):
+    first, _, _ = divided(photos)
+    before = dict(zip(first["sha256"], first["split"], strict=True))
+    for number in range(25):
+        paint(photos / "Oak" / f"added {number}.jpg", seed=[7, number])
+    plant(photos / "Elm" / "3.jpg")
+    (photos / "Elm" / "0.jpg").rename(photos / "Elm" / "renamed.jpg")
+    second, _, _ = divided(photos, before=before)
+    after = second.set_index("sha256")["split"]
+    assert len(second) == 30 + 25 + len(ALTERED)
+    assert after[list(before)].to_dict() == before
+    assert second.groupby("group")["split"].nunique().max() == 1
+    added = second[second["path"].str.contains("added")]
+    assert set(added["split"]) == {"train", "validation", "test"}
+    anew, _, _ = divided(photos)
+    moved = anew.set_index("sha256")["split"][list(before)] != pd.Series(before)
+    assert moved.any()  # without the memory some would have moved
+
+
+def test_a_new_photo_between_two_parts_is_left_out():
+    photos = pd.DataFrame({"sha256": list("abcdefghijkl"), "path": list("abcdefghijkl"), "label": ["A", "B"] * 6})
+    pairs = pd.DataFrame([("a", "l"), ("b", "l"), ("c", "k")], columns=["first", "second"])
+    before = {"a": "train", "b": "test", "c": "validation", "d": "validation", "e": "test", "f": "train"}
+    kept, issues = splitting.divide(photos, pairs, 0.2, 0.2, 0, before)
+    assert issues[["path", "check", "action"]].to_numpy().tolist() == [["l", "bridge", "left out"]]
+    part = kept.set_index("sha256")["split"]
+    assert part[list(before)].to_dict() == before
+    assert part["k"] == "validation"
+
+
+def test_the_memory_of_a_split_belongs_to_its_folder_and_settings(tmp_path):
+    one = splitting.memory_of_split(tmp_path / "my leaves", validation=0.2, test=0.2)
+    assert one == splitting.memory_of_split(tmp_path / "my leaves", test=0.2, validation=0.2)
+    assert one.name.startswith("my_leaves-")
+    assert one != splitting.memory_of_split(tmp_path / "my leaves", validation=0.2, test=0.3)
+    assert one != splitting.memory_of_split(tmp_path / "x" / "my leaves", validation=0.2, test=0.2)
+
+
+# ---------------------------------------------------------------- folders
+
+
+@pytest.fixture
+def split(working_folder, photos):
+    """A split in which two folded folders bring the same file name."""
+    for number in range(5):
+        paint(photos / "Elm___ill" / f"{number}.jpg", seed=[5, number])
+    table, _, _ = divided(photos)
+    return table
+
+
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*g")}
+
+
+def test_folders_are_links_and_touch_no_original(split, photos, working_folder):
+    originals, folder = contents(photos), working_folder / "data" / "split"
+    assert splitting.lay_out(split, folder)
+    assert contents(photos) == originals
+    assert sorted(contents(folder).values()) == sorted(originals.values())
+    for part, label in {(row.split, row.label) for row in split.itertuples()}:
+        own = split[(split["split"] == part) & (split["label"] == label)]
+        assert len(list((folder / part / label).iterdir())) == len(own)
+    assert all(file.stat().st_nlink == 2 for file in folder.rglob("*.jpg"))
+
+
+def test_folders_are_made_anew_only_when_the_split_changed(split, working_folder):
+    folder = working_folder / "data" / "split"
+    assert splitting.lay_out(split, folder)
+    assert not splitting.lay_out(split, folder)
+    assert splitting.lay_out(split.iloc[1:], folder)
+    assert len(contents(folder)) == len(split) - 1
+    next(folder.rglob("*.jpg")).unlink()  # somebody tidied up
+    assert splitting.lay_out(split.iloc[1:], folder)
+    assert len(contents(folder)) == len(split) - 1
+    assert [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] == ["split"]
+
+
+def test_copies_are_made_where_links_are_impossible(split, photos, working_folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    originals = contents(photos)
+    monkeypatch.setattr(os, "link", refuse)
+    splitting.lay_out(split, working_folder / "data" / "split")
+    assert sorted(contents(working_folder / "data" / "split").values()) == sorted(originals.values())
+    assert contents(photos) == originals
+
+
+def test_the_folders_made_are_no_input(split, working_folder):
+    splitting.lay_out(split, helpers.DATA / "split")
+    with pytest.raises(InputError, match="is made anew by chapter 1: name the folder it was made from"):
+        intake.find_images(helpers.DATA / "split" / "train")
