@@ -421,7 +421,7 @@ def train(spec, split, prepare=prepare_custom_cnn):
     folder = next(RUNS.glob(f"*-{spec_hash(spec)}"), own_folder)  # another chapter may know it by this name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_json(folder / "spec.json", spec)
+    write_whole(folder / "spec.json", json.dumps(spec, indent=1))
     start = time.perf_counter()
     training = prepare(spec, split)
     history = fit(training, spec, folder / "tensorboard")
@@ -440,7 +440,7 @@ def train(spec, split, prepare=prepare_custom_cnn):
         "train_seconds": round(seconds, 2),
         "validation_macro_f1": float(macro_f1(labels, probabilities.argmax(axis=1))),
     }
-    write_json(folder / "result.json", result)
+    write_whole(folder / "result.json", json.dumps(result, indent=1))
     return Run(folder, spec, result)
 
 
@@ -491,7 +491,7 @@ class Progress(keras.callbacks.Callback):
 def record_runs(chapter, runs):
     """Write runs/<chapter>.json: which runs of this chapter, by model name, the later chapters read."""
     record = {"split": load_split().attrs["hash"], "runs": {name: run.folder.name for name, run in runs.items()}}
-    write_json(RUNS / f"{chapter}.json", record)
+    write_whole(RUNS / f"{chapter}.json", json.dumps(record, indent=1))
 
 
 def recorded_runs(chapter, notebook):
@@ -517,11 +517,13 @@ def recorded_runs(chapter, notebook):
     return runs
 
 
-def write_json(file, content):
-    """Write JSON under another name, then rename: the file is there whole or not at all."""
+def write_whole(file, text):
+    """Write a text under another name, then rename: the file is there whole or not at all."""
     unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1))
-    unfinished.replace(file)
+    with disk_trouble_told(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(file)
 
 
 def slug(name):

@@ -311,9 +311,7 @@ def inspect_images(images, size=None):
             known = known[~known["path"].isin([path for path, *_ in found])]
             known = pd.concat([known, pd.DataFrame(found, columns=[*key, *FACTS])])
             known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
-            unfinished = record.with_suffix(".unfinished")
-            known[known["sha256"] != ""].to_csv(unfinished, index=False)
-            unfinished.replace(record)
+            helpers.write_whole(record, known[known["sha256"] != ""].to_csv(index=False))
     return images.merge(known, on=key).drop(columns=key[1:]), size
 
 

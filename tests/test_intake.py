@@ -130,6 +130,7 @@ ODD_NAMES = [
     'say "a".jpg',
     "naïve 葉 🍁.jpg",
     "two\nlines.JPG",
+    "carriage\rreturn.jpg",
     "a,b;c.PNG",
     "-rf.jpg",
     "$x^2$.jpeg",

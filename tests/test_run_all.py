@@ -1,6 +1,7 @@
 """run_all.sh itself: its options, bad input, and one whole run with the tiny profile, in a copy of the project."""
 
 import json
+import os
 import re
 
 import keras
@@ -8,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from conftest import paint
+from conftest import make_dirty, paint, short
+
+from data import image_store
 
 WRONG_OPTIONS = [
     (["--bogus"], "--bogus"),
@@ -18,7 +21,7 @@ WRONG_OPTIONS = [
     (["--weights", "no/such/folder"], "no/such/folder is not a folder"),
     (["-p", "epoch", "3"], "no parameter|no chapter has a parameter epoch"),
     (["-p", "epochs", "many"], "epochs takes a value like [0-9]+, not 'many'"),
-    (["--data", "plant_village"], "not built yet"),
+    (["-p", "balance", "smote"], "balance is one of none, class_weight, oversample, not 'smote'"),
     (["--test", "."], "not built yet"),
     (["--scheduler", "local:2"], "not built yet"),
 ]
@@ -151,7 +154,8 @@ def test_fine_tuning_changes_the_last_block_only(whole_run, name):
         frozen = frozen and old.name != cut
     assert moved
     split = pd.read_csv(whole_run[0] / "data" / "split.csv")
-    images = np.load(next((whole_run[0] / "data" / "cache").glob("images-*-validation-32.npy")))
+    names = split[split["split"] == "validation"].sort_values(["label", "sha256"])["sha256"]
+    images = image_store.open_images(whole_run[0] / "data" / "cache", 32, names)[:]
     assert len(images) == (split["split"] == "validation").sum()
     whole = after.predict(images.astype(np.float32), verbose=0)
     np.testing.assert_allclose(whole, np.load(folder / "validation.npy"), atol=0.02)
@@ -164,13 +168,67 @@ def test_a_second_run_trains_nothing(whole_run, run_all):
     assert {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")} == results
 
 
-def test_an_unreadable_image_is_named_and_left_out(whole_run, run_all, tmp_path):
-    for label, seed in (("Oak", 1), ("Elm", 2)):
-        for number in range(12):
-            paint(tmp_path / "photos" / label / f"{number}.jpg", seed=[seed, number])
-    (tmp_path / "photos" / "Oak" / "broken.jpg").write_bytes(b"\xff\xd8 and then nothing")
-    done = run_all("--only", "01", "--data", tmp_path / "photos")
-    assert done.returncode == 0
-    page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
-    assert "1 of 25 files cannot be read" in page
-    assert "Oak/broken.jpg" in page
+def test_balance_reaches_the_training(whole_run, run_all):
+    runs = whole_run[0] / "runs"
+    known = set(runs.iterdir())
+    assert run_all("--profile", "tiny", "--only", "02", "-p", "balance", "oversample").returncode == 0
+    (new,) = (folder for folder in set(runs.iterdir()) - known if folder.is_dir())
+    assert json.loads((new / "spec.json").read_text())["balance"] == "oversample"
+
+
+@pytest.fixture(scope="module")
+def dirty(whole_run, run_all, tmp_path_factory):
+    """A folder with a file for every check and an odd name, and the finished chapter 1 on it."""
+    folder = tmp_path_factory.mktemp("dirty") / 'my "leaves" 葉\n<b>'
+    planted = make_dirty(folder)
+    return folder, planted, run_all("--only", "01", "--data", folder)
+
+
+def test_a_dirty_folder_is_told_and_sorted_out(whole_run, dirty):
+    copy, (_, planted, done) = whole_run[0], dirty
+    assert done.returncode == 0, done.stderr[-3000:]
+    issues = pd.read_csv(copy / "data" / "data_issues.csv")
+    told = dict(zip(map(short, issues["path"]), issues["check"], strict=True))
+    told["Oak/original.jpg"] = told.pop("Oak/mirrored.jpg", told.get("Oak/original.jpg"))
+    assert told == planted
+    split = pd.read_csv(copy / "data" / "split.csv")
+    assert len(split) == 36 - 2 + 10
+    assert not set(map(short, split["path"])) & set(map(short, issues.loc[issues["action"] == "left out", "path"]))
+    soup = BeautifulSoup((copy / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
+    assert "huge.png" in soup.get_text()
+    card = soup.select_one("#cover table").get_text(" ")
+    assert "label conflict (4)" in card
+    assert '"leaves" 葉' in card
+
+
+def test_a_second_run_on_unchanged_data_decodes_nothing(whole_run, dirty, run_all):
+    """Even spoilt photos do not matter, as long as their length and time of change stay."""
+    copy, (folder, _, _) = whole_run[0], dirty
+    split = (copy / "data" / "split.csv").read_bytes()
+    for file in folder.glob("*/*.*g"):
+        stat = file.stat()
+        file.write_bytes(b"?" * stat.st_size)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = run_all("--only", "01", "--data", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (copy / "data" / "split.csv").read_bytes() == split
+
+
+def test_plant_village_is_folded_and_added_photos_move_none(whole_run, run_all):
+    copy = whole_run[0]
+    folders = ["Apple___Apple_scab", "Apple___healthy", "Corn_(maize)___healthy", "Pepper,_bell___healthy"]
+    for number, name in enumerate(folders):
+        for seed in range(10):
+            paint(copy / "data" / "plant_village" / name / f"image ({seed}).JPG", seed=[number, seed])
+    assert run_all("--only", "01", "--data", "plant_village").returncode == 0
+    before = pd.read_csv(copy / "data" / "split.csv").set_index("sha256")
+    assert before["label"].value_counts().to_dict() == {"Apple": 20, "Corn": 10, "Pepper": 10}
+    assert set(before["disease"]) == {"Apple_scab", "healthy"}
+    assert len(list((copy / "data" / "split").rglob("*.JPG"))) == 40
+    for seed in range(10, 40):
+        paint(copy / "data" / "plant_village" / "Corn_(maize)___rust" / f"image ({seed}).JPG", seed=[9, seed])
+    assert run_all("--only", "01", "--data", "plant_village").returncode == 0
+    after = pd.read_csv(copy / "data" / "split.csv").set_index("sha256")
+    assert len(after) == 70
+    assert (after["split"][before.index] == before["split"]).all()
+    assert set(after.loc[after["disease"] == "rust", "split"]) == {"train", "validation", "test"}

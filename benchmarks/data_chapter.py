@@ -1,0 +1,90 @@
+"""Time and peak memory of chapter 1: on a folder of photos, and on 20,000 images of 256 x 256 made from it.
+
+    python benchmarks/data_chapter.py DIR [--count 20000]
+
+The images are made by copying and jittering: each photo again and again, shifted, turned and brightened at random.
+The chapter runs twice on each folder, in a copy of the project: with nothing cached, then unchanged.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageEnhance
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def jitter(task):
+    """Write one jittered copy of a photo, 256 x 256 pixels."""
+    source, target, seed = task
+    rng = np.random.default_rng(seed)
+    with Image.open(source) as image:
+        turned = image.convert("RGB").rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC)
+    left, top, right, bottom = rng.uniform(0.1, 0.25, 4) * min(turned.size)
+    cut = turned.crop((left, top, turned.width - right, turned.height - bottom)).resize((256, 256))
+    ImageEnhance.Brightness(cut).enhance(rng.uniform(0.8, 1.2)).save(target, quality=90)
+
+
+def make_images(photos, folder, count):
+    """Fill a folder with jittered copies, in classes of the same shares."""
+    tasks = []
+    for number in range(count):
+        source = photos[number % len(photos)]
+        target = folder / source.parent.name / f"{number:06d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tasks.append((source, target, number))
+    with multiprocessing.Pool() as pool:
+        list(tqdm(pool.imap_unordered(jitter, tasks, chunksize=64), "making images", count, mininterval=10))
+
+
+def measure(project, data):
+    """Seconds and peak memory (GB, of the largest process) of chapter 1 on a folder."""
+    command = [sys.executable, project / "run_all.py", "--only", "01", "--data", data]
+    start = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    told = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.monotonic() - start
+    if status:
+        sys.exit(told.decode()[-2000:])
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return seconds, usage.ru_maxrss / unit
+
+
+def main():
+    """Measure, print a table, and clean up."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, metavar="DIR", help="a folder with one sub-folder of photos per class")
+    parser.add_argument("--count", type=int, default=20_000, help="images to make (default: 20000)")
+    options = parser.parse_args()
+    photos = sorted(file for file in options.data.resolve().glob("*/*") if file.suffix.lower() in (".jpg", ".png"))
+    if not photos:
+        parser.error(f"{options.data} holds no photos in sub-folders")
+    with tempfile.TemporaryDirectory() as place:
+        project, made = Path(place) / "project", Path(place) / "made"
+        others = shutil.ignore_patterns(
+            ".*", "__pycache__", "runs", "report", "cache", "sample-*", "split", "splits", "plant_*"
+        )
+        shutil.copytree(ROOT, project, ignore=others)
+        make_images(photos, made, options.count)
+        rows = []
+        for data, count in ((options.data.resolve(), len(photos)), (made, options.count)):
+            for state in ("first run", "unchanged"):
+                seconds, gigabytes = measure(project, data)
+                rows.append({"images": count, "run": state, "seconds": round(seconds), "peak GB": round(gigabytes, 2)})
+                print(rows[-1], flush=True)
+    print(pd.DataFrame(rows).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
