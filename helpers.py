@@ -5,6 +5,7 @@ on ``ROOT``, so that a notebook finds the same files from JupyterLab, from paper
 """
 
 import copy
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -115,9 +116,10 @@ def disk_trouble_told(place):
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{place} could not be written ({error.strerror}): make room on the disk, then run the same command again."
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = "make room on the disk" if full else "check that it is there and can be read and written"
+        where = error.filename or place
+        raise InputError(f"{where}: {error.strerror}; {way_out}, then run the same command again.") from error
 
 
 def cached_outputs(network, inputs, key):
@@ -188,12 +190,7 @@ BALANCES = ("none", "class_weight", "oversample")
 
 
 def rows_of_epoch(labels, balance):
-    """Which training images an epoch consists of: each once, or with "oversample" each class as often as the largest.
-
-    Returns
-    -------
-    array of int, at least as long as `labels`
-    """
+    """Training images of an epoch, as row numbers: each once, or with "oversample" each class like the largest."""
     if balance != "oversample":
         return np.arange(len(labels))
     largest = np.bincount(labels).max()
@@ -519,7 +516,7 @@ def recorded_runs(chapter, notebook):
 
 def write_whole(file, text):
     """Write a text under another name, then rename: the file is there whole or not at all."""
-    unfinished = file.with_suffix(".unfinished")
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
     with disk_trouble_told(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")

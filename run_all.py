@@ -99,7 +99,7 @@ def read_options(arguments):
             parser.error(f"no chapter has a parameter {name}: they are {', '.join(sorted(known))}")
         value, default = literal(text), known[name]
         kind = {float: (int, float), type(None): (int, type(None))}.get(type(default), type(default))
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool):  # no parameter is a switch
             parser.error(f"the parameter {name} takes a value like {default!r}, not {text!r}")
         if value not in CHOICES.get(name, [value]):
             parser.error(f"the parameter {name} is one of {', '.join(CHOICES[name])}, not {text!r}")
@@ -146,7 +146,7 @@ def fetch_plant_village():
     from data import intake  # only in .venv
 
     try:
-        intake.fetch_plant_village(ROOT / "data" / "plant_village", **intake.PLANT_VILLAGE)
+        intake.locate("plant_village", 0, 0, 0)
     except intake.InputError as error:
         sys.exit(f"\nrun_all.sh: {error}")
 

@@ -1,23 +1,28 @@
 """Decode images right, once, and keep them on disk, whatever their number.
 
-The store of one size is two files that only grow: images-<size>.uint8 holds one decoded image after the other,
-images-<size>.txt the SHA-256 of the file that each came from. An image is found by the content of its file, so that
+The store of one size is two files that only grow: images-<size>-<code>.uint8 holds one decoded image after the other,
+the .txt beside it the SHA-256 of the file that each came from. An image is found by the content of its file, so that
 renamed files, other folders and added photos decode nothing anew. What an interrupted run left incomplete at the end
-of the two files does not count, and the next run writes over it.
+of the two files does not count, and the next run writes over it. Another version of this code or of Pillow, which may
+decode otherwise, has a store of its own.
 """
 
 import fcntl
+import hashlib
 import io
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # told from the content; Pillow's other decoders stay closed
 INDEX_LINE = 65  # bytes: 64 hex digits and a line end
+CODE = hashlib.sha256(Path(__file__).read_bytes() + PIL.__version__.encode()).hexdigest()[:8]
 
 
 def read_image(content):
@@ -79,7 +84,7 @@ class StoredImages:
 
 def store_files(folder, size):
     """The two files of a store: pixels and index."""
-    return folder / f"images-{size}.uint8", folder / f"images-{size}.txt"
+    return folder / f"images-{size}-{CODE}.uint8", folder / f"images-{size}-{CODE}.txt"
 
 
 def stored_rows(folder, size):
@@ -118,7 +123,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """The stored images of these files, as `StoredImages` in the order of the Series `sha256`."""
+    """The stored images of the files with these SHA-256, as `StoredImages`; KeyError if one was never stored."""
     rows = stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(rows), size, size, 3))
-    return StoredImages(pixels, sha256.map(rows).to_numpy())
+    return StoredImages(pixels, np.array([rows[name] for name in sha256], int))

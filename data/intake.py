@@ -8,6 +8,7 @@ import shutil
 import socket
 import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import imagehash
@@ -18,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import helpers
-from data import image_store
+from data import image_store, sample_leaves
 from helpers import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -32,12 +33,13 @@ CHECKS = {
     "blank": ("left out", "there is nothing to see"),
     "label conflict": ("left out", "the same photo under two labels: nobody knows which is right"),
     "exact copy": ("left out", "the same file again would count twice"),
-    "bridge": ("left out", "new, and near to photos of two parts: it would tie them together"),
+    "bridge": ("left out", "new, and like photos of two parts: it fits in neither"),
+    "no class": ("left out", "lies beside the class folders, not in one"),
     "no photo": ("left out", "not a leaf, or not named .jpg, .jpeg or .png"),
     "nested folder": ("left out", "photos count only directly below their class"),
-    "name": ("left out", "the file name is not valid UTF-8"),
-    "near duplicate": ("kept", "on the same side of the split as its like"),
-    "same leaf": ("kept", "looks like another shot of a leaf: on the same side of the split"),
+    "name": ("left out", "the file name is not valid UTF-8, or has a carriage return in it"),
+    "near duplicate": ("kept", "in the same part of the split as its like"),
+    "same leaf": ("kept", "looks like another shot of a leaf: in the same part of the split"),
     "wrong extension": ("kept", "read by its content"),
     "grayscale": ("kept", "the grey stands in all three channels"),
     "CMYK": ("kept", "converted to RGB"),
@@ -47,7 +49,7 @@ CHECKS = {
     "tiny": ("kept", "the shorter side is under 32 pixels: it is blown up"),
     "extreme shape": ("kept", "over three times as long as wide: squeezed to a square"),
 }
-FACTS = ("sha256", "width", "height", "phashes", "checks", "detail")  # columns that `inspect_image` fills
+FACTS = ("sha256", "width", "height", "phashes", "thumb", "checks", "detail")  # columns that `inspect_image` fills
 BLANK = 3.0  # standard deviation of the grey levels, of 255; real leaf photos start at about 10
 
 PLANT_VILLAGE = {
@@ -62,6 +64,33 @@ BACKGROUND = "Background_without_leaves"  # a 39th folder of that archive
 
 
 # ---------------------------------------------------------------- find
+
+
+def locate(data, sample_count, sample_size, seed):
+    """The folder of photos that `data` names, made or downloaded if need be, and what to call its source.
+
+    Parameters
+    ----------
+    data : "sample", "plant_village" or a folder
+    sample_count, sample_size, seed : int
+        Of the rendered sample; its folder's name carries a hash of them and of the renderer.
+
+    Returns
+    -------
+    folder : Path
+    source : str
+    """
+    if data == "plant_village":
+        folder = fetch_plant_village(helpers.DATA / "plant_village", **PLANT_VILLAGE)
+        return folder, "PlantVillage without augmentation (Mendeley Data, doi:10.17632/tywbtsjrjv.1)"
+    if data == "sample":
+        settings = f"{sample_count} {sample_size} {seed} {Path(sample_leaves.__file__).read_text(encoding='utf-8')}"
+        folder = helpers.DATA / f"sample-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        if not folder.exists():
+            sample_leaves.render_dataset(folder, sample_count, sample_size, seed)
+        return folder, f"leaves rendered by data/sample_leaves.py, {sample_size} x {sample_size} pixels, seed {seed}"
+    folder = Path(os.path.abspath(Path(data).expanduser()))
+    return folder, f"the folder {folder.name}"
 
 
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):
@@ -120,24 +149,29 @@ def find_images(folder):
     Raises
     ------
     InputError
-        When the folder is missing, cannot be read, is made by chapter 1 itself or holds fewer than two classes.
+        When the folder is missing, cannot be read, is made by chapter 1 itself, or a class folder has no images.
     """
     folder = Path(os.path.abspath(Path(folder).expanduser()))
     if not folder.is_dir():
         raise InputError(f"There is no data folder {folder}: name a folder with one sub-folder of images per class.")
     if folder.resolve().is_relative_to(helpers.DATA / "split"):
         raise InputError(f"The folder {folder} is made anew by chapter 1: name the folder it was made from.")
+    if not can_be_written(str(folder)):
+        raise InputError(f"The path {str(folder)!a} is not UTF-8 or has a carriage return in it: rename it.")
     images, issues = [], []
     try:
-        for class_folder in (entry for entry in visible(folder) if entry.is_dir()):
-            found, others = find_in_class(class_folder)
-            images += found
-            issues += others
+        for entry in visible(folder):
+            if entry.is_dir():
+                found, others = find_in_class(entry)
+                images += found
+                issues += others
+            elif entry.suffix.lower() in IMAGE_SUFFIXES:
+                issues.append((entry, "", "no class", "move it into the folder of its class", ""))
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
     images = pd.DataFrame(images, columns=["path", "label", "disease"])
     if images.empty:
-        raise InputError(f"The data folder {folder} holds no JPEG or PNG images in sub-folders, one per class.")
+        raise InputError(f"The data folder {folder} holds no sub-folders with images, one per class.")
     return images, issue_table(issues)
 
 
@@ -145,12 +179,14 @@ def find_in_class(folder):
     """The images of one class folder, as (path, label, disease), and its issues, as rows of `issue_table`."""
     if folder.name == BACKGROUND:
         return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf", "")]
+    if not can_be_written(folder.name):
+        raise InputError(
+            f"The name of the class folder {folder.name!a} is not UTF-8 or has a carriage return in it: rename it."
+        )
     label, disease = fold_class(folder.name)
-    if not is_utf8(label):
-        raise InputError(f"The name of the class folder {folder.name!a} is not valid UTF-8: rename it.")
-    images, issues, inside = [], [], visible(folder)
-    for entry in inside:
-        if not is_utf8(entry.name):
+    images, issues = [], []
+    for entry in visible(folder):
+        if not can_be_written(entry.name):
             issues.append((ascii(str(entry)).strip("'"), label, "name", "rename it to use it", ""))
         elif entry.is_dir():
             issues.append((entry, label, "nested folder", "its files are not looked at", ""))
@@ -158,10 +194,11 @@ def find_in_class(folder):
             images.append((str(entry), label, disease))
         else:
             issues.append((entry, label, "no photo", f"{entry.suffix} file" if entry.suffix else "no suffix", ""))
-    if inside and len(issues) == len(inside) and {check for _, _, check, *_ in issues} == {"nested folder"}:
+    if not images:
+        held = ", ".join(sorted({check for _, _, check, *_ in issues})) or "nothing"
         raise InputError(
-            f"The class folder {folder} holds only folders ({inside[0].name}, ...): move the photos directly below "
-            "their class, or name the folder that holds the classes."
+            f"The class folder {folder} holds no JPEG or PNG images, but {held}: move the photos directly into it, "
+            "move it away, or name the folder that holds the classes."
         )
     return images, issues
 
@@ -178,9 +215,9 @@ def fold_class(name):
     return (species, disease) if told and species else (name, "")
 
 
-def is_utf8(text):
-    """Whether a file name can be written down; Python keeps other bytes of it as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+def can_be_written(name):
+    """Whether a file name can stand in a CSV file: Python keeps bytes that are not UTF-8 as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" or letter == "\r" for letter in name)
 
 
 def issue_table(issues):
@@ -212,12 +249,12 @@ def inspect_image(path, size):
     Returns
     -------
     facts : dict
-        sha256, width, height (pixels, upright), phashes (eight 64-bit perceptual hashes in hex, one for each way to
-        turn and mirror the photo; Zauner 2010, as imagehash computes it), checks (names from `CHECKS`, joined by
-        ";") and detail.
+        sha256; width and height (pixels, upright if the photo opens); phashes (eight 64-bit perceptual hashes in hex,
+        one for each way to turn and mirror the photo; Zauner 2010, as imagehash computes it); thumb (16 x 16 grey
+        levels in hex); checks (names from `CHECKS`, joined by ";"); detail.
     pixels : uint8 array of shape (size, size, 3), or None if the image does not open
     """
-    facts = {"sha256": "", "width": 0, "height": 0, "phashes": "", "checks": "", "detail": ""}
+    facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0}
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -229,6 +266,7 @@ def inspect_image(path, size):
     try:
         with Image.open(io.BytesIO(content), formats=image_store.FORMATS) as header:
             found = header_checks(header, Path(path).suffix.lower())
+            facts |= {"width": header.width, "height": header.height}
         check = "truncated"
         image = image_store.read_image(content)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -242,7 +280,8 @@ def inspect_image(path, size):
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
     if np.asarray(grey).std() < BLANK:
         found["blank"] = f"grey levels differ by {np.asarray(grey).std():.1f} of 255"
-    facts |= {"width": image.width, "height": image.height, "phashes": "".join(hashes)}
+    thumb = image.convert("L").resize((16, 16), Image.Resampling.LANCZOS).tobytes().hex()
+    facts |= {"width": image.width, "height": image.height, "phashes": "".join(hashes), "thumb": thumb}
     facts |= {"checks": ";".join(found), "detail": "; ".join(filter(None, found.values()))}
     return facts, image_store.shrink_image(image, size)
 
@@ -267,6 +306,15 @@ def header_checks(header, suffix):
     return found
 
 
+@contextmanager
+def huge_images_refused():
+    """Turn the warning of Pillow's guard against decompression bombs into an error, in all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@huge_images_refused()
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to a table of images, and put the decoded images into the store.
 
@@ -279,39 +327,44 @@ def inspect_images(images, size=None):
 
     Returns
     -------
-    images : DataFrame with the columns given and sha256, width, height, phashes, checks, detail
+    images : DataFrame with the columns given and the `FACTS`
     size : int
     """
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # other checks, another record
-    record, key = helpers.CACHE / f"inspected-{code}.csv", ["path", "bytes", "changed"]
+    if size is not None and size < 8:
+        raise InputError(f"image_size is {size}, but images of fewer than 8 pixels a side show nothing.")
+    code = Path(__file__).read_text(encoding="utf-8") + image_store.CODE + imagehash.__version__
+    record = helpers.CACHE / f"inspected-{hashlib.sha256(code.encode()).hexdigest()[:8]}.csv"
+    key, found = ["path", "bytes", "changed"], []
     images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
     known = pd.DataFrame(columns=[*key, *FACTS])
     if record.exists():
-        known = pd.read_csv(record, dtype={"phashes": str}, keep_default_na=False)
-    known = known.astype({"bytes": int, "changed": int})
-    new = images[key].merge(known[key], how="left", indicator="seen").query("seen == 'left_only'")
-    found = []
+        known = pd.read_csv(record, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
+    known = images[key].merge(known.astype({"bytes": int, "changed": int}), on=key, how="left")
+    if size is None:
+        sides = known[["width", "height"]].to_numpy(float)
+        unknown = np.flatnonzero(known["sha256"].isna())
+        if len(unknown):
+            sides[unknown] = [header_size(path) for path in known["path"].iloc[unknown]]
+        size = helpers.half_side(pd.DataFrame(sides, columns=["width", "height"]).replace(0, np.nan))
+    in_store = known["sha256"].isin(image_store.stored_rows(helpers.CACHE, size)) | (known["phashes"] == "")
+    new, known = known.loc[~in_store, key], known[in_store]
 
     def decoded():
         looks = image_store.in_parallel(lambda path: inspect_image(path, size), new["path"], len(new), "checking")
-        for stamped, (facts, pixels) in zip(new[key].itertuples(index=False), looks, strict=False):
-            found.append([*stamped, *facts.values()])
+        for stamped, (facts, pixels) in zip(new.itertuples(index=False), looks, strict=False):
             if pixels is not None:
                 yield facts["sha256"], pixels
+            found.append([*stamped, *facts.values()])  # only now the pixels are written
 
-    with helpers.disk_trouble_told(helpers.CACHE), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        if size is None:
-            sides = images.merge(known, on=key)[["width", "height"]].to_numpy().tolist()
-            sides += [header_size(path) for path in new["path"]]
-            size = helpers.half_side(pd.DataFrame(sides, columns=["width", "height"]))
-        try:
+    try:
+        with helpers.disk_trouble_told(helpers.CACHE):
             image_store.store_images(helpers.CACHE, size, decoded())
-        finally:  # an interrupted check goes on where it stopped
-            known = known[~known["path"].isin([path for path, *_ in found])]
-            known = pd.concat([known, pd.DataFrame(found, columns=[*key, *FACTS])])
-            known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
-            helpers.write_whole(record, known[known["sha256"] != ""].to_csv(index=False))
+    finally:  # an interrupted check goes on where it stopped
+        known = pd.concat([known, pd.DataFrame(found, columns=[*key, *FACTS])])
+        known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
+        others = pd.read_csv(record, dtype=str, keep_default_na=False) if record.exists() else known.head(0)
+        others = others[~others["path"].isin(images["path"])]
+        helpers.write_whole(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
     return images.merge(known, on=key).drop(columns=key[1:]), size
 
 
@@ -338,6 +391,21 @@ def issues_of(images):
     noted = images.assign(check=images["checks"].str.split(";"), other="").explode("check")
     noted = noted[noted["check"] != ""]
     return issue_table(noted[["path", "label", "check", "detail", "other"]].to_numpy().tolist())
+
+
+def examples(issues, images, count=6):
+    """Photos to look at: of each check the first `count` that open, each beside the photo that it is like.
+
+    Returns
+    -------
+    DataFrame with the columns check, path, label, sha256
+    """
+    shown = issues.merge(images[images["width"] > 0], on="path", suffixes=("", "_"))
+    pair = [frozenset(two) for two in zip(shown["path"], shown["other"], strict=True)]
+    shown = shown[~shown.assign(pair=pair).duplicated(["check", "pair"])]
+    both = pd.concat([shown[["check", "path"]], shown[["check", "other"]].set_axis(["check", "path"], axis=1)])
+    both = both.sort_index(kind="stable").merge(images[["path", "label", "sha256"]], on="path")
+    return both.groupby("check", sort=False).head(count)
 
 
 def usable(images, issues):

@@ -1,4 +1,4 @@
-"""From photos to a split without a leak: which photos are the same, who goes where, and the split as folders."""
+"""From photos to a split without a leak: which photos are the same, which part each gets, and the split as folders."""
 
 import hashlib
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -17,13 +16,13 @@ from tqdm import tqdm
 
 import helpers
 from data import image_store
-from data.intake import issue_table
+from data.intake import issue_table, usable
 from helpers import PARTS, InputError
 
-# Correlation of grey levels at 32 x 32 pixels. Of 1,402 real photos, those near by their hashes reached 0.87 if they
-# showed different leaves, 0.93 and 0.95 if one leaf was photographed twice; a photo saved anew, resized or brightened
-# kept 0.96 or more.
-SAME_LEAF, SAME_PHOTO = 0.9, 0.955
+# Correlation of grey levels at 16 x 16 pixels. Of 1,402 real photos, those near by their hashes reached 0.90 if they
+# showed different leaves, 0.96 and 0.97 if one leaf was photographed twice; photos saved anew, resized or brightened
+# kept 0.988 or more.
+SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
 # ---------------------------------------------------------------- tell which are the same
@@ -78,9 +77,10 @@ def near_pairs(photos, distance):
     hashes, found = hash_array(photos["phashes"]), []
     for row, column, block in distance_blocks(hashes, hashes, "comparing"):
         rows, columns = np.nonzero(block <= distance)
+        once = rows + row < columns + column
+        rows, columns = rows[once], columns[once]
         found.append(np.stack([rows + row, columns + column, block[rows, columns]], axis=1))
-    pairs = pd.DataFrame(np.concatenate(found), columns=["first", "second", "distance"])
-    return pairs[pairs["first"] < pairs["second"]].reset_index(drop=True)
+    return pd.DataFrame(np.concatenate(found), columns=["first", "second", "distance"])
 
 
 def nearest(photos, among):
@@ -94,71 +94,87 @@ def nearest(photos, among):
     return place, fewest
 
 
-def find_duplicates(images, distance, size):
+def find_duplicates(images, distance):
     """Tell exact copies, near duplicates, two shots of one leaf and photos under two labels.
 
     A near duplicate differs in at most `distance` bits of the perceptual hash. Up to twice as far, photos whose pixels
-    agree as well are taken for two shots of one leaf. Photos of two labels are called one photo under two labels only
-    if both hash and pixels say so.
+    agree as well are taken for two shots of one leaf. Photos of two labels count as one photo under two labels only if
+    both hash and pixels say so. All this is told from the photos alone, whatever lies beside them.
 
     Returns
     -------
-    pairs : DataFrame of photos that belong on one side, with the columns first, second (SHA-256), distance, likeness
+    pairs : DataFrame of photos that belong in one part, with the columns first, second (SHA-256), distance, likeness
     issues : DataFrame, see `issue_table`
     """
     if not 0 <= distance <= 8:
         raise InputError(f"phash_distance is {distance}, but it must lie between 0 and 8 (of 64 bits).")
-    name = images["label"] + "/" + images["path"].map(os.path.basename)
-    files = images.groupby("sha256")
-    conflict = files["label"].transform("nunique") > 1
-    copy = files.cumcount().gt(0) & ~conflict
-    told = pd.Series("", images.index).mask(copy, "equal to " + name.groupby(images["sha256"]).transform("first"))
-    told = told.mask(
-        conflict, "filed under " + files["label"].transform(lambda labels: " and ".join(sorted(set(labels))))
-    )
-    check = told.mask(copy, "exact copy").mask(conflict, "label conflict")
-    first, last = (files["path"].transform(place) for place in ("first", "last"))
-    equal = zip(images["path"], images["label"], check, told, first.where(first != images["path"], last), strict=True)
-    issues = [row for row in equal if row[2]]
-
-    photos = images[~conflict & ~copy].reset_index(drop=True)
-    name = photos["label"] + "/" + photos["path"].map(os.path.basename)
+    copies = equal_files(images)
+    photos = usable(images, copies)
     pairs = near_pairs(photos, 2 * distance)
-    pixels = image_store.open_images(helpers.CACHE, size, photos["sha256"])
-    rows = zip(pairs["first"], pairs["second"], strict=True)
-    pairs["likeness"] = [likeness(pixels[first], pixels[second]) for first, second in rows]
-    labels = photos["label"].to_numpy()
-    near = pairs["distance"] <= distance
-    conflict = near & (pairs["likeness"] >= SAME_PHOTO) & (labels[pairs["first"]] != labels[pairs["second"]])
-    pairs["check"] = np.select(
-        [conflict, near, pairs["likeness"] >= SAME_LEAF], ["label conflict", "near duplicate", "same leaf"], ""
-    )
+    pairs["likeness"] = likeness(photos["thumb"].iloc[pairs["first"]], photos["thumb"].iloc[pairs["second"]])
+    labels, near = photos["label"].to_numpy(), pairs["distance"] <= distance
+    torn = near & (pairs["likeness"] >= SAME_PHOTO) & (labels[pairs["first"]] != labels[pairs["second"]])
+    kinds = {"label conflict": torn, "near duplicate": near, "same leaf": pairs["likeness"] >= SAME_LEAF}
+    pairs["check"] = np.select(list(kinds.values()), list(kinds), "")
     pairs = pairs[pairs["check"] != ""]
-    for pair in pairs.itertuples():
-        for one, other in ((pair.second, pair.first), (pair.first, pair.second))[
-            : 1 + (pair.check == "label conflict")
-        ]:
-            detail = f"{pair.distance} of 64 bits from {name[other]}, correlation {pair.likeness:.2f}"
-            issues.append((photos["path"][one], photos["label"][one], pair.check, detail, photos["path"][other]))
+    torn = pairs["check"] == "label conflict"
+    found = pd.concat([pairs, pairs[torn].rename(columns={"first": "second", "second": "first"})])  # both are left out
+    found["kept"] = found["check"] != "label conflict"
+    found = found.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one finding a photo
+    names, paths = [short_name(path) for path in photos["path"]], photos["path"].to_numpy()
+    issues = []
+    for pair in found.sort_values("second", kind="stable").itertuples():
+        told = f"{pair.distance} of 64 bits from {names[pair.first]}, correlation {pair.likeness:.2f}"
+        issues.append((paths[pair.second], labels[pair.second], pair.check, told, paths[pair.first]))
+    pairs = pairs[~torn].drop(columns="check").reset_index(drop=True)
     pairs[["first", "second"]] = photos["sha256"].to_numpy()[pairs[["first", "second"]]]
-    return pairs[pairs["check"] != "label conflict"].drop(columns="check"), issue_table(issues)
+    return pairs, pd.concat([copies, issue_table(issues)], ignore_index=True)
 
 
-def likeness(one, other):
-    """Correlation of two decoded images' grey levels, the highest over all ways to turn or mirror one of them.
+def short_name(path):
+    """The class folder and the name of a photo."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def equal_files(images):
+    """The issues of photos whose files are equal: all of them if their labels differ, else all but the first."""
+    issues = []
+    for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
+        paths, labels = files["path"].tolist(), files["label"].tolist()
+        if len(set(labels)) > 1:
+            told = f"the same file under {' and '.join(sorted(set(labels)))}"
+            others = [paths[1], *paths[:1] * (len(paths) - 1)]
+            issues += [(*row, "label conflict", told, other) for *row, other in zip(paths, labels, others, strict=True)]
+        else:
+            told = f"equal to {short_name(paths[0])}"
+            issues += [(path, labels[0], "exact copy", told, paths[0]) for path in paths[1:]]
+    return issue_table(issues)
+
+
+def likeness(ones, others):
+    """Correlation of grey levels in pairs of thumbnails, the highest over all ways to turn or mirror one of them.
 
     Parameters
     ----------
-    one, other : uint8 arrays, shape (size, size, 3)
+    ones, others : sequences of hex digits from `inspect_image`, length n
+
+    Returns
+    -------
+    array of float32, shape (n,)
     """
+    found = [np.empty(0, np.float32)]
+    for start in range(0, len(ones), 4096):
+        one, other = (grey_levels(thumbs[start : start + 4096]) for thumbs in (ones, others))
+        turned = [np.rot90(view, quarter, (1, 2)) for view in (other, other.swapaxes(1, 2)) for quarter in range(4)]
+        found.append(np.max([(one * view).sum(axis=(1, 2)) for view in turned], axis=0))
+    return np.concatenate(found)
 
-    def grey(image):
-        shrunk = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
-        levels = np.asarray(shrunk, np.float32) - np.mean(shrunk)
-        return levels / max(np.linalg.norm(levels), 1e-6)
 
-    one, other = grey(one), grey(other)
-    return max(float((one * np.rot90(view, quarter)).sum()) for view in (other, other.T) for quarter in range(4))
+def grey_levels(thumbs):
+    """Thumbnails in hex as float32, shape (n, 16, 16), each with mean 0 and norm 1."""
+    levels = np.frombuffer(bytes.fromhex("".join(thumbs)), np.uint8).reshape(-1, 16, 16).astype(np.float32)
+    levels -= levels.mean(axis=(1, 2), keepdims=True)
+    return levels / np.maximum(np.linalg.norm(levels, axis=(1, 2), keepdims=True), 1e-6)
 
 
 # ---------------------------------------------------------------- split
@@ -183,8 +199,8 @@ def divide(photos, pairs, validation, test, seed, before):
     validation, test : float
         Fractions: `test` of all photos, then `validation` of what is left.
     before : dict of SHA-256 to part
-        What an earlier split decided: adding photos moves none of these. A new photo that is near to photos of
-        two parts is left out.
+        What an earlier split decided: adding photos moves none of these. A new photo that is like photos of two
+        parts is left out; so is, of earlier photos that turn out to be alike, the one in the lesser part.
 
     Returns
     -------
@@ -196,21 +212,51 @@ def divide(photos, pairs, validation, test, seed, before):
     InputError
         When a fraction is not between 0.02 and 0.5, or a class would be missing from a part.
     """
-    earlier = photos["sha256"].map(before)
-    bridge = earlier.isna() & (earlier.groupby(group_photos(photos["sha256"], pairs)).transform("nunique") > 1)
-    issues = [(row.path, row.label, "bridge", "", "") for row in photos[bridge].itertuples()]
-    photos = photos[~bridge].reset_index(drop=True)
+    photos, issues = leave_out_bridges(photos, pairs, before)
     group = group_photos(photos["sha256"], pairs)
+    earlier = photos["sha256"].map(before).groupby(group).transform("first")
     proposed = pd.Series(split_images(photos["label"], group, validation, test, seed))
-    kept = photos["sha256"].map(before).groupby(group).transform("first")  # of the group's earlier photos
-    photos = photos.assign(group=group, split=kept.where(kept.notna(), proposed))
-    counts = pd.crosstab(photos["label"], photos["split"]).reindex(columns=PARTS, fill_value=0)
-    for label, part in zip(*np.nonzero(counts == 0), strict=True):
-        raise InputError(
-            f"No image of the class {counts.index[label]} is left for {PARTS[part]}: its photos are too few or too "
-            "alike; add photos, lower phash_distance or change the fractions."
-        )
-    return photos, issue_table(issues)
+    photos = photos.assign(group=group, split=earlier.where(earlier.notna(), proposed))
+    return fill_gaps(photos, earlier.isna()), issue_table(issues)
+
+
+def leave_out_bridges(photos, pairs, before):
+    """Photos without those that would tie two parts together, and the rows of `issue_table` about these."""
+    issues = []
+    for whose in ("new", "earlier"):
+        earlier = photos["sha256"].map(before)
+        group = group_photos(photos["sha256"], pairs)
+        torn = earlier.groupby(group).transform("nunique") > 1
+        rank = earlier.map({"test": 0, "validation": 1, "train": 2})
+        lesser = rank.isna() if whose == "new" else rank > rank.groupby(group).transform("min")
+        out = photos[torn & lesser]
+        issues += [
+            (row.path, row.label, "bridge", f"{whose}, and like photos of two parts", "") for row in out.itertuples()
+        ]
+        photos = photos.drop(out.index).reset_index(drop=True)
+    return photos, issues
+
+
+def fill_gaps(photos, is_free):
+    """Move a group of free photos into each part that misses a class; InputError where there is none to move."""
+    for label in sorted(set(photos["label"])):
+        own = photos["label"] == label
+        for part in PARTS:
+            if (photos.loc[own, "split"] == part).any():
+                continue
+            size = photos.groupby("group")["label"].transform("size")
+            pure = (own & is_free).groupby(photos["group"]).transform("all")
+            groups = photos[own].groupby("split")["group"].nunique()
+            spare = photos.assign(size=size)[pure & photos["split"].isin(groups.index[groups > 1])]
+            if spare.empty:
+                raise InputError(
+                    f"No photo of the class {label} can be given to {part}: they are too few, too alike or bound by an "
+                    "earlier split; add photos, lower phash_distance or delete data/splits to split anew."
+                )
+            fullest = spare["split"].map(photos.loc[own, "split"].value_counts())
+            chosen = spare.assign(fullest=-fullest).sort_values(["fullest", "size", "group"])["group"].iloc[0]
+            photos.loc[photos["group"] == chosen, "split"] = part
+    return photos
 
 
 def split_images(labels, groups, validation, test, seed):
@@ -225,6 +271,8 @@ def split_images(labels, groups, validation, test, seed):
     -------
     array of str, shape (n,)
     """
+    if seed < 0:
+        raise InputError(f"data_seed is {seed}, but a seed must be 0 or more.")
     labels, groups = np.asarray(labels), np.asarray(groups)
     part = np.full(len(labels), "train", dtype=object)
     for name, fraction in (("test", test), ("validation", validation)):
@@ -234,21 +282,24 @@ def split_images(labels, groups, validation, test, seed):
         most_folds = min(50, int(pd.Series(labels[rest]).value_counts().max()))
         share = Fraction(fraction).limit_denominator(most_folds) or Fraction(1, most_folds)
         folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
-        fold = np.empty(len(rest), int)
-        with warnings.catch_warnings():  # a class with fewer photos than folds is looked after below
+        with warnings.catch_warnings():  # of a class with fewer photos than folds: `fill_gaps` looks after it
             warnings.simplefilter("ignore", UserWarning)
-            for number, (_, held_out) in enumerate(folds.split(rest, labels[rest], groups[rest])):
-                fold[held_out] = number
-        # Take neighbouring folds as the part, from where it misses the fewest classes.
-        choices = [(fold - first) % share.denominator < share.numerator for first in range(share.denominator)]
-        part[rest[max(choices, key=lambda chosen: len(set(labels[rest[chosen]])))]] = name
+            held_out = [fold for _, fold in folds.split(rest, labels[rest], groups[rest])][: share.numerator]
+        part[rest[np.concatenate(held_out)]] = name
     return part
 
 
 def memory_of_split(folder, **settings):
-    """The file in data/splits that remembers which part each photo of a folder got under these settings."""
+    """The file that remembers which part each photo of a folder got under these settings, and what it says.
+
+    Returns
+    -------
+    file : Path in data/splits
+    before : dict of SHA-256 to part, empty if there is no such file
+    """
     key = hashlib.sha256(repr((str(folder), sorted(settings.items()))).encode()).hexdigest()[:8]
-    return helpers.DATA / "splits" / f"{helpers.slug(Path(folder).name)}-{key}.csv"
+    file = helpers.DATA / "splits" / f"{helpers.slug(Path(folder).name)}-{key}.csv"
+    return file, pd.read_csv(file, index_col="sha256")["split"].to_dict() if file.exists() else {}
 
 
 def lay_out(split, folder):
@@ -261,7 +312,7 @@ def lay_out(split, folder):
     bool, whether the folders were made
     """
     stamp_file = folder / ".made-for"
-    wanted = hashlib.sha256(split[["path", "label", "split"]].to_csv(index=False).encode()).hexdigest()
+    wanted = hashlib.sha256(split[["path", "label", "split", "sha256"]].to_csv(index=False).encode()).hexdigest()
     made = sum(len(files) for _, _, files in os.walk(folder)) - 1
     if stamp_file.exists() and stamp_file.read_text() == wanted and made == len(split):
         return False

@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -104,12 +105,21 @@ def make_dirty(folder):
 @pytest.fixture
 def working_folder(tmp_path, monkeypatch):
     """helpers.py reading and writing in an empty folder."""
-    for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "cache"}.items():
+    for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "data/cache"}.items():
         monkeypatch.setattr(helpers, name, tmp_path / folder)
-    monkeypatch.setattr(helpers, "SPLIT_CSV", tmp_path / "split.csv")
+    monkeypatch.setattr(helpers, "SPLIT_CSV", tmp_path / "data" / "split.csv")
     (tmp_path / "runs").mkdir()
     (tmp_path / "data").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def small_disk():
+    """No file can grow beyond 100,000 bytes, as on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @pytest.fixture

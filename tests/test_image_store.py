@@ -96,16 +96,16 @@ def test_images_are_found_by_content_and_stored_once(tmp_path):
     image_store.store_images(tmp_path, 8, map(picture, [3, 1, 2]))
     image_store.store_images(tmp_path, 8, map(picture, [2, 4, 3, 4, 5]))
     assert levels(tmp_path, [5, 4, 3, 2, 1]) == [5, 4, 3, 2, 1]
-    assert (tmp_path / "images-8.uint8").stat().st_size == 5 * 8 * 8 * 3
+    assert image_store.store_files(tmp_path, 8)[0].stat().st_size == 5 * 8 * 8 * 3
     image_store.store_images(tmp_path, 4, [picture(7, size=4)])
     assert levels(tmp_path, [7], size=4) == [7]
 
 
-@pytest.mark.parametrize(("file", "lost"), [("images-8.uint8", 100), ("images-8.txt", 30), ("images-8.txt", 70)])
+@pytest.mark.parametrize(("file", "lost"), [(0, 100), (1, 30), (1, 70)])
 def test_what_was_cut_off_is_written_again(tmp_path, file, lost):
     image_store.store_images(tmp_path, 8, map(picture, range(6)))
-    whole = (tmp_path / file).read_bytes()
-    (tmp_path / file).write_bytes(whole[:-lost])
+    spoilt = image_store.store_files(tmp_path, 8)[file]
+    spoilt.write_bytes(spoilt.read_bytes()[:-lost])
     kept = len(image_store.stored_rows(tmp_path, 8))
     assert 4 <= kept < 6
     image_store.store_images(tmp_path, 8, map(picture, range(8)))

@@ -16,6 +16,7 @@ import pytest
 from conftest import make_dirty, paint, short
 from PIL import Image
 
+import helpers
 from data import image_store, intake
 from helpers import InputError
 
@@ -23,11 +24,14 @@ from helpers import InputError
 def test_finds_the_images_of_each_class(photos):
     (photos / "Oak" / "notes.txt").write_text("no image")
     (photos / "Oak" / ".DS_Store").write_text("hidden")
+    (photos / "readme.txt").write_text("nobody's business")
+    shutil.copy(photos / "Oak" / "0.jpg", photos / "stray.jpg")
     (photos / ".hidden").mkdir()
     (photos / "Elm" / "UPPER.JPEG").write_bytes((photos / "Elm" / "0.jpg").read_bytes())
     images, issues = intake.find_images(photos)
     assert images["label"].value_counts().to_dict() == {"Elm": 21, "Oak": 10}
-    assert issues[["label", "check", "action"]].to_numpy().tolist() == [["Oak", "no photo", "left out"]]
+    assert issues[["label", "check"]].to_numpy().tolist() == [["Oak", "no photo"], ["", "no class"]]
+    assert issues["action"].eq("left out").all()
 
 
 @pytest.mark.parametrize(
@@ -35,13 +39,19 @@ def test_finds_the_images_of_each_class(photos):
     [
         (lambda folder: folder.rename(folder.with_name("moved")), "There is no data folder"),
         (lambda folder: [shutil.rmtree(folder), folder.write_text("a file")], "There is no data folder"),
-        (lambda folder: [file.unlink() for file in folder.glob("*/*")], "no JPEG or PNG images"),
-        (lambda folder: folder.rename(folder / ".." / "x") / "." and os.makedirs(folder / "train"), "no JPEG or PNG"),
         (
-            lambda folder: (folder / "Elm" / "inner").mkdir() or move_down(folder / "Elm"),
-            "Elm holds only folders .inner",
+            lambda folder: [shutil.rmtree(folder / label) for label in ("Oak", "Elm")],
+            "holds no sub-folders with images",
         ),
-        (lambda folder: (folder / os.fsdecode(b"Esp\xe8ce")).mkdir(), r"'Esp\\udce8ce' is not valid UTF-8: rename it"),
+        (
+            lambda folder: [file.unlink() for file in folder.glob("Oak/*")],
+            "Oak holds no JPEG or PNG images, but nothing",
+        ),
+        (lambda folder: [file.rename(f"{file}.webp") for file in folder.glob("Oak/*")], "Oak holds no .* but no photo"),
+        (lambda folder: nest(folder / "Elm"), "Elm holds no JPEG or PNG images, but nested folder, no photo: move the"),
+        (lambda folder: (folder / os.fsdecode(b"Esp\xe8ce")).mkdir(), r"'Esp\\udce8ce' is not UTF-8 or has"),
+        (lambda folder: (folder / os.fsdecode(b"Oak___\xff")).mkdir(), r"'Oak___\\udcff' is not UTF-8 or has"),
+        (lambda folder: (folder / "two\rlines").mkdir(), r"'two\\rlines' is not UTF-8 or has a carriage return"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_named(photos, spoil, sentence):
@@ -50,7 +60,9 @@ def test_a_folder_that_cannot_be_used_is_named(photos, spoil, sentence):
         intake.find_images(photos)
 
 
-def move_down(folder):
+def nest(folder):
+    (folder / "inner").mkdir()
+    (folder / "Thumbs.db").write_text("an index of pictures")
     for file in folder.glob("*.jpg"):
         file.rename(folder / "inner" / file.name)
 
@@ -143,7 +155,12 @@ def test_odd_names_survive_the_split_file(working_folder):
             paint(working_folder / "photos" / label / name, seed=[len(label), number])
     (working_folder / "photos" / "Oak" / os.fsdecode(b"b\xe4r.jpg")).write_bytes(b"not valid UTF-8")
     images, issues = intake.find_images(working_folder / "photos")
-    assert issues[["check", "path"]].to_numpy().tolist() == [["name", f"{working_folder}/photos/Oak/b\\udce4r.jpg"]]
+    assert issues["check"].eq("name").all()
+    assert [path.rsplit("/")[-1] for path in issues["path"]] == [
+        r"carriage\rreturn.jpg",
+        r"b\udce4r.jpg",
+        r"carriage\rreturn.jpg",
+    ]
     images, _ = intake.inspect_images(images)
     assert set(images["checks"]) == {""}
     again, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0])
@@ -180,7 +197,7 @@ def test_every_check_finds_its_file(working_folder):
     told |= dict(zip(map(short, found["path"]), found["check"], strict=True))
     seen_later = ("exact copy", "label conflict", "near duplicate")
     assert told == {file: check for file, check in planted.items() if check not in seen_later}
-    assert set(planted.values()) | {"bridge", "name", "same leaf"} == set(intake.CHECKS)
+    assert set(planted.values()) | {"bridge", "name", "no class", "same leaf"} == set(intake.CHECKS)
     sizes = images.set_index(images["path"].map(short))[["width", "height"]]
     assert sizes.loc["Oak/turned.jpg"].tolist() == [60, 90]
     sound = images[images["checks"] == ""]
@@ -213,6 +230,45 @@ def test_a_second_look_decodes_nothing_but_what_changed(working_folder, photos, 
     assert len(opened) == 2
     assert len(changed) == len(first) + 1
     assert (changed["sha256"] != "").all()
+
+
+def test_pixels_that_are_not_in_the_store_are_decoded_again(working_folder, photos):
+    first, size = intake.inspect_images(intake.find_images(photos)[0])
+    for other in (40, None):
+        images, size = intake.inspect_images(intake.find_images(photos)[0], other)
+        assert image_store.open_images(helpers.CACHE, size, images["sha256"])[:].shape == (30, size, size, 3)
+    for file in working_folder.glob("data/cache/images-*"):
+        file.unlink()
+    again, size = intake.inspect_images(intake.find_images(photos)[0])
+    pd.testing.assert_frame_equal(again, first, check_dtype=False)
+    assert len(image_store.open_images(helpers.CACHE, size, again["sha256"])) == 30
+
+
+def test_the_size_is_the_same_in_every_run(working_folder, photos):
+    for number, file in enumerate(sorted(photos.glob("*/*"))):
+        paint(file, number, size=108 + 5 * number)
+    for number in range(6):
+        (photos / "Oak" / f"empty {number}.jpg").write_bytes(b"")
+    for file in sorted(photos.glob("Elm/*"))[:8]:
+        file.write_bytes(file.read_bytes()[:-500])  # the header still tells the size
+    sizes = {intake.inspect_images(intake.find_images(photos)[0])[1] for _ in range(3)}
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("size", [0, -3, 7])
+def test_a_size_that_shows_nothing_is_named(working_folder, photos, size):
+    with pytest.raises(InputError, match=f"image_size is {size}"):
+        intake.inspect_images(intake.find_images(photos)[0], size)
+
+
+def test_a_disk_that_fills_while_photos_are_checked(working_folder, photos, small_disk):
+    with pytest.raises(InputError, match="make room on the disk"):
+        intake.inspect_images(intake.find_images(photos)[0], 96)
+    small_disk()  # room is made again
+    images, size = intake.inspect_images(intake.find_images(photos)[0], 96)
+    stored = image_store.open_images(helpers.CACHE, size, images["sha256"])[:]
+    with Image.open(images["path"][17]) as photo:
+        assert (stored[17] == np.asarray(photo.convert("RGB"))).all()
 
 
 def test_an_interrupted_look_goes_on_where_it_stopped(working_folder, photos, monkeypatch):
