@@ -113,8 +113,8 @@ def find_duplicates(images, distance):
     pairs = near_pairs(photos, 2 * distance)
     pairs["likeness"] = likeness(photos["thumb"].iloc[pairs["first"]], photos["thumb"].iloc[pairs["second"]])
     labels, near = photos["label"].to_numpy(), pairs["distance"] <= distance
-    torn = near & (pairs["likeness"] >= SAME_PHOTO) & (labels[pairs["first"]] != labels[pairs["second"]])
-    kinds = {"label conflict": torn, "near duplicate": near, "same leaf": pairs["likeness"] >= SAME_LEAF}
+    conflict = near & (pairs["likeness"] >= SAME_PHOTO) & (labels[pairs["first"]] != labels[pairs["second"]])
+    kinds = {"label conflict": conflict, "near duplicate": near, "same leaf": pairs["likeness"] >= SAME_LEAF}
     pairs["check"] = np.select(list(kinds.values()), list(kinds), "")
     pairs = pairs[pairs["check"] != ""]
     torn = pairs["check"] == "label conflict"

@@ -42,6 +42,13 @@ class TestNotebook:
         assert max(map(len, code)) <= 25
         assert len(cells) - len(code) >= 0.6 * len(code)
 
+    def test_a_chapter_that_trains_takes_balance(self, path):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "".join(cell.source for cell in cells[2:] if cell.cell_type == "code")
+        trains = "helpers.train(" in code
+        assert ('balance = "none"' in cells[1].source) == trains
+        assert not trains or "balance" in code
+
     def test_only_chapter_six_opens_the_test_part(self, path):
         source = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
         assert ('"test")' in source or '== "test"' in source) == (path.name[:2] == "06")
