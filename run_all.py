@@ -88,8 +88,8 @@ def read_options(arguments):
         if option == "data" and options.data == "plant_village":
             options.parameters["data"] = options.data
         elif folder := getattr(options, option):
-            if not Path(folder).expanduser().is_dir():
-                parser.error(f"--{option} {folder} is not a folder")
+            if not os.path.isdir(Path(folder).expanduser()):  # False too where it may not be looked at
+                parser.error(f"--{option} {folder} is not a folder that can be opened")
             options.parameters[option] = str(Path(folder).expanduser().resolve())
     if options.data and Path(options.parameters["data"]).is_relative_to(ROOT / "data" / "split"):
         parser.error(f"--data {options.data} is made anew by chapter 1: name the folder it was made from")

@@ -106,21 +106,22 @@ def fetch_plant_village(folder, url, sha256, photos, timeout=30):
     """
     if folder.exists():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)  # else Keras would take another place
     unfinished, usual_timeout = folder.with_name(f"{folder.name}.unfinished"), socket.getdefaulttimeout()
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     try:
         socket.setdefaulttimeout(timeout)
         name = f"{folder.name}.zip"
         archive = keras.utils.get_file(name, url, file_hash=sha256, cache_dir=folder.parent, cache_subdir="download")
     except Exception as error:
         raise InputError(
-            f"PlantVillage could not be downloaded from {url} ({' '.join(str(error).split())}): run the same command "
-            "again later, or name a folder of photos with --data DIR."
+            f"PlantVillage could not be downloaded: {' '.join(str(error).split())}; run the same command again later, or "
+            "name a folder of photos with --data DIR."
         ) from error
     finally:
         socket.setdefaulttimeout(usual_timeout)
+    shutil.rmtree(unfinished, ignore_errors=True)
     with helpers.disk_trouble_told(unfinished), zipfile.ZipFile(archive) as packed:
+        unfinished.mkdir()
         for member in tqdm(packed.infolist(), "unpacking PlantVillage", unit="file", mininterval=2):
             place = Path(member.filename)
             if place.suffix.lower() in IMAGE_SUFFIXES and "___" in place.parent.name:
@@ -131,7 +132,7 @@ def fetch_plant_village(folder, url, sha256, photos, timeout=30):
     if (found := sum(1 for _ in unfinished.glob("*/*"))) != photos:
         raise InputError(f"The archive of PlantVillage holds {found} photos instead of {photos}: {archive} is not it.")
     unfinished.rename(folder)
-    Path(archive).unlink()
+    shutil.rmtree(Path(archive).parent)
     return folder
 
 

@@ -290,6 +290,23 @@ def test_an_interrupted_look_goes_on_where_it_stopped(working_folder, photos, mo
     assert 5 <= len(opened) < 30
 
 
+def test_examples_stand_with_their_own_check_and_show_a_pair_once():
+    names = "abcdefghij"
+    images = pd.DataFrame({"path": list(names), "label": "Oak", "sha256": list(names.upper()), "width": 9})
+    images.loc[9, "width"] = 0
+    rows = [("a", "grayscale", ""), ("c", "palette", ""), ("b", "grayscale", ""), ("j", "truncated", "")]
+    rows += [("d", "label conflict", "e"), ("e", "label conflict", "d"), ("f", "near duplicate", "d")]
+    issues = intake.issue_table([(path, "Oak", check, "", other) for path, check, other in rows])
+    shown = intake.examples(issues, images)
+    assert shown.groupby("check")["sha256"].agg("".join).to_dict() == {
+        "grayscale": "AB",
+        "palette": "C",
+        "label conflict": "DE",
+        "near duplicate": "FD",
+    }
+    assert intake.examples(issues, images, count=1).groupby("check").size().eq(1).all()
+
+
 # ---------------------------------------------------------------- download
 
 
@@ -373,9 +390,7 @@ def test_plant_village_is_downloaded_once(server, tmp_path):
 def test_a_broken_transfer_is_told_and_started_anew(server, tmp_path, manner, told):
     folder = tmp_path / "data" / "plant_village"
     server.manner = manner
-    with pytest.raises(
-        InputError, match=f"could not be downloaded from http.*{told}.*run the same command again later"
-    ):
+    with pytest.raises(InputError, match=f"could not be downloaded: .*{told}.*run the same command again later"):
         fetch(server, folder)
     assert not folder.exists()
     server.manner = "whole"
