@@ -113,9 +113,10 @@ def fetch_plant_village(folder, url, sha256, photos, timeout=30):
         name = f"{folder.name}.zip"
         archive = keras.utils.get_file(name, url, file_hash=sha256, cache_dir=folder.parent, cache_subdir="download")
     except Exception as error:
+        told = " ".join(str(error).split())
         raise InputError(
-            f"PlantVillage could not be downloaded: {' '.join(str(error).split())}; run the same command again later, or "
-            "name a folder of photos with --data DIR."
+            f"PlantVillage could not be downloaded: {told}; run the same command again later, or name a folder of "
+            "photos with --data DIR."
         ) from error
     finally:
         socket.setdefaulttimeout(usual_timeout)
