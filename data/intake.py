@@ -402,7 +402,8 @@ def examples(issues, images, count=6):
     -------
     DataFrame with the columns check, path, label, sha256
     """
-    shown = issues.merge(images[images["width"] > 0], on="path", suffixes=("", "_"))
+    images = images[images["phashes"] != ""]
+    shown = issues.merge(images, on="path", suffixes=("", "_"))
     pair = [frozenset(two) for two in zip(shown["path"], shown["other"], strict=True)]
     shown = shown[~shown.assign(pair=pair).duplicated(["check", "pair"])]
     both = pd.concat([shown[["check", "path"]], shown[["check", "other"]].set_axis(["check", "path"], axis=1)])
