@@ -141,12 +141,15 @@ def cached_outputs(network, inputs, key):
         predict = batch_function(network)
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(inputs), *network.output_shape[1:])}
         unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
-        with disk_trouble_told(file), open(unfinished, "wb") as out:
-            np.lib.format.write_array_header_1_0(out, header)
-            for start in tqdm(range(0, len(inputs), 64), key.split()[0], unit="batch", mininterval=2):
-                batch = predict(inputs[start : start + 64].astype(np.float32))
-                out.write(batch.numpy().astype("<f2").tobytes())
-        unfinished.replace(file)
+        try:
+            with disk_trouble_told(file), open(unfinished, "wb") as out:
+                np.lib.format.write_array_header_1_0(out, header)
+                for start in tqdm(range(0, len(inputs), 64), key.split()[0], unit="batch", mininterval=2):
+                    batch = predict(inputs[start : start + 64].astype(np.float32))
+                    out.write(batch.numpy().astype("<f2").tobytes())
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return np.load(file, mmap_mode="r")
 
 
@@ -201,7 +204,8 @@ def class_weights(labels, balance):
     """Weight of each class in the loss, for Keras: inverse to its frequency with "class_weight", else None."""
     if balance != "class_weight":
         return None
-    return dict(enumerate(compute_class_weight("balanced", classes=np.unique(labels), y=labels)))
+    present = np.unique(labels)
+    return dict(zip(present.tolist(), compute_class_weight("balanced", classes=present, y=labels), strict=True))
 
 
 def training_batches(x, targets, rows, spec):

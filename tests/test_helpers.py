@@ -93,6 +93,7 @@ def test_a_disk_that_fills_while_features_are_stored(working_folder, small_disk)
     inputs = np.arange(100 * 2700, dtype=np.float32).reshape(100, 30, 30, 3) % 7
     with pytest.raises(helpers.InputError, match="outputs-.*File too large; make room on the disk"):
         helpers.cached_outputs(network, inputs, "flat")
+    assert not list(helpers.CACHE.iterdir())  # the disk is full enough
     small_disk()
     assert (helpers.cached_outputs(network, inputs, "flat") == inputs.reshape(100, 2700)).all()
 
