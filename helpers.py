@@ -28,9 +28,10 @@ import seaborn as sns
 import tensorflow as tf
 from IPython.display import Image as DisplayImage
 from IPython.display import display
-from sklearn.utils.class_weight import compute_class_weight
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
+from batches import BALANCES, class_weights, evaluation_batches, rows_of_epoch, training_batches
 from data import image_store
 
 tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
@@ -159,153 +160,6 @@ def batch_function(network):
     return tf.function(lambda batch: network(batch, training=False), input_signature=[signature])
 
 
-# The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
-AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
-
-
-def augment(images, uniform, augmentation):
-    """Flip, rotate, shift and zoom each image by one affine transform.
-
-    Parameters
-    ----------
-    images : float32 tensor, shape (n, height, width, 3)
-    uniform : float32 tensor, shape (n, 6)
-        Random numbers in [0, 1), one row per image: two flips, angle, two shifts, zoom.
-    augmentation : dict like `AUGMENTATION`
-    """
-    side = tf.cast(tf.shape(images)[1], tf.float32)
-    signed = 2 * uniform - 1
-    angle = signed[:, 2] * augmentation["rotation"] * np.pi / 180
-    shift = signed[:, 3:5] * augmentation["shift"] * side
-    zoom = 1 + signed[:, 5] * augmentation["zoom"]
-    flip = tf.where(uniform[:, :2] < 0.5, -1.0, 1.0) if augmentation["flip"] else tf.ones_like(shift)
-    a, b = tf.cos(angle) * zoom * flip[:, 0], -tf.sin(angle) * zoom * flip[:, 1]
-    c, d = tf.sin(angle) * zoom * flip[:, 0], tf.cos(angle) * zoom * flip[:, 1]
-    centre = (side - 1) / 2  # rotate and zoom about the middle, then shift
-    offset_x = centre - a * centre - b * centre + shift[:, 0]
-    offset_y = centre - c * centre - d * centre + shift[:, 1]
-    zero = tf.zeros_like(a)
-    transform = tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1)
-    return keras.ops.image.affine_transform(images, transform, fill_mode="reflect")
-
-
-BALANCES = ("none", "class_weight", "oversample")
-
-
-def rows_of_epoch(labels, balance):
-    """Training images of an epoch, as row numbers: each once, or with "oversample" each class like the largest."""
-    if balance != "oversample":
-        return np.arange(len(labels))
-    largest = np.bincount(labels).max()
-    return np.concatenate([np.resize(np.flatnonzero(labels == label), largest) for label in np.unique(labels)])
-
-
-def class_weights(labels, balance):
-    """Weight of each class in the loss, for Keras: inverse to its frequency with "class_weight", else None."""
-    if balance != "class_weight":
-        return None
-    present = np.unique(labels)
-    return dict(zip(present.tolist(), compute_class_weight("balanced", classes=present, y=labels), strict=True))
-
-
-def training_batches(x, targets, rows, spec):
-    """Shuffled, augmented batches for all epochs, one after another, as a tf.data.Dataset.
-
-    Order and augmentation are pure functions of (seed, epoch, index), so that a run can be repeated.
-
-    Parameters
-    ----------
-    rows : array of int
-        The images that an epoch consists of, from `rows_of_epoch`.
-    """
-    count, seed = len(rows), spec["seed"]
-
-    def one_epoch(epoch):
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), key)
-        uniform = tf.random.stateless_uniform([count, 6], key)
-        drawn = tf.gather(rows, order), tf.gather(uniform, order)
-        return tf.data.Dataset.from_tensor_slices(drawn).batch(spec["batch_size"])
-
-    def load(index, uniform):
-        batch = rows_of(x, index)
-        if spec.get("augmentation"):
-            batch = augment(batch, uniform, spec["augmentation"])
-        return batch, tf.gather(targets, index)
-
-    return tf.data.Dataset.range(spec["epochs"]).flat_map(one_epoch).map(load, num_parallel_calls=2).prefetch(2)
-
-
-def evaluation_batches(x, targets=None):
-    """Batches in the order of the split, without shuffling or augmentation; `x` may be a memory map."""
-
-    def load(index):
-        return rows_of(x, index) if targets is None else (rows_of(x, index), tf.gather(targets, index))
-
-    return tf.data.Dataset.range(len(x)).batch(64).map(load).prefetch(2)
-
-
-def rows_of(x, index):
-    """Rows of a NumPy array or memory map as a float32 tensor, read only when a dataset asks for them."""
-    batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
-    batch.set_shape([None, *x.shape[1:]])
-    return batch
-
-
-# ---------------------------------------------------------------- models
-
-
-def final_model_layers(
-    classes,
-    filters=(16, 32, 64, 128, 256),
-    activation=("LeakyReLU", {"negative_slope": 0.3}),
-    initializer="glorot_uniform",
-    l2=0.0,
-    batch_normalization=False,
-    reduction="GlobalAveragePooling2D",
-    dropout=(0.3, 0.3),
-):
-    """FinalModel of the original study as a list of Keras layers, each [class name, config].
-
-    Five blocks of convolution, activation and max pooling; global average pooling, dropout, dense 512,
-    dropout, softmax. The arguments are the choices that chapter 3 varies; dropout is (after the reduction,
-    after the dense layer), 0 leaves the layer out.
-    """
-    decay = {"module": "keras.regularizers", "class_name": "L2", "config": {"l2": l2}} if l2 else None
-    weights = {"kernel_initializer": initializer, "kernel_regularizer": decay}
-    layers = [["Rescaling", {"scale": 1 / 255, "offset": 0.0}]]
-    for count in filters:
-        layers.append(["Conv2D", {"filters": count, "kernel_size": 3, "padding": "same", **weights}])
-        layers += [list(activation), ["MaxPooling2D", {"pool_size": 2}]]
-        if batch_normalization:
-            layers.append(["BatchNormalization", {"momentum": 0.99}])
-    after_reduction, after_dense = ([["Dropout", {"rate": rate}]] if rate else [] for rate in dropout)
-    layers += [[reduction, {}], *after_reduction]
-    layers += [["Dense", {"units": 512, "activation": "relu", **weights}], *after_dense]
-    return [*layers, ["Dense", {"units": classes, "activation": "softmax", **weights}]]
-
-
-def build_model(layers, input_shape, name):
-    """Build a keras.Sequential from a list of [class name, config] by Keras's own deserialisation.
-
-    Raises
-    ------
-    InputError
-        Names the layer that Keras does not know or whose configuration it refuses.
-    """
-    model = keras.Sequential([keras.Input(input_shape)], name=name)
-    for class_name, config in layers:
-        if not hasattr(keras.layers, class_name):
-            raise InputError(f"Keras has no layer {class_name}: see https://keras.io/api/layers for their names.")
-        try:
-            described = {"module": "keras.layers", "class_name": class_name, "config": copy.deepcopy(config)}
-            model.add(keras.layers.deserialize(described))
-        except (TypeError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise InputError(f"Keras cannot build the layer {class_name} with {config}: {reason}") from error
-    return model
-
-
 # ---------------------------------------------------------------- runs
 
 
@@ -359,20 +213,17 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
         "name": name,
         "batch_size": 32,
         "epochs": epochs,
-        "patience": 10,
+        "patience": 10,  # None: all epochs, and no look back for the best
         "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}},
         "augmentation": None,
+        "mixup": 0.0,
+        "label_smoothing": 0.0,
         "balance": balance,
+        "log_layers": False,
         "seed": seed,
         "split": split.attrs["hash"],
         **more,
     }
-
-
-def cnn_spec(chapter, name, split, size, layers, epochs, seed, balance="none"):
-    """The spec of a network that learns from augmented images, given as a list of layers."""
-    more = {"layers": layers, "image_size": size, "augmentation": AUGMENTATION}
-    return training_spec(chapter, name, split, epochs, seed, balance, **more)
 
 
 def spec_hash(spec):
@@ -392,101 +243,197 @@ def find_run(spec):
     return None
 
 
-def prepare_custom_cnn(spec, split):
-    """A `Training` for a spec that lists layers: the model learns from decoded images."""
-    size, classes = spec["image_size"], split.attrs["classes"]
-    model = build_model(spec["layers"], (size, size, 3), "custom_cnn")
-    train, validation = (load_images(split, part, size) for part in ("train", "validation"))
-    return Training(model, model, train, validation, {"initial_weights": "none", "classes": classes})
-
-
-def train(spec, split, prepare=prepare_custom_cnn):
+def train(spec, split, prepare):
     """Train what a spec describes, once: a second call with the same spec returns the finished run.
 
-    A run that was stopped before its end is trained from the start. `train_seconds` counts the preparation too.
+    Raises
+    ------
+    InputError
+        When the training diverged: its loss was no longer a number.
+    """
+    [run] = train_all([spec], split, prepare)
+    if run.result["diverged"]:
+        raise InputError(
+            f"{run.name} diverged: its loss was no longer a number in epoch {run.result['epochs']}; "
+            f"lower the learning rate of {spec['optimizer']['config'].get('learning_rate')}."
+        )
+    return run
+
+
+def train_all(specs, split, prepare):
+    """Train a queue of specs one after another, each once; a bar shows which run of how many, score and time left.
+
+    A run that was stopped before its end is trained from the start. One that diverges is marked so in its
+    result, and the queue goes on.
 
     Parameters
     ----------
-    spec : dict
-        JSON-able, as `training_spec` makes it, with what `prepare` reads. Early stopping looks at the validation
+    specs : list of dict
+        JSON-able, as `training_spec` makes them, with what `prepare` reads. Early stopping looks at the validation
         macro F1 and restores the best weights.
     prepare : callable(spec, split) -> Training
         Called only if the spec has not been trained yet.
+
+    Returns
+    -------
+    list of Run, in the order of the specs
     """
-    if run := find_run(spec):
-        return run
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(spec["seed"])
-    tf.config.experimental.enable_op_determinism()
+    waiting = {spec_hash(spec): spec for spec in specs if not find_run(spec)}
+    with tqdm(total=sum(spec["epochs"] for spec in waiting.values()), unit="epoch", mininterval=2) as bar:
+        for number, spec in enumerate(waiting.values(), 1):
+            bar.set_description(f"run {number} of {len(waiting)}: {spec['name']}, seed {spec['seed']}")
+            train_once(spec, split, prepare, Progress(bar, spec["epochs"]))
+    runs = [find_run(spec) for spec in specs]
+    for run in runs:
+        if run.result["diverged"]:
+            print(f"{run.name}, seed {run.spec['seed']}, diverged in epoch {run.result['epochs']}.")
+    return runs
+
+
+def train_once(spec, split, prepare, *callbacks):
+    """Train a spec and write its run folder; `train_seconds` counts the preparation too."""
     own_folder = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     folder = next(RUNS.glob(f"*-{spec_hash(spec)}"), own_folder)  # another chapter may know it by this name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_whole(folder / "spec.json", json.dumps(spec, indent=1))
     start = time.perf_counter()
-    training = prepare(spec, split)
-    history = fit(training, spec, folder / "tensorboard")
+    training, history = fit(spec, split, prepare, *callbacks, log_folder=folder / "tensorboard")
     seconds = time.perf_counter() - start
     history.to_csv(folder / "history.csv", index=False)
-    held_out, labels = training.validation
-    probabilities = training.model.predict(evaluation_batches(held_out), verbose=0)
-    np.save(folder / "validation.npy", probabilities)
     training.whole.save(folder / "model.keras")
+    diverged = not np.isfinite(history["loss"]).all()
     result = {
         **training.summary,
         "params": training.whole.count_params(),
         "trainable_params": int(sum(np.prod(weight.shape) for weight in training.model.trainable_weights)),
         "epochs": len(history),
-        "best_epoch": int(history["val_macro_f1"].idxmax()) + 1,
+        "best_epoch": len(history) if spec["patience"] is None else int(history["val_macro_f1"].argmax()) + 1,
         "train_seconds": round(seconds, 2),
-        "validation_macro_f1": float(macro_f1(labels, probabilities.argmax(axis=1))),
+        "diverged": bool(diverged),
     }
+    for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
+        probabilities = training.model.predict(evaluation_batches(x), verbose=0)
+        score = macro_f1(labels, probabilities.argmax(axis=1))
+        result[f"{part}_macro_f1"] = None if diverged else float(score)
+    np.save(folder / "validation.npy", probabilities)
     write_whole(folder / "result.json", json.dumps(result, indent=1))
-    return Run(folder, spec, result)
 
 
-def fit(training, spec, log_folder):
-    """Fit a `Training`'s model until validation macro F1 stops rising; return its history, one row per epoch."""
+def fit(spec, split, prepare, *callbacks, log_folder=None):
+    """Prepare and fit a model until validation macro F1 stops rising; TensorBoard's files go to `log_folder`.
+
+    Returns
+    -------
+    training : Training, its model with the weights of the best epoch
+    history : DataFrame, one row per epoch
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(spec["seed"])
+    tf.config.experimental.enable_op_determinism()
+    training = prepare(spec, split)
     (x, labels), (held_out, held_out_labels) = training.train, training.validation
     one_hot = np.eye(training.model.output_shape[-1], dtype=np.float32)
     rows = rows_of_epoch(labels, spec["balance"])
     training.model.compile(
         optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
-        loss="categorical_crossentropy",
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=spec["label_smoothing"]),
         metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
     )
-    best = {"monitor": "val_macro_f1", "mode": "max", "patience": spec["patience"], "restore_best_weights": True}
+    callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks]
+    if spec["patience"] is not None:
+        best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
+        callbacks.append(keras.callbacks.EarlyStopping(patience=spec["patience"], **best))
+    if log_folder:
+        callbacks.append(keras.callbacks.TensorBoard(log_folder, int(spec["log_layers"]), write_graph=False))
+    if log_folder and spec["log_layers"]:
+        some = np.linspace(0, len(labels) - 1, 64).astype(int)
+        callbacks.append(LayerLog(log_folder, x[some], one_hot[labels[some]]))
     history = training.model.fit(
         training_batches(x, one_hot[labels], rows, spec),
         steps_per_epoch=-(-len(rows) // spec["batch_size"]),
         epochs=spec["epochs"],
         validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
         class_weight=class_weights(labels, spec["balance"]),
-        callbacks=[
-            keras.callbacks.EarlyStopping(**best),
-            keras.callbacks.TensorBoard(log_folder, write_graph=False),
-            Progress(spec["name"], spec["epochs"]),
-        ],
+        callbacks=callbacks,
+        shuffle=False,  # the batches come shuffled
         verbose=0,
     )
     table = pd.DataFrame(history.history)
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
-    return table
+    return training, table
+
+
+class LayerLog(keras.callbacks.Callback):
+    """Logs to TensorBoard, for each layer and epoch, the gradient's norm and how far the weights moved.
+
+    The gradient is that of the loss on fixed training images, without augmentation and dropout. Both norms are
+    divided by the norm of the layer's kernel: a share that compares layers of different size.
+    """
+
+    def __init__(self, folder, images, targets):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(str(folder / "layers"))
+        self.batch = tf.constant(images, tf.float32), tf.constant(targets)
+
+    def on_train_begin(self, logs=None):
+        self.kernels = {layer.name: layer.kernel for layer in self.model.layers if hasattr(layer, "kernel")}
+        self.before = [kernel.numpy() for kernel in self.kernels.values()]
+        self.gradients = tf.function(self.gradients_of_kernels)
+
+    def gradients_of_kernels(self):
+        images, targets = self.batch
+        with tf.GradientTape() as tape:
+            loss = self.model.compute_loss(images, targets, self.model(images, training=False))
+        return [
+            tf.norm(gradient) for gradient in tape.gradient(loss, [kernel.value for kernel in self.kernels.values()])
+        ]
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = [kernel.numpy() for kernel in self.kernels.values()]
+        with self.writer.as_default(step=epoch):
+            for name, gradient, new, old in zip(self.kernels, self.gradients(), now, self.before, strict=True):
+                size = np.linalg.norm(new)
+                tf.summary.scalar(f"gradient/{name}", gradient / size)
+                tf.summary.scalar(f"change/{name}", np.linalg.norm(new - old) / size)
+        self.before = now
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
+def logged(run, folder, kind):
+    """What TensorBoard's files of a run hold of one kind, as dict of layer to one value per epoch.
+
+    Parameters
+    ----------
+    folder, kind : str
+        "layers" and "gradient" or "change" (numbers, see `LayerLog`); "train" and "histogram" (arrays of shape
+        (buckets, 3): left edge, right edge, count).
+    """
+    events = EventAccumulator(str(run.folder / "tensorboard" / folder), size_guidance={"tensors": 0}).Reload()
+    found = {}
+    for tag in events.Tags()["tensors"]:
+        if kind in tag:
+            found[tag] = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors(tag)]
+    return found
 
 
 class Progress(keras.callbacks.Callback):
-    """A progress bar over epochs that shows the validation macro F1."""
+    """Moves the bar of a queue by the epochs of one run, and shows the validation macro F1."""
 
-    def __init__(self, name, epochs):
+    def __init__(self, bar, epochs):
         super().__init__()
-        self.bar = tqdm(total=epochs, desc=name, unit="epoch", mininterval=2)
+        self.bar, self.epochs = bar, epochs
 
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.set_postfix({"validation macro F1": f"{logs['val_macro_f1']:.3f}"}, refresh=False)
+        shown = {"epoch": f"{epoch + 1} of {self.epochs}", "validation macro F1": f"{logs['val_macro_f1']:.3f}"}
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
+        self.done = epoch + 1
 
     def on_train_end(self, logs=None):
-        self.bar.close()
+        self.bar.update(self.epochs - self.done)  # those that early stopping saved
 
 
 def record_runs(chapter, runs):
@@ -580,15 +527,84 @@ def bootstrap_interval(truth, prediction, draws=2000):
     return np.percentile(macro_f1(truth[rows], prediction[rows]), [2.5, 97.5])
 
 
+def paired_draws(truth, predictions, baselines, draws=2000):
+    """Macro F1 of `predictions` less that of `baselines`, of each pair of trainings on each bootstrap resample.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    predictions, baselines : array of int, shape (seeds, n)
+        Both trainings of a pair have one seed, and are scored on the same resample of images.
+
+    Returns
+    -------
+    array of float, shape (draws, seeds)
+    """
+    rows = resamples(truth, draws)
+    pairs = zip(predictions, baselines, strict=True)
+    return np.stack([macro_f1(truth[rows], one[rows]) - macro_f1(truth[rows], other[rows]) for one, other in pairs], 1)
+
+
+def interval_over_seeds(drawn, seed=0):
+    """95 % percentile interval of the mean over seeds, which are drawn again with replacement too: (low, high).
+
+    Parameters
+    ----------
+    drawn : array of float, shape (draws, seeds), from `paired_draws`
+    """
+    chosen = np.random.default_rng(seed).integers(0, drawn.shape[1], drawn.shape)
+    return np.percentile(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1), [2.5, 97.5])
+
+
 def paired_difference(truth, prediction, baseline, draws=2000):
     """Macro F1 of `prediction` less that of `baseline` on the same images: (difference, low, high).
 
-    The interval is the 95 % percentile of a paired bootstrap: both models are scored on the same resample.
+    The interval is the 95 % percentile of a paired bootstrap over images and, given several trainings of each
+    model, over seeds.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    prediction, baseline : array of int, shape (n,) or (seeds, n)
     """
-    truth, prediction, baseline = map(np.asarray, (truth, prediction, baseline))
-    rows = resamples(truth, draws)
-    drawn = macro_f1(truth[rows], prediction[rows]) - macro_f1(truth[rows], baseline[rows])
-    return macro_f1(truth, prediction) - macro_f1(truth, baseline), *np.percentile(drawn, [2.5, 97.5])
+    truth, prediction, baseline = np.asarray(truth), np.atleast_2d(prediction), np.atleast_2d(baseline)
+    difference = (macro_f1(truth[None], prediction) - macro_f1(truth[None], baseline)).mean()
+    return difference, *interval_over_seeds(paired_draws(truth, prediction, baseline, draws))
+
+
+def established(difference, low, high, seeds, floor, margin):
+    """What a measured difference shows, as dict of statement to bool.
+
+    Parameters
+    ----------
+    difference, low, high : float
+        A difference and its 95 % interval.
+    seeds : int
+        Trainings of each side. The interval of a single pair cannot show what another seed would give.
+    floor : float
+        The noise floor, which a difference of single trainings has to exceed.
+    margin : float
+        A difference that is surely smaller counts as none (an equivalence test).
+    """
+    clear = (low > 0 or high < 0) and (seeds > 1 or abs(difference) > floor)
+    higher, lower = clear and difference > 0, clear and difference < 0
+    at_most, at_least = seeds > 1 and high < margin, seeds > 1 and low > -margin
+    return {
+        "higher": higher,
+        "lower": lower,
+        "not higher": lower or at_most,
+        "not lower": higher or at_least,
+        "same": at_most and at_least,
+    }
+
+
+def verdict(claim, holds):
+    """Whether a claim, one of the statements of `established`, is "confirmed", "refuted" or "undecided"."""
+    against = {"higher": ["not higher"], "lower": ["not lower"], "same": ["higher", "lower"]}
+    against |= {"not higher": ["higher"], "not lower": ["lower"]}
+    if holds[claim]:
+        return "confirmed"
+    return "refuted" if any(holds[statement] for statement in against[claim]) else "undecided"
 
 
 # ---------------------------------------------------------------- figures
@@ -596,11 +612,14 @@ def paired_difference(truth, prediction, baseline, draws=2000):
 _COLOUR_BLIND_SAFE = sns.color_palette("colorblind").as_hex()
 MODEL_COLOURS = {
     "FinalModel": _COLOUR_BLIND_SAFE[0],
+    "FinalModel (refit)": _COLOUR_BLIND_SAFE[9],
+    "FinalModel (tuned)": _COLOUR_BLIND_SAFE[3],
     "ResNet50": _COLOUR_BLIND_SAFE[1],
     "VGG16": _COLOUR_BLIND_SAFE[2],
     "EfficientNetB4": _COLOUR_BLIND_SAFE[4],
 }
-MODEL_MARKERS = {"FinalModel": "o", "ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D"}
+MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tuned)": "P"}
+MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D"}
 
 
 def set_style():
@@ -625,14 +644,15 @@ def show(figure, name, caption):
 def plot_curves(runs, title):
     """Training and validation loss and macro F1 over epochs, for a dict of name to Run; returns the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    one_model = len({run.name for run in runs.values()}) == 1  # then the colours tell its seeds apart
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
-            colour = MODEL_COLOURS.get(run.name, _COLOUR_BLIND_SAFE[number % 10])
+            colour = _COLOUR_BLIND_SAFE[number % 10] if one_model else MODEL_COLOURS[run.name]
             history = run.history
             axis.plot(history["epoch"], history[metric], "--", color=colour, alpha=0.7)
             axis.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
             best = history.iloc[run.result["best_epoch"] - 1]
-            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS.get(run.name, "o"), color=colour)
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], color=colour)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(0, 1)

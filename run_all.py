@@ -22,7 +22,14 @@ PROFILES = sorted(file.stem for file in (NOTEBOOKS / "profiles").glob("*.yaml"))
 EXPECTED_SHARE = {"01": 10, "02": 15, "03": 26, "04": 20, "05": 13, "06": 16}
 
 # Which chapters read what a chapter leaves on disk.
-READERS = {"01": ["02", "03", "04", "05", "06"], "02": ["06"], "03": [], "04": ["05", "06"], "05": ["06"], "06": []}
+READERS = {
+    "01": ["02", "03", "04", "05", "06"],
+    "02": ["03", "06"],
+    "03": ["06"],
+    "04": ["05", "06"],
+    "05": ["06"],
+    "06": [],
+}
 
 CHOICES = {"balance": ("none", "class_weight", "oversample")}  # parameters that take one of a few words
 

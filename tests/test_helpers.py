@@ -11,11 +11,12 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 from PIL import Image
 from sklearn.metrics import f1_score
 
 import backbones
+import batches
+import custom_cnn
 import helpers
 
 
@@ -37,8 +38,11 @@ def project(working_folder):
 
 
 def tiny_spec(split, **changes):
-    layers = helpers.final_model_layers(2, filters=(4, 8))
-    return helpers.cnn_spec("02", "Tiny", split, 32, layers, epochs=2, seed=0) | changes
+    return custom_cnn.cnn_spec("02", "Tiny", split, 32, epochs=2, seed=0, filters=(4, 8)) | changes
+
+
+def train(spec, split, prepare=custom_cnn.prepare):
+    return helpers.train(spec, split, prepare)
 
 
 # ---------------------------------------------------------------- data
@@ -89,7 +93,7 @@ def test_a_disk_that_fills_while_images_are_stored(project, small_disk):
 
 
 def test_a_disk_that_fills_while_features_are_stored(working_folder, small_disk):
-    network = helpers.build_model([["Flatten", {}]], (30, 30, 3), "flat")
+    network = custom_cnn.build_model([["Flatten", {}]], (30, 30, 3), "flat")
     inputs = np.arange(100 * 2700, dtype=np.float32).reshape(100, 30, 30, 3) % 7
     with pytest.raises(helpers.InputError, match="outputs-.*File too large; make room on the disk"):
         helpers.cached_outputs(network, inputs, "flat")
@@ -104,73 +108,13 @@ def test_half_side_is_the_originals(project):
     assert helpers.half_side(project) == 32
 
 
-# ---------------------------------------------------------------- augmentation and batches
-
-
-def test_augmentation_of_nothing_changes_nothing():
-    images = np.random.default_rng(0).uniform(0, 255, (5, 16, 16, 3)).astype(np.float32)
-    still = {"flip": False, "rotation": 0, "shift": 0, "zoom": 0}
-    uniform = tf.random.stateless_uniform([5, 6], [0, 0])
-    np.testing.assert_allclose(helpers.augment(images, uniform, still), images, atol=1e-3)
-
-
-def test_flips_are_flips():
-    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
-    uniform = np.full((4, 6), 0.5, np.float32)
-    uniform[:, :2] = [[0, 0], [0, 0.9], [0.9, 0], [0.9, 0.9]]
-    turned = helpers.augment(images, uniform, helpers.AUGMENTATION).numpy()
-    expected = [images[0, ::-1, ::-1], images[1, :, ::-1], images[2, ::-1], images[3]]
-    np.testing.assert_allclose(turned, expected, atol=1e-3)
-
-
-def test_a_quarter_turn_turns_about_the_middle():
-    images = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
-    uniform = np.array([[0.9, 0.9, 1, 0.5, 0.5, 0.5]], np.float32)
-    quarter = {"flip": True, "rotation": 90, "shift": 0.2, "zoom": 0.3}
-    turned = helpers.augment(images, uniform, quarter).numpy()[0]
-    assert min(np.abs(turned - np.rot90(images[0], turns)).max() for turns in (1, 3)) < 1e-2
-
-
-def collect(spec, count=10, rows=None):
-    x = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
-    batches = helpers.training_batches(x, np.eye(count), np.arange(count) if rows is None else rows, spec)
-    return [(images[:, 0, 0, 0].numpy().tolist()) for images, _ in batches]
-
-
-def test_every_epoch_shows_every_image_once_in_another_order():
-    spec = {"seed": 5, "epochs": 3, "batch_size": 4}
-    batches = collect(spec)
-    epochs = [[*a, *b, *c] for a, b, c in zip(*[iter(batches)] * 3, strict=True)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
-    assert epochs[0] != epochs[1]
-    assert collect(spec) == batches
-    assert collect(spec | {"seed": 6}) != batches
-
-
-def test_oversampling_shows_every_class_equally_often():
-    labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
-    rows = helpers.rows_of_epoch(labels, "oversample")
-    assert np.bincount(labels[rows]).tolist() == [7, 7, 7]
-    assert set(rows) == set(range(10))
-    batches = collect({"seed": 5, "epochs": 1, "batch_size": 4}, rows=rows)
-    assert sorted(number for batch in batches for number in batch) == sorted(rows)
-    assert helpers.rows_of_epoch(labels, "none").tolist() == list(range(10))
-
-
-def test_class_weights_make_every_class_weigh_the_same():
-    labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
-    weights = helpers.class_weights(labels, "class_weight")
-    assert [weights[label] * count for label, count in enumerate((7, 2, 1))] == pytest.approx([10 / 3] * 3)
-    assert helpers.class_weights(labels, "none") is None
-
-
-@pytest.mark.parametrize("balance", helpers.BALANCES)
+@pytest.mark.parametrize("balance", batches.BALANCES)
 def test_balance_changes_the_training(project, balance):
     first_of_a = project[project["label"] == "A"].index[4:]
     project = project.drop(first_of_a[project.loc[first_of_a, "split"] == "train"])  # a rare class
     results = {}
     for setting in {"none", balance}:
-        run = helpers.train(tiny_spec(project, balance=setting), project)
+        run = train(tiny_spec(project, balance=setting), project)
         results[setting] = run.history["loss"].tolist()
     assert len({str(losses) for losses in results.values()}) == len(results)
 
@@ -180,34 +124,7 @@ def test_an_unknown_balance_is_named(project):
         helpers.training_spec("02", "Tiny", project, 1, 0, "smote")
 
 
-# ---------------------------------------------------------------- models
-
-
-def test_final_model_has_the_originals_parameters():
-    model = helpers.build_model(helpers.final_model_layers(14), (128, 128, 3), "FinalModel")
-    convolutions = [layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    assert convolutions == [448, 4640, 18496, 73856, 295168]
-    assert model.count_params() == sum(convolutions) + 257 * 512 + 513 * 14
-    assert model.output_shape == (None, 14)
-
-
-def test_variants_change_what_they_say():
-    def kinds(**changes):
-        return [name for name, _ in helpers.final_model_layers(14, **changes)]
-
-    assert kinds(dropout=(0, 0)).count("Dropout") == 0
-    assert kinds(batch_normalization=True).count("BatchNormalization") == 5
-    assert "Flatten" in kinds(reduction="Flatten")
-    assert kinds(activation=["ReLU", {}]).count("ReLU") == 5
-    model = helpers.build_model(helpers.final_model_layers(3, l2=0.01), (64, 64, 3), "decayed")
-    assert len(model.losses) == 7
-
-
-def test_a_model_that_keras_cannot_build_is_named():
-    with pytest.raises(helpers.InputError, match="no layer Conv2Dd"):
-        helpers.build_model([["Conv2Dd", {}]], (8, 8, 3), "wrong")
-    with pytest.raises(helpers.InputError, match="Conv2D .*filtres"):
-        helpers.build_model([["Conv2D", {"filtres": 4, "kernel_size": 3}]], (8, 8, 3), "wrong")
+# ---------------------------------------------------------------- backbones
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16"])
@@ -275,26 +192,26 @@ def test_same_spec_same_hash_whatever_it_is_called(project):
 def test_a_spec_is_trained_once(project, tmp_path):
     spec = tiny_spec(project)
     before = json.dumps(spec)
-    run = helpers.train(spec, project)
+    run = train(spec, project)
     assert json.dumps(spec) == before
     assert {"spec.json", "history.csv", "model.keras", "result.json", "tensorboard"} <= {
         file.name for file in run.folder.iterdir()
     }
-    again = helpers.train(spec, project, prepare=lambda *_: pytest.fail("trained again"))
+    again = train(spec, project, prepare=lambda *_: pytest.fail("trained again"))
     assert again.folder == run.folder
     assert again.result == json.loads((run.folder / "result.json").read_text())
 
 
 def test_a_run_without_a_result_is_trained_again(project):
-    run = helpers.train(tiny_spec(project), project)
+    run = train(tiny_spec(project), project)
     probabilities = run.validation_probabilities
     (run.folder / "result.json").unlink()
-    again = helpers.train(tiny_spec(project), project)
+    again = train(tiny_spec(project), project)
     np.testing.assert_array_equal(again.validation_probabilities, probabilities)  # the same bits
 
 
 def test_the_saved_model_is_the_trained_one(project):
-    run = helpers.train(tiny_spec(project, augmentation=None), project)
+    run = train(tiny_spec(project, augmentation=None), project)
     images, labels = helpers.load_images(project, "validation", 32)
     saved = run.load_model().predict(images[:].astype(np.float32), verbose=0)
     np.testing.assert_allclose(saved, run.validation_probabilities, atol=1e-5)
@@ -302,30 +219,79 @@ def test_the_saved_model_is_the_trained_one(project):
 
 
 def test_force_trains_again_and_only_once(project, monkeypatch):
-    run = helpers.train(tiny_spec(project), project)
+    run = train(tiny_spec(project), project)
     monkeypatch.setenv("RETRAIN_BEFORE", str(time.time() + 0.01))
     time.sleep(0.02)
-    again = helpers.train(tiny_spec(project, chapter="03"), project)
+    again = train(tiny_spec(project, chapter="03"), project)
     assert again.folder == run.folder
     assert again.result["validation_macro_f1"] == run.result["validation_macro_f1"]
-    helpers.train(tiny_spec(project), project, prepare=lambda *_: pytest.fail("trained a third time"))
+    train(tiny_spec(project), project, prepare=lambda *_: pytest.fail("trained a third time"))
 
 
 def test_a_run_keeps_the_name_that_a_chapter_gave_it(project):
-    first = helpers.train(tiny_spec(project), project)
-    helpers.record_runs("03", {"Other": helpers.train(tiny_spec(project, name="Other", chapter="03"), project)})
+    first = train(tiny_spec(project), project)
+    helpers.record_runs("03", {"Other": train(tiny_spec(project, name="Other", chapter="03"), project)})
     run = helpers.recorded_runs("03", "03_regularisation_ablations")["Other"]
     assert (run.folder, run.name, run.spec["chapter"]) == (first.folder, "Other", "03")
 
 
 def test_recorded_runs_belong_to_the_present_split(project, tmp_path):
-    run = helpers.train(tiny_spec(project), project)
+    run = train(tiny_spec(project), project)
     helpers.record_runs("02", {"Tiny": run})
     assert helpers.recorded_runs("02", "02_custom_cnn")["Tiny"].result == run.result
     table = pd.read_csv(helpers.SPLIT_CSV)
     table.assign(split=table["split"].sample(frac=1, random_state=0).to_numpy()).to_csv(helpers.SPLIT_CSV)
     with pytest.raises(helpers.InputError, match="run notebook 02_custom_cnn first"):
         helpers.recorded_runs("02", "02_custom_cnn")
+
+
+def test_a_queue_goes_on_after_a_divergence(project):
+    hot = {"class_name": "SGD", "config": {"learning_rate": 1e30}}
+    queue = [tiny_spec(project, optimizer=hot, name="hot"), tiny_spec(project)]
+    diverged, sound = helpers.train_all(queue, project, custom_cnn.prepare)
+    assert (diverged.result["diverged"], diverged.result["validation_macro_f1"]) == (True, None)
+    assert not sound.result["diverged"]
+    assert 0 <= sound.result["train_macro_f1"] <= 1
+    with pytest.raises(helpers.InputError, match="hot diverged: .* epoch 1; lower the learning rate of 1e.30"):
+        train(queue[0], project)
+
+
+def test_without_patience_all_epochs_count(project):
+    run = train(tiny_spec(project, patience=None, epochs=3), project)
+    assert (run.result["epochs"], run.result["best_epoch"]) == (3, 3)
+    saved = run.history["val_macro_f1"].iloc[-1]
+    assert run.result["validation_macro_f1"] == pytest.approx(saved, abs=1e-6)
+
+
+def test_a_refit_trains_on_most_of_the_validation_part(project):
+    seen = []
+
+    def prepare(spec, split):
+        training = custom_cnn.prepare(spec, split)
+        seen.append((len(training.train[1]), len(training.validation[1])))
+        return training
+
+    train(tiny_spec(project, refit={"folds": 20, "fold": 0}), project, prepare)
+    assert seen == [(39, 1)]  # of 20 and 20
+
+
+def test_the_log_of_the_layers_has_every_kernel_and_epoch(project):
+    run = train(tiny_spec(project, log_layers=True), project)
+    gradients = helpers.logged(run, "layers", "gradient/")
+    changes = helpers.logged(run, "layers", "change/")
+    histograms = helpers.logged(run, "train", "kernel/histogram")
+    assert [len(found) for found in (gradients, changes, histograms)] == [4, 4, 4]
+    for found in (*gradients.values(), *changes.values()):
+        assert len(found) == 2
+        assert all(value > 0 for value in found)
+    kernels = [layer.kernel.numpy() for layer in run.load_model().layers if hasattr(layer, "kernel")]
+    counts = [epochs[-1][:, 2].sum() for epochs in histograms.values()]
+    assert counts == [kernel.size for kernel in kernels]
+
+
+def test_other_runs_log_no_layers(project):
+    run = train(tiny_spec(project), project)
+    assert not (run.folder / "tensorboard" / "layers").exists()
 
 
 # ---------------------------------------------------------------- scores
@@ -368,6 +334,45 @@ def test_paired_difference_knows_better_worse_and_tie():
     difference, low, high = helpers.paired_difference(truth, good, poor)
     assert 0 < low < difference < high
     assert helpers.paired_difference(truth, good, good) == (0, 0, 0)
+
+
+def test_the_luck_of_the_seed_widens_the_interval():
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 5, 300)
+    noisy = [np.where(rng.random(300) < share, truth, (truth + 1) % 5) for share in (0.5, 0.7, 0.9)]
+    steady = [np.where(rng.random(300) < 0.7, truth, (truth + 1) % 5) for _ in range(3)]
+    base = [np.where(rng.random(300) < 0.7, truth, (truth + 1) % 5) for _ in range(3)]
+    widths = [np.ptp(helpers.paired_difference(truth, one, base, 500)[1:]) for one in (noisy, steady)]
+    assert widths[0] > 1.5 * widths[1]
+    difference, low, high = helpers.paired_difference(truth, base, base, 500)
+    assert (difference, low, high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("measured", "seeds", "expected"),
+    [
+        ((0.2, 0.1, 0.3), 3, {"higher", "not lower"}),
+        ((0.2, 0.1, 0.3), 1, {"higher", "not lower"}),
+        ((0.08, 0.01, 0.15), 1, set()),  # within the noise floor
+        ((-0.2, -0.3, -0.1), 3, {"lower", "not higher"}),
+        ((0.0, -0.02, 0.02), 3, {"same", "not higher", "not lower"}),
+        ((0.0, -0.02, 0.02), 1, set()),  # one seed is never the same
+        ((0.01, -0.1, 0.12), 3, set()),
+        ((-0.02, -0.08, 0.04), 3, {"not higher"}),
+    ],
+)
+def test_what_a_difference_shows(measured, seeds, expected):
+    holds = helpers.established(*measured, seeds=seeds, floor=0.1, margin=0.05)
+    assert {statement for statement, true in holds.items() if true} == expected
+
+
+def test_verdicts():
+    nothing = dict.fromkeys(["higher", "lower", "not higher", "not lower", "same"], False)
+    assert helpers.verdict("higher", nothing) == "undecided"
+    assert helpers.verdict("higher", nothing | {"higher": True}) == "confirmed"
+    assert helpers.verdict("higher", nothing | {"not higher": True}) == "refuted"
+    assert helpers.verdict("same", nothing | {"lower": True}) == "refuted"
+    assert helpers.verdict("not higher", nothing | {"higher": True}) == "refuted"
 
 
 # ---------------------------------------------------------------- figures

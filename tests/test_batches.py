@@ -1,0 +1,81 @@
+"""Tests of batches.py: augmentation, mixing, order."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import batches
+
+
+def test_augmentation_of_nothing_changes_nothing():
+    images = np.random.default_rng(0).uniform(0, 255, (5, 16, 16, 3)).astype(np.float32)
+    still = {"flip": False, "rotation": 0, "shift": 0, "zoom": 0}
+    uniform = tf.random.stateless_uniform([5, 6], [0, 0])
+    np.testing.assert_allclose(batches.augment(images, uniform, still), images, atol=1e-3)
+
+
+def test_flips_are_flips():
+    images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    uniform = np.full((4, 6), 0.5, np.float32)
+    uniform[:, :2] = [[0, 0], [0, 0.9], [0.9, 0], [0.9, 0.9]]
+    turned = batches.augment(images, uniform, batches.AUGMENTATION).numpy()
+    expected = [images[0, ::-1, ::-1], images[1, :, ::-1], images[2, ::-1], images[3]]
+    np.testing.assert_allclose(turned, expected, atol=1e-3)
+
+
+def test_a_quarter_turn_turns_about_the_middle():
+    images = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    uniform = np.array([[0.9, 0.9, 1, 0.5, 0.5, 0.5]], np.float32)
+    quarter = {"flip": True, "rotation": 90, "shift": 0.2, "zoom": 0.3}
+    turned = batches.augment(images, uniform, quarter).numpy()[0]
+    assert min(np.abs(turned - np.rot90(images[0], turns)).max() for turns in (1, 3)) < 1e-2
+
+
+def collect(spec, count=10, rows=None):
+    x = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
+    spec = {"augmentation": None, "mixup": 0.0} | spec
+    made = batches.training_batches(x, np.eye(count), np.arange(count) if rows is None else rows, spec)
+    return [images[:, 0, 0, 0].numpy().tolist() for images, _ in made]
+
+
+def test_every_epoch_shows_every_image_once_in_another_order():
+    spec = {"seed": 5, "epochs": 3, "batch_size": 4}
+    seen = collect(spec)
+    epochs = [[*a, *b, *c] for a, b, c in zip(*[iter(seen)] * 3, strict=True)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert epochs[0] != epochs[1]
+    assert collect(spec) == seen
+    assert collect(spec | {"seed": 6}) != seen
+
+
+def test_oversampling_shows_every_class_equally_often():
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+    rows = batches.rows_of_epoch(labels, "oversample")
+    assert np.bincount(labels[rows]).tolist() == [7, 7, 7]
+    assert set(rows) == set(range(10))
+    seen = collect({"seed": 5, "epochs": 1, "batch_size": 4}, rows=rows)
+    assert sorted(number for batch in seen for number in batch) == sorted(rows)
+    assert batches.rows_of_epoch(labels, "none").tolist() == list(range(10))
+
+
+def test_class_weights_make_every_class_weigh_the_same():
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+    weights = batches.class_weights(labels, "class_weight")
+    assert [weights[label] * count for label, count in enumerate((7, 2, 1))] == pytest.approx([10 / 3] * 3)
+    assert batches.class_weights(labels, "none") is None
+
+
+def test_mixing_blends_images_and_targets_alike():
+    images = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 2, 3), np.float32)
+    gamma = tf.constant([[1.0, 3.0], [5.0, 5.0], [0.0, 0.0]])
+    mixed, targets = batches.mix_up(tf.constant(images), tf.eye(3), gamma)
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], [0.25 * 0 + 0.75 * 2, 1, 0])
+    np.testing.assert_allclose(targets, [[0.25, 0, 0.75], [0, 1, 0], [1, 0, 0]])
+
+
+def test_mixed_batches_keep_their_order_and_probability():
+    x = np.zeros((8, 4, 4, 3), np.float32)
+    spec = {"seed": 1, "epochs": 1, "batch_size": 8, "augmentation": None, "mixup": 0.2}
+    [(_, targets)] = batches.training_batches(x, np.eye(8, dtype=np.float32), np.arange(8), spec)
+    np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, rtol=1e-5)
+    assert (targets.numpy().max(axis=1) < 1).any()

@@ -1,0 +1,123 @@
+"""Tests of custom_cnn.py: models as data, their checks, and the refit."""
+
+import helpers  # before Keras, whose settings it makes
+
+# isort: split
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import custom_cnn
+
+SOFTMAX = ["Dense", {"units": 14, "activation": "softmax"}]
+
+
+@pytest.fixture
+def split():
+    """A split of 14 classes that names no real photos."""
+    rows = [
+        {"label": f"species {number % 14:02d}", "group": number // 2, "split": "train" if number % 10 else "validation"}
+        for number in range(800)
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs.update(classes=sorted(table["label"].unique()), hash="0")
+    return table
+
+
+def spec(split, **changes):
+    return custom_cnn.cnn_spec("03", "mine", split, 64, epochs=1, seed=0, **changes)
+
+
+def test_final_model_has_the_originals_parameters():
+    model = custom_cnn.build_model(custom_cnn.final_model_layers(14), (128, 128, 3), "FinalModel")
+    convolutions = [layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert convolutions == [448, 4640, 18496, 73856, 295168]
+    assert model.count_params() == sum(convolutions) + 257 * 512 + 513 * 14
+    assert model.output_shape == (None, 14)
+
+
+def test_variants_change_what_they_say():
+    def kinds(**changes):
+        return [name for name, _ in custom_cnn.final_model_layers(14, **changes)]
+
+    assert kinds(dropout=(0, 0)).count("Dropout") == 0
+    assert kinds(batch_normalization=True).count("BatchNormalization") == 5
+    assert "Flatten" in kinds(reduction="Flatten")
+    assert kinds(activation=["ReLU", {}]).count("ReLU") == 5
+    model = custom_cnn.build_model(custom_cnn.final_model_layers(3, l2=0.01), (64, 64, 3), "decayed")
+    assert len(model.losses) == 7
+
+
+def test_a_difference_goes_to_the_layers_or_to_the_training(split):
+    assert spec(split, filters=[8, 16])["layers"] == custom_cnn.final_model_layers(14, filters=[8, 16])
+    assert spec(split, batch_size=8)["batch_size"] == 8
+    own = [["Flatten", {}], SOFTMAX]
+    assert spec(split, layers=own)["layers"] == own
+    assert spec(split)["layers"] == custom_cnn.final_model_layers(14)
+
+
+WRONG_LAYERS = [
+    ([["Conv2d", {"filters": 4, "kernel_size": 3}]], "Keras has no layer 'Conv2d'.*did you mean Conv2D"),
+    (
+        [["Conv2D", {"filtres": 4, "kernel_size": 3}]],
+        "layer 1, Conv2D: there is no argument 'filtres'.*mean filters.*pad",
+    ),
+    ([["Conv2D", {"filters": 4}]], "layer 1, Conv2D: the argument 'kernel_size' is missing; it takes filters, ker"),
+    ([["Conv2D", {"filters": 4, "kernel_size": 3, "padding": "some"}]], "layer 1, Conv2D: Keras cannot build it"),
+    ([["Flatten"]], "a layer is \\[class name, config\\]"),
+    (
+        [["Flatten", {}], ["Dense", {"units": 10, "activation": "softmax"}]],
+        "gives 10 numbers, but there are 14 classes",
+    ),
+    ([["Flatten", {}], ["Dense", {"units": 14}]], "must end in softmax"),
+    ([["MaxPooling2D", {"pool_size": 2}]] * 7, "layer 7, MaxPooling2D, would shrink 1 x 1 x 3 to less than one pixel"),
+    ([["Flatten", {}], ["Conv2D", {"filters": 4, "kernel_size": 3}]], "layer 2, Conv2D, does not take 12288"),
+]
+
+
+@pytest.mark.parametrize(("layers", "sentence"), WRONG_LAYERS, ids=lambda value: str(value)[:30])
+def test_a_list_of_layers_is_answered_before_anything_is_built(split, layers, sentence):
+    with pytest.raises(helpers.InputError, match=f"mine: .*{sentence}") as caught:
+        spec(split, layers=layers)
+    assert "\n" not in str(caught.value)
+
+
+WRONG_CHANGES = [
+    ({"filtres": [8]}, "mine: there is no choice 'filtres' .did you mean filters.*batch_size"),
+    ({"filters": [8], "layers": [["Flatten", {}], SOFTMAX]}, "takes no filters"),
+    ({"batch_size": 0}, "batch_size is 0"),
+    ({"batch_size": 2.5}, "batch_size is 2.5"),
+    ({"image_size": 16}, "would shrink 1 x 1 x 256 to less than one pixel"),
+    ({"optimizer": {"class_name": "Adamm", "config": {}}}, "cannot make the optimizer.*Adamm"),
+    ({"optimizer": {"class_name": "Adam", "config": {"rate": 1}}}, "cannot make the optimizer"),
+    ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build it.*he_unifrom"),
+    ({"balance": "smote"}, "balance is 'smote'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), WRONG_CHANGES, ids=lambda value: str(value)[:30])
+def test_a_change_that_cannot_be_made_is_one_sentence(split, changes, sentence):
+    with pytest.raises(helpers.InputError, match=sentence) as caught:
+        spec(split, **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folds", [2, 20])
+def test_the_folds_of_a_refit_share_out_the_validation_part(split, folds):
+    validation = split.index[split["split"] == "validation"]
+    held_out = []
+    for fold in range(folds):
+        moved = custom_cnn.move_validation(split, folds, fold)
+        assert (moved["split"] != split["split"]).sum() > 0
+        assert set(moved.index[moved["split"] != split["split"]]) <= set(validation)
+        assert moved.attrs == split.attrs
+        held_out += list(moved.index[moved["split"] == "validation"])
+    assert sorted(held_out) == list(validation)
+
+
+def test_groups_of_validation_images_move_together():
+    table = pd.DataFrame({"label": "a", "group": np.repeat(range(10), 3), "split": "validation"})
+    for fold in (0, 1):
+        moved = custom_cnn.move_validation(table, 2, fold)
+        assert moved.groupby("group")["split"].agg(set).map(len).eq(1).all()
