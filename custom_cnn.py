@@ -80,7 +80,8 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     choices = [choice for choice in inspect.signature(final_model_layers).parameters if choice != "classes"]
     of_layers = {choice: changes.pop(choice) for choice in choices if choice in changes}
     classes = len(split.attrs["classes"])
-    spec = training_spec(chapter, name, split, epochs, seed, layers=layers, image_size=size, refit=None)
+    balance = changes.pop("balance", "none")
+    spec = training_spec(chapter, name, split, epochs, seed, balance, layers=layers, image_size=size, refit=None)
     spec |= {"augmentation": AUGMENTATION}
     if unknown := set(changes) - set(spec):
         raise InputError(f"{name}: {unlike('choice', unknown.pop(), [*choices, *spec])}.")
@@ -104,6 +105,9 @@ def check_training(spec):
     for key in ("image_size", "batch_size", "epochs"):
         if not isinstance(spec[key], int) or spec[key] < 1:
             raise InputError(f"{spec['name']}: {key} is {spec[key]!r}, but it must be a whole number from 1.")
+    augmentation = spec["augmentation"]
+    if augmentation is not None and set(augmentation) != set(AUGMENTATION):
+        raise InputError(f"{spec['name']}: augmentation is {augmentation}, but it must be None or like {AUGMENTATION}.")
     try:
         keras.optimizers.get(copy.deepcopy(spec["optimizer"]))
     except (TypeError, ValueError, KeyError) as error:

@@ -340,6 +340,7 @@ def fit(spec, split, prepare, *callbacks, log_folder=None):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=spec["label_smoothing"]),
         metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
     )
+    training.model.optimizer.build(training.model.trainable_variables)  # slower while the step is traced
     callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks]
     if spec["patience"] is not None:
         best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}

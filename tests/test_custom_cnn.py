@@ -92,6 +92,7 @@ WRONG_CHANGES = [
     ({"optimizer": {"class_name": "Adamm", "config": {}}}, "cannot make the optimizer.*Adamm"),
     ({"optimizer": {"class_name": "Adam", "config": {"rate": 1}}}, "cannot make the optimizer"),
     ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build it.*he_unifrom"),
+    ({"augmentation": {"flips": True}}, "augmentation is .*must be None or like .'flip': True, 'rotation': 30"),
     ({"balance": "smote"}, "balance is 'smote'"),
 ]
 
