@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import make_dirty, paint, short
 
+import search
 from data import image_store
 
 WRONG_OPTIONS = [
@@ -91,7 +92,9 @@ def test_scores_of_every_model(whole_run):
     ]
     backbones = [("ResNet50", 4), ("VGG16", 4), ("EfficientNetB4", 4)]
     backbones += [(name, 5) for name, _ in backbones]
-    assert list(zip(scores["model"], scores["chapter"], strict=True)) == [("FinalModel", 2), *backbones]
+    custom = [("FinalModel", 2), ("FinalModel (refit)", 2), ("FinalModel (tuned)", 3)]
+    assert list(zip(scores["model"], scores["chapter"], strict=True)) == [*custom, *backbones]
+    assert list(scores["validation_macro_f1"].isna()) == [name == "FinalModel (refit)" for name in scores["model"]]
     assert set(scores["initial_weights"]) <= {"none", "random", "imagenet"}
     assert (scores["test_macro_f1_low"] <= scores["test_macro_f1"]).all()
     assert (scores["test_macro_f1"] <= scores["test_macro_f1_high"]).all()
@@ -172,8 +175,45 @@ def test_balance_reaches_the_training(whole_run, run_all):
     runs = whole_run[0] / "runs"
     known = set(runs.iterdir())
     assert run_all("--profile", "tiny", "--only", "02", "-p", "balance", "oversample").returncode == 0
-    (new,) = (folder for folder in set(runs.iterdir()) - known if folder.is_dir())
-    assert json.loads((new / "spec.json").read_text())["balance"] == "oversample"
+    new = [folder for folder in set(runs.iterdir()) - known if folder.is_dir()]
+    assert len(new) == 3  # two seeds and the refit
+    assert {json.loads((folder / "spec.json").read_text())["balance"] for folder in new} == {"oversample"}
+
+
+def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
+    own = {"plain": {"layers": [["Flatten", {}], ["Dense", {"units": 14, "activation": "softmax"}]]}}
+    chapter_2 = run_all("--profile", "tiny", "--only", "02")
+    done = run_all("--profile", "tiny", "--only", "03", "-p", "own_variants", own)
+    assert (chapter_2.returncode, done.returncode) == (0, 0), done.stderr[-3000:]
+    soup = BeautifulSoup((whole_run[0] / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
+    rows = [row.get_text(" ", strip=True) for row in soup.select("tbody tr")]
+    assert any(row.startswith("plain 43,022") for row in rows)  # (32 x 32 x 3 + 1) x 14 parameters
+    claims = {row.split()[0] for row in rows if re.match(r"C\d+ ", row)}
+    assert claims == {f"C{number}" for number in range(1, 15)}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "sentence"),
+    [
+        ("own_variants", {"mine": {"filtres": [8]}}, "mine: there is no choice 'filtres' .did you mean filters"),
+        ("own_variants", {"mine": {"layers": [["Conv2d", {}]]}}, "mine: Keras has no layer 'Conv2d'"),
+        ("search_trials", 0, "search_trials, search_epochs and search_minutes must be 1 or more"),
+        ("left_out", ["flattn"], "left_out names 'flattn', which is none of full resolution"),
+        ("search_file", "other.db", "other.db holds the search theirs, not search-"),
+    ],
+)
+def test_bad_input_of_chapter_three_is_one_sentence(whole_run, run_all, parameter, value, sentence):
+    copy = whole_run[0]
+    if parameter == "search_file":
+        value = copy / value
+        search.open_study(value, "theirs")
+    runs = set(copy.glob("runs/*/result.json"))
+    done = run_all("--profile", "tiny", "--only", "03", "-p", parameter, value)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "03_regularisation_ablations stopped" in last
+    assert re.search(sentence, last), last
+    assert set(copy.glob("runs/*/result.json")) == runs  # nothing made is lost, nothing is trained
 
 
 @pytest.fixture(scope="module")
