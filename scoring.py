@@ -1,0 +1,128 @@
+"""Scores, their intervals and the verdicts on claims; all intervals are 95 % bootstrap intervals (Efron 1979)."""
+
+import numpy as np
+
+
+def macro_f1(truth, prediction):
+    """Macro F1 over the classes that occur, along the last axis.
+
+    Parameters
+    ----------
+    truth, prediction : array of int, shape (..., n)
+
+    Returns
+    -------
+    array of float, shape (...); equal to scikit-learn's f1_score(average="macro"), and vectorised over resamples
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    scores = []
+    for label in np.union1d(truth, prediction):
+        hit = ((truth == label) & (prediction == label)).sum(axis=-1)
+        either = (truth == label).sum(axis=-1) + (prediction == label).sum(axis=-1)
+        scores.append(np.where(either, 2 * hit / np.maximum(either, 1), np.nan))
+    return np.nanmean(scores, axis=0)
+
+
+def resamples(truth, draws, seed=0):
+    """Row numbers of bootstrap resamples (Efron 1979), drawn within each class so that no rare class is lost.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+
+    Returns
+    -------
+    array of int, shape (draws, n)
+    """
+    rng, rows = np.random.default_rng(seed), np.empty((draws, len(truth)), int)
+    for label in np.unique(truth):
+        of_label = np.flatnonzero(truth == label)
+        rows[:, of_label] = rng.choice(of_label, (draws, len(of_label)))
+    return rows
+
+
+def bootstrap_interval(truth, prediction, draws=2000):
+    """95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    rows = resamples(truth, draws)
+    return np.percentile(macro_f1(truth[rows], prediction[rows]), [2.5, 97.5])
+
+
+def paired_draws(truth, predictions, baselines, draws=2000):
+    """Macro F1 of `predictions` less that of `baselines`, of each pair of trainings on each bootstrap resample.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    predictions, baselines : array of int, shape (seeds, n)
+        Both trainings of a pair have one seed, and are scored on the same resample of images.
+
+    Returns
+    -------
+    array of float, shape (draws, seeds)
+    """
+    rows = resamples(truth, draws)
+    pairs = zip(predictions, baselines, strict=True)
+    return np.stack([macro_f1(truth[rows], one[rows]) - macro_f1(truth[rows], other[rows]) for one, other in pairs], 1)
+
+
+def interval_over_seeds(drawn, seed=0):
+    """95 % percentile interval of the mean over seeds, which are drawn again with replacement too: (low, high).
+
+    Parameters
+    ----------
+    drawn : array of float, shape (draws, seeds), from `paired_draws`
+    """
+    chosen = np.random.default_rng(seed).integers(0, drawn.shape[1], drawn.shape)
+    return np.percentile(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1), [2.5, 97.5])
+
+
+def paired_difference(truth, prediction, baseline, draws=2000):
+    """Macro F1 of `prediction` less that of `baseline` on the same images: (difference, low, high).
+
+    The interval is the 95 % percentile of a paired bootstrap over images and, given several trainings of each
+    model, over seeds.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    prediction, baseline : array of int, shape (n,) or (seeds, n)
+    """
+    truth, prediction, baseline = np.asarray(truth), np.atleast_2d(prediction), np.atleast_2d(baseline)
+    difference = (macro_f1(truth[None], prediction) - macro_f1(truth[None], baseline)).mean()
+    return difference, *interval_over_seeds(paired_draws(truth, prediction, baseline, draws))
+
+
+def established(difference, low, high, seeds, floor, margin):
+    """What a measured difference shows, as dict of statement to bool.
+
+    Parameters
+    ----------
+    difference, low, high : float
+        A difference and its 95 % interval.
+    seeds : int
+        Trainings of each side. The interval of a single pair cannot show what another seed would give.
+    floor : float
+        The noise floor, which a difference of single trainings has to exceed.
+    margin : float
+        A difference that is surely smaller counts as none (an equivalence test).
+    """
+    clear = (low > 0 or high < 0) and (seeds > 1 or abs(difference) > floor)
+    higher, lower = clear and difference > 0, clear and difference < 0
+    at_most, at_least = seeds > 1 and high < margin, seeds > 1 and low > -margin
+    return {
+        "higher": higher,
+        "lower": lower,
+        "not higher": lower or at_most,
+        "not lower": higher or at_least,
+        "same": at_most and at_least,
+    }
+
+
+def verdict(claim, holds):
+    """Whether a claim, one of the statements of `established`, is "confirmed", "refuted" or "undecided"."""
+    against = {"higher": ["not higher"], "lower": ["not lower"], "same": ["higher", "lower"]}
+    against |= {"not higher": ["higher"], "not lower": ["lower"]}
+    if holds[claim]:
+        return "confirmed"
+    return "refuted" if any(holds[statement] for statement in against[claim]) else "undecided"
