@@ -103,11 +103,11 @@ def established(difference, low, high, seeds, floor, margin):
     seeds : int
         Trainings of each side. The interval of a single pair cannot show what another seed would give.
     floor : float
-        The noise floor, which a difference of single trainings has to exceed.
+        The noise floor, which a difference has to exceed: a bootstrap over two or three seeds is too narrow.
     margin : float
         A difference that is surely smaller counts as none (an equivalence test).
     """
-    clear = (low > 0 or high < 0) and (seeds > 1 or abs(difference) > floor)
+    clear = (low > 0 or high < 0) and abs(difference) > floor
     higher, lower = clear and difference > 0, clear and difference < 0
     at_most, at_least = seeds > 1 and high < margin, seeds > 1 and low > -margin
     return {

@@ -64,6 +64,7 @@ def test_the_luck_of_the_seed_widens_the_interval():
         ((0.2, 0.1, 0.3), 3, {"higher", "not lower"}),
         ((0.2, 0.1, 0.3), 1, {"higher", "not lower"}),
         ((0.08, 0.01, 0.15), 1, set()),  # within the noise floor
+        ((0.08, 0.01, 0.15), 3, {"not lower"}),
         ((-0.2, -0.3, -0.1), 3, {"lower", "not higher"}),
         ((0.0, -0.02, 0.02), 3, {"same", "not higher", "not lower"}),
         ((0.0, -0.02, 0.02), 1, set()),  # one seed is never the same
