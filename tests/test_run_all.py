@@ -197,7 +197,7 @@ def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
     [
         ("own_variants", {"mine": {"filtres": [8]}}, "mine: there is no choice 'filtres' .did you mean filters"),
         ("own_variants", {"mine": {"layers": [["Conv2d", {}]]}}, "mine: Keras has no layer 'Conv2d'"),
-        ("search_trials", 0, "search_trials, search_epochs and search_minutes must be 1 or more"),
+        ("search_trials", 0, "search_trials is 0, but it must be 1 or more: set it with -p"),
         ("left_out", ["flattn"], "left_out names 'flattn', which is none of full resolution"),
         ("search_file", "other.db", "other.db holds the search theirs, not search-"),
     ],
