@@ -77,25 +77,27 @@ def training_batches(x, targets, rows, spec):
 
     Parameters
     ----------
-    x : array, shape (n, ...), or memory map
+    x : array, shape (views * n, ...), or memory map
+        With several views of each image, one view after the other, the epochs take turns at them.
     targets : float32 array, shape (n, classes)
     rows : array of int
         The images that an epoch consists of, from `rows_of_epoch`.
     spec : dict
         Of it `seed`, `epochs`, `batch_size`, `augmentation` and `mixup` are read.
     """
-    count, seed = len(rows), spec["seed"]
+    count, seed, views = len(rows), spec["seed"], len(x) // len(targets)
 
     def one_epoch(epoch):
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(count), key)
         uniform = tf.random.stateless_uniform([count, 6], key)
         gamma = tf.random.stateless_gamma([count, 2], key, spec["mixup"] or 1.0)
-        drawn = tuple(tf.gather(values, order) for values in (rows, uniform, gamma))
+        of_view = rows + len(targets) * (epoch % views)
+        drawn = tuple(tf.gather(values, order) for values in (of_view, uniform, gamma))
         return tf.data.Dataset.from_tensor_slices(drawn).batch(spec["batch_size"])
 
     def load(index, uniform, gamma):
-        batch, target = rows_of(x, index), tf.gather(targets, index)
+        batch, target = rows_of(x, index), tf.gather(targets, index % len(targets))
         if spec["augmentation"]:
             batch = augment(batch, uniform, spec["augmentation"])
         return mix_up(batch, target, gamma) if spec["mixup"] else (batch, target)
@@ -104,13 +106,13 @@ def training_batches(x, targets, rows, spec):
     return without_autotuning(epochs.map(load, num_parallel_calls=2).prefetch(2))
 
 
-def evaluation_batches(x, targets=None):
-    """Batches in the order of the split, without shuffling or augmentation; `x` may be a memory map."""
+def evaluation_batches(x, targets):
+    """Batches of the first view, in the order of the split, without augmentation; `x` may be a memory map."""
 
     def load(index):
-        return rows_of(x, index) if targets is None else (rows_of(x, index), tf.gather(targets, index))
+        return rows_of(x, index), tf.gather(targets, index)
 
-    return without_autotuning(tf.data.Dataset.range(len(x)).batch(64).map(load).prefetch(2))
+    return without_autotuning(tf.data.Dataset.range(len(targets)).batch(64).map(load).prefetch(2))
 
 
 def without_autotuning(dataset):

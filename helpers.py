@@ -124,37 +124,6 @@ def disk_trouble_told(place):
         raise InputError(f"{where}: {error.strerror}; {way_out}, then run the same command again.") from error
 
 
-def cached_outputs(network, inputs, key):
-    """What a frozen network makes of an array of inputs, computed once for each `key`.
-
-    Parameters
-    ----------
-    inputs : array, shape (n, ...)
-    key : str
-        Says all that the outputs depend on: network, weights, data.
-
-    Returns
-    -------
-    memory-mapped array of float16, shape (n, *network.output_shape[1:])
-    """
-    file = CACHE / f"outputs-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    if not file.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        predict = batch_function(network)
-        header = {"descr": "<f2", "fortran_order": False, "shape": (len(inputs), *network.output_shape[1:])}
-        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
-        try:
-            with disk_trouble_told(file), open(unfinished, "wb") as out:
-                np.lib.format.write_array_header_1_0(out, header)
-                for start in tqdm(range(0, len(inputs), 64), key.split()[0], unit="batch", mininterval=2):
-                    batch = predict(inputs[start : start + 64].astype(np.float32))
-                    out.write(batch.numpy().astype("<f2").tobytes())
-            unfinished.replace(file)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return np.load(file, mmap_mode="r")
-
-
 def batch_function(network):
     """A compiled function of the network in inference mode, traced once for batches of any length."""
     signature = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
@@ -221,6 +190,7 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
         "label_smoothing": 0.0,
         "balance": balance,
         "log_layers": False,
+        "precision": "float32",
         "seed": seed,
         "split": split.attrs["hash"],
         **more,
@@ -314,7 +284,7 @@ def train_once(spec, split, prepare, *callbacks):
         "diverged": bool(diverged),
     }
     for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
-        probabilities = training.model.predict(evaluation_batches(x), verbose=0)
+        probabilities = training.model.predict(evaluation_batches(x, labels), verbose=0)
         score = macro_f1(labels, probabilities.argmax(axis=1))
         result[f"{part}_macro_f1"] = None if diverged else float(score)
     np.save(folder / "validation.npy", probabilities)
@@ -351,19 +321,45 @@ def fit(spec, split, prepare, *callbacks, log_folder=None):
     if log_folder and spec["log_layers"]:
         some = np.linspace(0, len(labels) - 1, 64).astype(int)
         callbacks.append(LayerLog(log_folder, x[some], one_hot[labels[some]]))
-    history = training.model.fit(
-        training_batches(x, one_hot[labels], rows, spec),
-        steps_per_epoch=-(-len(rows) // spec["batch_size"]),
-        epochs=spec["epochs"],
-        validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
-        class_weight=class_weights(labels, spec["balance"]),
-        callbacks=callbacks,
-        shuffle=False,  # the batches come shuffled
-        verbose=0,
-    )
+    with computing_in([training.model], spec["precision"]):
+        history = training.model.fit(
+            training_batches(x, one_hot[labels], rows, spec),
+            steps_per_epoch=-(-len(rows) // spec["batch_size"]),
+            epochs=spec["epochs"],
+            validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
+            class_weight=class_weights(labels, spec["balance"]),
+            callbacks=callbacks,
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+        )
     table = pd.DataFrame(history.history)
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
     return training, table
+
+
+@contextmanager
+def computing_in(models, precision):
+    """Let models compute their feature maps in "bfloat16"; weights, vectors (so the softmax) and loss stay float32.
+
+    With precision "float32" nothing changes.
+    """
+    layers = [layer for model in models for layer in leaves(model) if len(layer.output.shape) == 4]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = "float32"
+
+
+def leaves(model):
+    """The layers of a model and of the models in it, without their inputs."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
 
 
 class LayerLog(keras.callbacks.Callback):
@@ -491,9 +487,10 @@ MODEL_COLOURS = {
     "ResNet50": _COLOUR_BLIND_SAFE[1],
     "VGG16": _COLOUR_BLIND_SAFE[2],
     "EfficientNetB4": _COLOUR_BLIND_SAFE[4],
+    "EfficientNetLite0": _COLOUR_BLIND_SAFE[5],
 }
 MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tuned)": "P"}
-MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D"}
+MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 
 
 def set_style():

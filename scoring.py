@@ -126,3 +126,31 @@ def verdict(claim, holds):
     if holds[claim]:
         return "confirmed"
     return "refuted" if any(holds[statement] for statement in against[claim]) else "undecided"
+
+
+def compare(truth, predictions, baselines, claim, floor, margin=0.05):
+    """Macro F1 of one model less that of another, each trained with several seeds, and the verdict on a claim.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    predictions, baselines : array of int, shape (seeds, n)
+        With unequal numbers of seeds, the first ones of each are paired.
+    claim : one of the statements of `established`
+    floor, margin : float, see `established`
+
+    Returns
+    -------
+    dict of difference, low, high, seeds, verdict
+    """
+    seeds = min(len(predictions), len(baselines))
+    difference, low, high = paired_difference(truth, predictions[:seeds], baselines[:seeds])
+    holds = established(difference, low, high, seeds, floor, margin)
+    return {"difference": difference, "low": low, "high": high, "seeds": seeds, "verdict": verdict(claim, holds)}
+
+
+def joint_verdict(verdicts):
+    """The verdict on a claim that says several things at once: confirmed only if each of them is."""
+    if "refuted" in verdicts:
+        return "refuted"
+    return "confirmed" if set(verdicts) == {"confirmed"} else "undecided"

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import hashlib
 import os
 import resource
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
@@ -111,6 +113,23 @@ def working_folder(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "data").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def project(working_folder):
+    """A split of 60 pictures of two colours in `working_folder`."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        label, part = "AB"[number % 2], helpers.PARTS[number % 3]
+        pixels = rng.integers(0, 100, (40, 40, 3)) + [0, 0, 150 * (number % 2)]
+        file = working_folder / f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        rows.append([file.name, label, part, number, sha256, 40, 40])
+    columns = ["path", "label", "split", "group", "sha256", "width", "height"]
+    pd.DataFrame(rows, columns=columns).to_csv(helpers.SPLIT_CSV, index=False)
+    return helpers.load_split()
 
 
 @pytest.fixture

