@@ -177,6 +177,20 @@ def put_together(front, last_block, head):
     return keras.Model(pixels, head(features), name="whole")
 
 
+def trainable_tail(whole):
+    """The tail of a network of `put_together`: activations at the cut to class probabilities, shares its layers.
+
+    Last block and head learn, in the whole network too. Batch normalisation stays in inference mode and keeps its
+    parameters.
+    """
+    front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
+    last_block.trainable = True
+    for layer in helpers.leaves(last_block):
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    activations = keras.Input(front.output_shape[1:])
+    return keras.Model(activations, head(last_block(activations, training=False)), name="tail")
+
+
 # ---------------------------------------------------------------- features
 
 

@@ -1,0 +1,145 @@
+"""Transfer learning and fine tuning, the usual loop against features computed once, side by side in one run.
+
+    ./run_all.sh --only 01 --data DIR
+    .venv/bin/python benchmarks/transfer_learning.py --weights DIR
+
+The usual loop is plain Keras in float32: augmentation layers, the frozen backbone in the forward pass of every epoch,
+`fit` on images in memory. Both ways have the same backbone, photos, head, optimizer, augmentation (flips) and number of
+epochs, and are scored with the whole network in float32 on the validation part, at their best epoch.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import helpers  # before TensorFlow, whose settings it makes
+
+# isort: split
+import keras
+import numpy as np
+import pandas as pd
+
+import backbones
+import custom_cnn
+from scoring import macro_f1
+
+FLIPS = {"flip": True, "rotation": 0, "shift": 0, "zoom": 0}
+
+
+def head_layers(classes):
+    """The head of chapter 4."""
+    return [
+        ["Dropout", {"rate": 0.3}],
+        ["Dense", {"units": 512}],
+        ["LeakyReLU", {"negative_slope": 0.3}],
+        ["Dropout", {"rate": 0.3}],
+        ["Dense", {"units": classes, "activation": "softmax"}],
+    ]
+
+
+def score(whole, validation):
+    """Macro F1 of a whole network on (images, labels)."""
+    images, labels = validation
+    return float(macro_f1(labels, whole.predict(images, verbose=0).argmax(axis=1)))
+
+
+def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
+    """Plain Keras; rows of stage, seconds and macro F1."""
+    keras.utils.set_random_seed(0)
+    (images, labels), validation = data["train"], data["validation"]
+    front, last_block = backbones.load_parts(name, size, **source)
+    head = custom_cnn.build_model(head_layers(classes), last_block.output_shape[1:], "head")
+    pixels = keras.Input((size, size, 3))
+    turned = keras.layers.RandomFlip("horizontal_and_vertical")(pixels)
+    features = last_block(front(turned, training=False), training=False)
+    whole, rows = keras.Model(pixels, head(features)), []
+    one_hot = np.eye(classes, dtype=np.float32)
+    for stage, learning_rate, count in (("head", 0.001, epochs), ("tail", 0.0001, tuning_epochs)):
+        if stage == "tail":
+            last_block.trainable = True
+            for layer in helpers.leaves(last_block):
+                layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+        metric = keras.metrics.F1Score(average="macro", name="macro_f1")
+        whole.compile(keras.optimizers.Adam(learning_rate), "categorical_crossentropy", [metric])
+        best = keras.callbacks.EarlyStopping("val_macro_f1", mode="max", patience=count, restore_best_weights=True)
+        start = time.perf_counter()
+        held_out = (validation[0], one_hot[validation[1]])
+        fitted = {"epochs": count, "batch_size": 32, "validation_data": held_out, "callbacks": [best], "verbose": 2}
+        whole.fit(images, one_hot[labels], **fitted)
+        rows.append({"way": "usual", "stage": stage, "seconds": time.perf_counter() - start})
+        rows[-1]["macro F1"] = score(whole, validation)
+    return rows
+
+
+def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
+    """As chapters 4 and 5 do it; rows of stage, seconds and macro F1."""
+    classes = len(split.attrs["classes"])
+    spec = helpers.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
+    spec |= {"views": {"count": views, "augmentation": FLIPS, "seed": 0}, "precision": backbones.fast_precision()}
+    spec |= {"weights": {key: source[key] for key in ("kind", "hash")}}
+    tail_spec = spec | {"epochs": tuning_epochs, "patience": tuning_epochs}
+    tail_spec |= {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.0001}}}
+    parts = backbones.load_parts(name, size, **source)
+    start = time.perf_counter()
+    train, validation = (backbones.frozen_outputs(spec, split, part, lambda: parts) for part in ("train", "validation"))
+    rows = [{"way": "cached", "stage": "features", "seconds": time.perf_counter() - start}]
+
+    def prepare_head(_, __):
+        head = custom_cnn.build_model(head_layers(classes), parts[1].output_shape[1:], "head")
+        whole = backbones.put_together(*parts, head)
+        inputs = (train.features, train.labels), (validation.features, validation.labels)
+        return helpers.Training(head, whole, *inputs, summary={})
+
+    def prepare_tail(_, __):
+        inputs = (train.at_cut, train.labels), (validation.at_cut, validation.labels)
+        return helpers.Training(backbones.trainable_tail(whole), whole, *inputs, summary={})
+
+    for stage, one_spec, prepare in (("head", spec, prepare_head), ("tail", tail_spec, prepare_tail)):
+        start = time.perf_counter()
+        training, _ = helpers.fit(one_spec, split, prepare)
+        whole = training.whole
+        rows.append({"way": "cached", "stage": stage, "seconds": time.perf_counter() - start})
+        rows[-1]["macro F1"] = score(whole, data["validation"])
+    return rows
+
+
+def main():
+    """Measure both ways one after the other and print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="data/weights", metavar="DIR", help="a folder with <Backbone>.weights.h5")
+    parser.add_argument("--backbone", choices=backbones.BACKBONES, default="ResNet50")
+    parser.add_argument("--size", type=int, default=128, help="pixels per side (default: 128)")
+    parser.add_argument("--epochs", type=int, default=50, help="of the head (default: 50)")
+    parser.add_argument("--tuning-epochs", type=int, default=10, help="of fine tuning (default: 10)")
+    parser.add_argument("--views", type=int, default=2, help="augmented views of each photo (default: 2)")
+    options = parser.parse_args()
+    split = helpers.load_split()
+    source = backbones.find_weights([options.backbone], options.weights)[options.backbone]
+    print(helpers.provenance(split), f"{options.backbone}, {source['kind']} weights from {source['source']}", sep="\n")
+    common = {"name": options.backbone, "source": source, "size": options.size}
+    common |= {"epochs": options.epochs, "tuning_epochs": options.tuning_epochs}
+    with tempfile.TemporaryDirectory() as cache:
+        helpers.CACHE = Path(cache)  # nothing is cached at the start; decoded images are given to both
+        data = {part: helpers.load_images(split, part, options.size) for part in ("train", "validation")}
+        data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
+        rows = usual_way(classes=len(split.attrs["classes"]), data=data, **common)
+        backbones.load_parts.cache_clear()  # its last block has learnt
+        rows += cached_way(split=split, data=data, views=options.views, **common)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
+    seconds, scores = (table.pivot_table(value, "stage", "way", "sum") for value in ("seconds", "macro F1"))
+    for stage, parts, count in (
+        ("head", ["features", "head"], options.epochs),
+        ("tail", ["tail"], options.tuning_epochs),
+    ):
+        ratio = seconds.loc[stage, "usual"] / seconds.loc[parts, "cached"].sum()
+        difference = scores.loc[stage, "cached"] - scores.loc[stage, "usual"]
+        print(f"{' and '.join(parts)}, {count} epochs: {ratio:.1f} times faster, macro F1 {difference:+.3f}")
+
+
+if __name__ == "__main__":
+    main()
