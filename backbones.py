@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,15 +194,6 @@ def trainable_tail(whole):
 # ---------------------------------------------------------------- features
 
 
-def fast_precision():
-    """ "bfloat16" on a processor that multiplies such numbers itself (AVX-512 BF16 or AMX), else "float32"."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        flags = []
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
-
-
 @dataclass(frozen=True)
 class View:
     """Images under augmentation number `number`, a function of (seed, number, index); computed when sliced."""
@@ -322,7 +313,10 @@ def compute_once(load, images, key, title):
     made_by = {at_cut: front, features: last_block}
     shapes = {file: (len(images), *network.output_shape[1:]) for file, network in made_by.items()}
     check_room(shapes.values(), title)
-    with whole_files(shapes) as outs:
+    with ExitStack() as stack:
+        outs = [stack.enter_context(helpers.whole_file(file)) for file in shapes]
+        for out, shape in zip(outs, shapes.values(), strict=True):
+            np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
         for first in tqdm(range(0, len(images), 32), title, unit="batch", mininterval=2):
             for out, made in zip(outs, run(images[first : first + 32].astype(np.float32)), strict=True):
                 out.write(made.numpy().astype("<f2").tobytes())
@@ -340,24 +334,6 @@ def check_room(shapes, title):
             f"{title}: its outputs take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {helpers.CACHE}: "
             "make room, or lower views or image_size."
         )
-
-
-@contextmanager
-def whole_files(shapes):
-    """Open .npy files for float16 arrays, dict of path to shape, under other names; renamed at the end, or removed."""
-    unfinished = {file: file.with_suffix(f".{os.getpid()}.unfinished") for file in shapes}
-    try:
-        with helpers.disk_trouble_told(helpers.CACHE), ExitStack() as stack:
-            outs = [stack.enter_context(open(file, "wb")) for file in unfinished.values()]
-            for out, shape in zip(outs, shapes.values(), strict=True):
-                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(out, header)
-            yield outs
-        for file, temporary in unfinished.items():
-            temporary.replace(file)
-    finally:
-        for temporary in unfinished.values():
-            temporary.unlink(missing_ok=True)
 
 
 def open_whole(file):

@@ -171,6 +171,15 @@ class Training:
     summary: dict  # rows added to result.json
 
 
+def fast_precision():
+    """The name "bfloat16" on a processor that multiplies such numbers itself (AVX-512 BF16, AMX), else "float32"."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        flags = []
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+
+
 def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
     """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
 
@@ -190,7 +199,7 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
         "label_smoothing": 0.0,
         "balance": balance,
         "log_layers": False,
-        "precision": "float32",
+        "precision": fast_precision(),
         "seed": seed,
         "split": split.attrs["hash"],
         **more,
@@ -434,10 +443,21 @@ class Progress(keras.callbacks.Callback):
         self.bar.update(self.epochs - self.done)  # those that early stopping saved
 
 
-def record_runs(chapter, runs):
-    """Write runs/<chapter>.json: which runs of this chapter, by model name, the later chapters read."""
-    record = {"split": load_split().attrs["hash"], "runs": {name: run.folder.name for name, run in runs.items()}}
+def record_runs(chapter, runs, verdicts=()):
+    """Write runs/<chapter>.json: which runs of this chapter, by model name, and which verdicts the later chapters read.
+
+    Parameters
+    ----------
+    verdicts : list of dict of str: claim (C1 ...), said, evidence, verdict, and figure, the name that shows it
+    """
+    names = {name: run.folder.name for name, run in runs.items()}
+    record = {"split": load_split().attrs["hash"], "runs": names, "verdicts": list(verdicts)}
     write_whole(RUNS / f"{chapter}.json", json.dumps(record, indent=1))
+
+
+def recorded_verdicts(chapter):
+    """The verdicts that a chapter recorded, see `record_runs`."""
+    return json.loads((RUNS / f"{chapter}.json").read_text(encoding="utf-8")).get("verdicts", [])
 
 
 def recorded_runs(chapter, notebook):
@@ -463,13 +483,24 @@ def recorded_runs(chapter, notebook):
     return runs
 
 
-def write_whole(file, text):
-    """Write a text under another name, then rename: the file is there whole or not at all."""
+@contextmanager
+def whole_file(file):
+    """Open a file for writing bytes under another name, then rename: it is there whole or not at all."""
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
-    with disk_trouble_told(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
+    try:
+        with disk_trouble_told(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(unfinished, "wb") as out:
+                yield out
+            unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(file, text):
+    """Write a text whole or not at all."""
+    with whole_file(file) as out:
+        out.write(text.encode())
 
 
 def slug(name):
@@ -488,9 +519,12 @@ MODEL_COLOURS = {
     "VGG16": _COLOUR_BLIND_SAFE[2],
     "EfficientNetB4": _COLOUR_BLIND_SAFE[4],
     "EfficientNetLite0": _COLOUR_BLIND_SAFE[5],
+    "Test-time augmentation": _COLOUR_BLIND_SAFE[6],
+    "Ensemble": _COLOUR_BLIND_SAFE[7],
 }
 MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tuned)": "P"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
+MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
 def set_style():
@@ -509,7 +543,7 @@ def show(figure, name, caption):
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Title": name, "Description": caption})
     plt.close(figure)
-    display(DisplayImage(file.read_bytes(), alt=caption))
+    display(DisplayImage(file.read_bytes(), alt=caption, metadata={"name": name}))
 
 
 def plot_curves(runs, title):

@@ -8,6 +8,7 @@ import ast
 import json
 import os
 import resource
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ EXPECTED_SHARE = {"01": 6, "02": 18, "03": 45, "04": 11, "05": 9, "06": 11}
 # Which chapters read what a chapter leaves on disk.
 READERS = {
     "01": ["02", "03", "04", "05", "06"],
-    "02": ["03", "06"],
+    "02": ["03", "05", "06"],
     "03": ["06"],
     "04": ["05", "06"],
     "05": ["06"],
@@ -34,7 +35,6 @@ READERS = {
 CHOICES = {"balance": ("none", "class_weight", "oversample")}  # parameters that take one of a few words
 
 COMES_LATER = {
-    "test": "--test DIR, a second test folder, is not built yet: leave it out.",
     "scheduler": "--scheduler ADDRESS, trainings on a Dask cluster, is not built yet: leave it out.",
 }
 
@@ -71,7 +71,11 @@ def read_options(arguments):
         metavar="DIR|plant_village",
         help="a folder with one sub-folder of images per class, or plant_village to download that data set",
     )
-    parser.add_argument("--test", metavar="DIR", help="a second folder of images to test on")
+    parser.add_argument(
+        "--test",
+        metavar="DIR",
+        help="a second folder of photos: classes as sub-folders are scored, photos without are named",
+    )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
     parser.add_argument("--force", action="store_true", help="train these chapters' models again")
@@ -91,7 +95,7 @@ def read_options(arguments):
     options.chapters = [chapter for chapter in CHAPTERS if chapter.name[:2] in numbers]
 
     options.parameters = {}
-    for option in ("data", "weights"):
+    for option in ("data", "weights", "test"):
         if option == "data" and options.data == "plant_village":
             options.parameters["data"] = options.data
         elif folder := getattr(options, option):
@@ -158,11 +162,6 @@ def fetch_plant_village():
         sys.exit(f"\nrun_all.sh: {error}")
 
 
-def failed(executed):
-    """Whether papermill noted that an executed notebook did not reach its end."""
-    return bool(json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"].get("exception"))
-
-
 def quiet_kernels():
     """Let the terminal show progress only: what the kernels' C++ libraries print goes to report/kernels.log."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -190,27 +189,37 @@ def main():
         os.environ["RETRAIN_BEFORE"] = str(time.time())  # read by helpers.find_run in the kernels
     if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
         fetch_plant_village()
-    start = time.monotonic()
+    start, stopped, left_out = time.monotonic(), [], {}
     for notebook in options.chapters:
         number = notebook.name[:2]
+        if number in left_out:
+            print(f"\n{notebook.stem}: left out, since it reads what chapter {left_out[number]} did not finish")
+            continue
         so_far = clock(time.monotonic() - start)
         print(f"\n{notebook.stem}: about {EXPECTED_SHARE[number]} % of a whole run, {so_far} so far")
         begun, before = time.monotonic(), left_on_disk(number)
         try:
             execute_chapter(notebook, parameters)
         except RuntimeError as error:
-            sys.exit(f"\nrun_all.sh: {notebook.stem} stopped: {error}")
+            stopped.append(f"{notebook.stem} stopped: {error}")
+            print(stopped[-1])
+            left_out |= dict.fromkeys(READERS[number], int(number))
+            continue
         if before != left_on_disk(number):
             forget_stale(number)
         print(f"{notebook.stem}: done in {clock(time.monotonic() - begun)}")
 
     from notebooks.template.render_report import render_report
 
-    executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists() and not failed(file)]
-    page = render_report(executed, REPORT / "report.html", options.profile)
-    gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
-    print(f"with at most {gigabytes:.1f} GB of memory in a chapter.")
+    executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
+    command = shlex.join(["./run_all.sh", *sys.argv[1:]])
+    if executed:
+        page = render_report(executed, REPORT / "report.html", options.profile, command)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+        print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
+        print(f"with at most {peak:.1f} GB of memory in a chapter.")
+    if stopped:
+        sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
 
 
 if __name__ == "__main__":

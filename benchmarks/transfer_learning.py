@@ -64,7 +64,7 @@ def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
             for layer in helpers.leaves(last_block):
                 layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         metric = keras.metrics.F1Score(average="macro", name="macro_f1")
-        whole.compile(keras.optimizers.Adam(learning_rate), "categorical_crossentropy", [metric])
+        whole.compile(keras.optimizers.Adam(learning_rate), "categorical_crossentropy", metrics=[metric])
         best = keras.callbacks.EarlyStopping("val_macro_f1", mode="max", patience=count, restore_best_weights=True)
         start = time.perf_counter()
         held_out = (validation[0], one_hot[validation[1]])
@@ -79,8 +79,10 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
     """As chapters 4 and 5 do it; rows of stage, seconds and macro F1."""
     classes = len(split.attrs["classes"])
     spec = helpers.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
-    spec |= {"views": {"count": views, "augmentation": FLIPS, "seed": 0}, "precision": backbones.fast_precision()}
-    spec |= {"weights": {key: source[key] for key in ("kind", "hash")}}
+    spec |= {
+        "views": {"count": views, "augmentation": FLIPS, "seed": 0},
+        "weights": {key: source[key] for key in ("kind", "hash")},
+    }
     tail_spec = spec | {"epochs": tuning_epochs, "patience": tuning_epochs}
     tail_spec |= {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.0001}}}
     parts = backbones.load_parts(name, size, **source)

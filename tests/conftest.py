@@ -179,3 +179,12 @@ def run_all(project_copy):
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def whole_run(run_all, project_copy):
+    """The copy of the project after one whole run with the tiny profile, and the finished process."""
+    done = run_all("--profile", "tiny")
+    assert done.returncode == 0, done.stderr[-3000:]
+    shutil.copy(project_copy / "report" / "report.html", project_copy / "whole_run.html")
+    return project_copy, done

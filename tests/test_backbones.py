@@ -240,6 +240,12 @@ def test_the_tail_on_stored_activations_is_the_whole_network(project, precision,
     assert (stored.labels == labels).all()
 
 
+@pytest.mark.parametrize(("flags", "expected"), [("fma avx512_bf16 avx2", "bfloat16"), ("fma avx512f", "float32")])
+def test_the_precision_follows_the_processor(monkeypatch, flags, expected):
+    monkeypatch.setattr(helpers.Path, "read_text", lambda *_, **__: f"flags : {flags}\n")
+    assert helpers.fast_precision() == expected
+
+
 def test_only_feature_maps_are_computed_in_bfloat16():
     model = custom_cnn.build_model(
         [["Conv2D", {"filters": 4, "kernel_size": 3}], ["Flatten", {}], ["Dense", {"units": 2}]], (8, 8, 3), "small"

