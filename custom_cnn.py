@@ -17,7 +17,13 @@ import copy
 import difflib
 import inspect
 
-from helpers import InputError, Training, load_images, training_spec  # before Keras: it makes TensorFlow's settings
+from helpers import (
+    PRECISIONS,
+    InputError,
+    Training,
+    load_images,
+    training_spec,
+)  # before Keras: it makes TensorFlow's settings
 
 # isort: split
 import keras
@@ -69,7 +75,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
         Takes the place of FinalModel's layers.
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
-        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience; `refit` is {"folds": k,
+        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `refit` is {"folds": k,
         "fold": i}, see `move_validation`; `log_layers` writes what chapter 2 draws of every layer.
 
     Raises
@@ -82,7 +88,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     classes = len(split.attrs["classes"])
     balance = changes.pop("balance", "none")
     spec = training_spec(chapter, name, split, epochs, seed, balance, layers=layers, image_size=size, refit=None)
-    spec |= {"augmentation": AUGMENTATION}
+    spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
     if unknown := set(changes) - set(spec):
         raise InputError(f"{name}: {unlike('choice', unknown.pop(), [*choices, *spec])}.")
     if layers and of_layers:
@@ -105,6 +111,8 @@ def check_training(spec):
     for key in ("image_size", "batch_size", "epochs"):
         if not isinstance(spec[key], int) or spec[key] < 1:
             raise InputError(f"{spec['name']}: {key} is {spec[key]!r}, but it must be a whole number from 1.")
+    if spec["precision"] not in PRECISIONS:
+        raise InputError(f"{spec['name']}: precision is {spec['precision']!r}, not one of {', '.join(PRECISIONS)}.")
     augmentation = spec["augmentation"]
     if augmentation is not None and set(augmentation) != set(AUGMENTATION):
         raise InputError(f"{spec['name']}: augmentation is {augmentation}, but it must be None or like {AUGMENTATION}.")

@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent
 DATA, RUNS, REPORT = ROOT / "data", ROOT / "runs", ROOT / "report"
 SPLIT_CSV, CACHE = DATA / "split.csv", DATA / "cache"
 PARTS = ("train", "validation", "test")
+PRECISIONS = ("float32", "bfloat16")  # of feature maps
 
 
 class InputError(ValueError):

@@ -32,7 +32,8 @@ READERS = {
     "06": [],
 }
 
-CHOICES = {"balance": ("none", "class_weight", "oversample")}  # parameters that take one of a few words
+# Parameters that take one of a few words.
+CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("float32", "bfloat16")}
 
 COMES_LATER = {
     "scheduler": "--scheduler ADDRESS, trainings on a Dask cluster, is not built yet: leave it out.",

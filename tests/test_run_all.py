@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -132,6 +133,77 @@ def test_no_photo_lies_on_two_sides(whole_run):
     assert split.groupby("label")["split"].nunique().min() == 3
     for part, count in split["split"].value_counts().items():
         assert len(list((whole_run[0] / "data" / "split" / part).glob("*/*"))) == count
+
+
+def test_every_claim_has_a_verdict_with_evidence_and_a_chart(whole_run):
+    soup = BeautifulSoup((whole_run[0] / "whole_run.html").read_text(encoding="utf-8"), "html.parser")
+    rows = {
+        row.th.get_text(): row for row in soup.select("#cover tbody tr") if re.fullmatch(r"C\d+", row.th.get_text())
+    }
+    assert list(rows) == [f"C{number}" for number in range(1, 18)]
+    for row in rows.values():
+        *_, verdict, chart = row.find_all("td")
+        assert verdict.get_text() in ("confirmed", "refuted", "undecided", "not tested")
+        assert chart.a["href"].startswith("#figure-")
+
+
+def test_the_page_says_how_to_make_it_again(whole_run):
+    soup = BeautifulSoup((whole_run[0] / "whole_run.html").read_text(encoding="utf-8"), "html.parser")
+    told = soup.select_one("#provenance").get_text(" ")
+    for part in ("./run_all.sh --profile tiny", "tensorflow 2", "ablation_epochs", "seed", "cores"):
+        assert part in told
+
+
+def test_the_best_model_holds_its_names_and_its_resizing(whole_run):
+    split = pd.read_csv(whole_run[0] / "data" / "split.csv")
+    model = keras.models.load_model(whole_run[0] / "report" / "best_model.keras")
+    for width, height in ((300, 200), (20, 90)):
+        answer = model(np.random.default_rng(0).uniform(0, 255, (2, height, width, 3)).astype(np.float32))
+        named = [name.decode() for name in answer["species"].numpy()]
+        assert named == [sorted(set(split["label"]))[row] for row in answer["probabilities"].numpy().argmax(axis=1)]
+
+
+def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, run_all, tmp_path):
+    copy = whole_run[0]
+    for label in ("Apple", "Corn"):
+        shutil.copytree(copy / "data" / "split" / "test" / label, tmp_path / label)
+    (tmp_path / "Apple" / "broken.jpg").write_bytes(b"no picture")
+    paint(tmp_path / "Moss" / "0.jpg", seed=1)
+    done = run_all("--profile", "tiny", "--only", "06", "--test", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = pd.read_csv(copy / "report" / "scores.csv")
+    assert scores["external_accuracy"].between(0, 1).all()
+    assert scores["external_macro_f1"].between(0, 1).all()
+    page = BeautifulSoup((copy / "report" / "report.html").read_text(encoding="utf-8"), "html.parser").get_text()
+    assert "Left out: the class Moss, which no model knows." in page
+    assert re.search(r"Left out: \S*broken.jpg, does not open", page)
+    assert "external folder" in page
+
+
+def test_photos_without_labels_are_named(whole_run, run_all, tmp_path):
+    copy = whole_run[0]
+    for number, photo in enumerate(sorted((copy / "data" / "split" / "test").glob("*/*"))[:5]):
+        shutil.copy(photo, tmp_path / f"{number}{photo.suffix}")
+    done = run_all("--profile", "tiny", "--only", "06", "--test", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    named = pd.read_csv(copy / "report" / "predictions.csv")
+    assert list(named.columns) == ["path", "label", "confidence", "top_3"]
+    assert len(named) == 5
+    assert all(top.split(", ")[0] == label for top, label in zip(named["top_3"], named["label"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"), [(None, "holds no sub-folders"), ("Moss", "no photo of the classes Apple")]
+)
+def test_an_external_folder_without_a_known_photo_stops_the_chapter(whole_run, run_all, tmp_path, label, sentence):
+    if label:
+        paint(tmp_path / label / "0.jpg", seed=1)
+    done = run_all("--profile", "tiny", "--only", "06", "--test", tmp_path)
+    assert done.returncode == 1
+    assert sentence in done.stderr.strip().splitlines()[-1]
+    page = BeautifulSoup((whole_run[0] / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
+    assert sentence in page.select_one(".failed").get_text()  # the page is made all the same
+    assert len(page.find_all("h1")) == 8
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16", "EfficientNetB4", "EfficientNetLite0"])
