@@ -75,8 +75,8 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
         Takes the place of FinalModel's layers.
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
-        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `refit` is {"folds": k,
-        "fold": i}, see `move_validation`; `log_layers` writes what chapter 2 draws of every layer.
+        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `refit` is
+        {"folds": k, "fold": i}, see `move_validation`; `log_layers` writes what chapter 2 draws of every layer.
 
     Raises
     ------
