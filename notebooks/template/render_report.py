@@ -61,7 +61,7 @@ def render_report(notebooks, page, profile, command):
 
 def style():
     """The page's style, with colours for code in light and dark."""
-    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
     own = (PARTS / "style.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
 
