@@ -225,8 +225,9 @@ def test_the_original_cut_of_resnet_is_its_143rd_layer():
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.05)])
 def test_the_tail_on_stored_activations_is_the_whole_network(project, precision, tolerance):
     front, last_block = lite_parts()
+    normal = {"class_name": "RandomNormal", "config": {"stddev": 0.3, "seed": 0}}
     head = custom_cnn.build_model(
-        [["Dense", {"units": 2, "activation": "softmax", "kernel_initializer": "random_normal"}]], (1280,), "head"
+        [["Dense", {"units": 2, "activation": "softmax", "kernel_initializer": normal}]], (1280,), "head"
     )
     whole = backbones.put_together(front, last_block, head)
     spec = spec_of(project, precision=precision)
