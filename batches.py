@@ -1,5 +1,7 @@
 """What a training reads: shuffled and augmented batches, made anew in every epoch."""
 
+import mmap
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -124,6 +126,14 @@ def without_autotuning(dataset):
 
 def rows_of(x, index):
     """Rows of a NumPy array or memory map as a float32 tensor, read only when a dataset asks for them."""
-    batch = tf.numpy_function(lambda rows: np.asarray(x[rows], np.float32), [index], tf.float32)
+
+    def read(rows):
+        batch = np.asarray(x[rows], np.float32)
+        for array in getattr(x, "arrays", [x]):
+            if mapped := getattr(array, "_mmap", None):
+                mapped.madvise(mmap.MADV_DONTNEED)  # or pages that were read would count as used memory
+        return batch
+
+    batch = tf.numpy_function(read, [index], tf.float32)
     batch.set_shape([None, *x.shape[1:]])
     return batch

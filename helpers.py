@@ -446,21 +446,36 @@ class Progress(keras.callbacks.Callback):
         self.bar.update(self.epochs - self.done)  # those that early stopping saved
 
 
-def record_runs(chapter, runs, verdicts=()):
-    """Write runs/<chapter>.json: which runs of this chapter, by model name, and which verdicts the later chapters read.
+def record_runs(chapter, runs, verdicts=(), repeats=None):
+    """Write runs/<chapter>.json: what the later chapters read of this one.
 
     Parameters
     ----------
+    runs : dict of model name to Run
     verdicts : list of dict of str: claim (C1 ...), said, evidence, verdict, and figure, the name that shows it
+    repeats : dict of model name to list of Run, its trainings with all seeds
     """
-    names = {name: run.folder.name for name, run in runs.items()}
-    record = {"split": load_split().attrs["hash"], "runs": names, "verdicts": list(verdicts)}
-    write_whole(RUNS / f"{chapter}.json", json.dumps(record, indent=1))
+    record = {"split": load_split().attrs["hash"], "runs": {name: run.folder.name for name, run in runs.items()}}
+    record["results"] = {name: file_hash(run.folder / "result.json") for name, run in runs.items()}
+    record["repeats"] = {name: [run.folder.name for run in own] for name, own in (repeats or {}).items()}
+    write_whole(RUNS / f"{chapter}.json", json.dumps(record | {"verdicts": list(verdicts)}, indent=1))
 
 
-def recorded_verdicts(chapter):
-    """The verdicts that a chapter recorded, see `record_runs`."""
-    return json.loads((RUNS / f"{chapter}.json").read_text(encoding="utf-8")).get("verdicts", [])
+def recorded(chapter, what):
+    """The `verdicts` or `repeats` that a chapter recorded, see `record_runs`; repeats as lists of Run."""
+    found = json.loads((RUNS / f"{chapter}.json").read_text(encoding="utf-8"))[what]
+    return found if what == "verdicts" else {name: [read_run(RUNS / one) for one in own] for name, own in found.items()}
+
+
+def read_run(folder, **labels):
+    """A finished run by its folder; labels take the place of the chapter and name that it was trained under."""
+    spec, result = (json.loads((folder / f"{part}.json").read_text(encoding="utf-8")) for part in ("spec", "result"))
+    return Run(folder, spec | labels, result)
+
+
+def file_hash(file):
+    """First 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def recorded_runs(chapter, notebook):
@@ -479,11 +494,8 @@ def recorded_runs(chapter, notebook):
         raise InputError(
             f"The runs of chapter {chapter} for the present split are missing: run notebook {notebook} first."
         )
-    runs = {}
-    for name, folder in folders.items():  # the folder may carry the name that another chapter gave this training
-        spec = json.loads((folder / "spec.json").read_text()) | {"chapter": chapter, "name": name}
-        runs[name] = Run(folder, spec, json.loads((folder / "result.json").read_text()))
-    return runs
+    # The folder may carry the name that another chapter gave this training.
+    return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
 @contextmanager
@@ -536,7 +548,12 @@ def set_style():
         "notebook",
         "whitegrid",
         "colorblind",
-        rc={"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True},
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "text.parse_math": False,  # a class may have a dollar in its name
+        },
     )
 
 
