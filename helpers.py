@@ -577,11 +577,13 @@ def plot_curves(runs, title):
             axis.plot(history["epoch"], history[metric], "--", color=colour, alpha=0.7)
             axis.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
             best = history.iloc[run.result["best_epoch"] - 1]
-            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], color=colour)
+            fill = "none" if run.result["initial_weights"] == "random" else "full"
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], color=colour, fillstyle=fill)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(0, 1)
-    axes[1].legend(title="solid: validation\ndashed: training\nmark: best epoch", fontsize="small")
+    side = {"loc": "upper left", "bbox_to_anchor": (1, 1), "fontsize": "small"}
+    axes[1].legend(title="solid: validation\ndashed: training\nmark: best epoch", **side)
     figure.suptitle(title)
     return figure
 

@@ -155,6 +155,8 @@ def joint_verdict(verdicts):
     """The verdict on a claim that says several things at once: confirmed only if each of them is."""
     if "refuted" in verdicts:
         return "refuted"
+    if all(verdict.startswith("not tested") for verdict in verdicts):
+        return "not tested"
     return "confirmed" if set(verdicts) == {"confirmed"} else "undecided"
 
 

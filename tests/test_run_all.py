@@ -158,7 +158,9 @@ def test_the_best_model_holds_its_names_and_its_resizing(whole_run):
     split = pd.read_csv(whole_run[0] / "data" / "split.csv")
     model = keras.models.load_model(whole_run[0] / "report" / "best_model.keras")
     for width, height in ((300, 200), (20, 90)):
-        answer = model(np.random.default_rng(0).uniform(0, 255, (2, height, width, 3)).astype(np.float32))
+        pictures = np.random.default_rng(0).uniform(0, 255, (2, height, width, 3)).astype(np.float32)
+        answer = model(pictures)
+        assert (answer["probabilities"] == model(pictures)["probabilities"]).numpy().all()  # no dropout
         named = [name.decode() for name in answer["species"].numpy()]
         assert named == [sorted(set(split["label"]))[row] for row in answer["probabilities"].numpy().argmax(axis=1)]
 
@@ -167,6 +169,9 @@ def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, r
     copy = whole_run[0]
     for label in ("Apple", "Corn"):
         shutil.copytree(copy / "data" / "split" / "test" / label, tmp_path / label)
+    for photo in (copy / "data" / "split" / "train" / "Corn").iterdir():
+        shutil.copy(photo, tmp_path / "Corn" / f"seen {photo.name}")
+    (tmp_path / "Soil").mkdir()
     (tmp_path / "Apple" / "broken.jpg").write_bytes(b"no picture")
     paint(tmp_path / "Moss" / "0.jpg", seed=1)
     done = run_all("--profile", "tiny", "--only", "06", "--test", tmp_path)
@@ -176,7 +181,9 @@ def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, r
     assert scores["external_macro_f1"].between(0, 1).all()
     page = BeautifulSoup((copy / "report" / "report.html").read_text(encoding="utf-8"), "html.parser").get_text()
     assert "Left out: the class Moss, which no model knows." in page
+    assert "Left out: the class Soil, which no model knows." in page
     assert re.search(r"Left out: \S*broken.jpg, does not open", page)
+    assert re.search(r"Left out: \d+ photos that the models were trained or chosen on", page)
     assert "external folder" in page
 
 
@@ -193,7 +200,7 @@ def test_photos_without_labels_are_named(whole_run, run_all, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "sentence"), [(None, "holds no sub-folders"), ("Moss", "no photo of the classes Apple")]
+    ("label", "sentence"), [(None, "no photo of the classes Apple"), ("Moss", "no photo of the classes Apple")]
 )
 def test_an_external_folder_without_a_known_photo_stops_the_chapter(whole_run, run_all, tmp_path, label, sentence):
     if label:

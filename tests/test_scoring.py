@@ -104,7 +104,8 @@ def test_a_comparison_pairs_the_first_seeds_and_gives_a_verdict():
         (["confirmed", "confirmed"], "confirmed"),
         (["confirmed", "undecided"], "undecided"),
         (["undecided", "refuted"], "refuted"),
-        (["confirmed", "not tested"], "undecided"),
+        (["confirmed", "not tested: random weights"], "undecided"),
+        (["not tested", "not tested: random weights"], "not tested"),
     ],
 )
 def test_a_claim_of_several_parts_needs_them_all(verdicts, expected):

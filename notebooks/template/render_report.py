@@ -21,8 +21,8 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", 
 TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
     "A student study classified photos of leaves into 14 plant species with a small network of its own and with "
-    "pretrained ones. This report repeats it, checks it and goes on from there; every number was computed by the "
-    "notebooks shown here."
+    "pretrained ones. This report repeats it, checks it and goes on from there; every number of this run was "
+    "computed by the notebooks shown here."
 )
 
 
