@@ -34,13 +34,14 @@ class Backbone:
 
     cut: str  # the last frozen layer in fine tuning
     preprocessing: str  # of RGB pixels 0..255, before the network: see `preprocess`
+    bfloat16: bool = True  # whether these numbers make it faster, where the processor has them
 
 
 BACKBONES = {
     "ResNet50": Backbone("conv4_block6_out", "caffe"),  # the 143rd layer: the original froze as many
     "VGG16": Backbone("block4_pool", "caffe"),
     "EfficientNetB4": Backbone("block6h_add", "efficientnet"),
-    "EfficientNetLite0": Backbone("block6d_add", "none"),
+    "EfficientNetLite0": Backbone("block6d_add", "none", bfloat16=False),
 }
 
 
