@@ -273,8 +273,8 @@ def frozen_outputs(spec, split, part, load):
     stored = []
     for number in range(1 + spec["views"]["count"] if part == "train" else 1):
         key = {key: spec[key] for key in ("backbone", "weights", "image_size", "split", "precision")}
-        key |= {"cut": BACKBONES[spec["backbone"]].cut, "part": part, "view": settings | {"number": number}}
-        key |= {} if number else {"view": None}
+        key |= {"cut": BACKBONES[spec["backbone"]].cut, "part": part}
+        key |= {"view": settings | {"number": number} if number else None}
         view = View(images, **settings, number=number) if number else images
         title = f"{spec['backbone']}, {part}" + (f", view {number}" if number else "")
         stored.append(compute_once(load, view, key, title))

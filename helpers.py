@@ -213,13 +213,12 @@ def spec_hash(spec):
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def find_run(spec, of_earlier_chapter=False):
+def find_run(spec):
     """The finished run of this spec, whichever chapter made it, or None.
 
-    Runs that ended before the time RETRAIN_BEFORE (seconds, set by ./run_all.sh --force) do not count, unless they
-    are read as those `of_earlier_chapter`.
+    Runs that ended before the time RETRAIN_BEFORE (seconds, set by ./run_all.sh --force) do not count.
     """
-    since = 0 if of_earlier_chapter else float(os.environ.get("RETRAIN_BEFORE", "0"))
+    since = float(os.environ.get("RETRAIN_BEFORE", "0"))
     for result in RUNS.glob(f"*-{spec_hash(spec)}/result.json"):
         if result.stat().st_mtime >= since:
             return Run(result.parent, spec, json.loads(result.read_text()))
