@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import fitting
 import helpers  # before Keras: helpers.py makes TensorFlow's settings
 from helpers import InputError, slug
 
@@ -193,7 +194,7 @@ def trainable_tail(whole):
     """
     front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
     last_block.trainable = True
-    for layer in helpers.leaves(last_block):
+    for layer in fitting.leaves(last_block):
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     activations = keras.Input(front.output_shape[1:])
     return keras.Model(activations, head(last_block(activations, training=False)), name="tail")
@@ -289,7 +290,7 @@ def compiled(front, last_block, precision):
     """One function for both outputs of a frozen backbone, traced once for all its views and parts."""
     both = keras.Model(front.input, [front.output, last_block(front.output, training=False)])
     run = helpers.batch_function(both)
-    with helpers.computing_in([front, last_block], precision):
+    with fitting.computing_in([front, last_block], precision):
         run.get_concrete_function()
     return run
 

@@ -72,8 +72,8 @@ def class_weights(labels, balance):
     return dict(zip(present.tolist(), compute_class_weight("balanced", classes=present, y=labels), strict=True))
 
 
-def training_batches(x, targets, rows, spec):
-    """Shuffled, augmented batches for all epochs, one after another, as a tf.data.Dataset.
+def training_batches(x, targets, rows, spec, first=0):
+    """Shuffled, augmented batches for all epochs from `first` on, one after another, as a tf.data.Dataset.
 
     Order, augmentation and mixing are pure functions of (seed, epoch, index), so that a run can be repeated.
 
@@ -104,7 +104,7 @@ def training_batches(x, targets, rows, spec):
             batch = augment(batch, uniform, spec["augmentation"])
         return mix_up(batch, target, gamma) if spec["mixup"] else (batch, target)
 
-    epochs = tf.data.Dataset.range(spec["epochs"]).flat_map(one_epoch)
+    epochs = tf.data.Dataset.range(first, spec["epochs"]).flat_map(one_epoch)
     return without_autotuning(epochs.map(load, num_parallel_calls=2).prefetch(2))
 
 

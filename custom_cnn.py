@@ -20,7 +20,6 @@ import inspect
 from helpers import (
     PRECISIONS,
     InputError,
-    Training,
     load_images,
     training_spec,
 )  # before Keras: it makes TensorFlow's settings
@@ -30,6 +29,7 @@ import keras
 from sklearn.model_selection import GroupKFold
 
 from batches import AUGMENTATION
+from fitting import Training
 
 
 def final_model_layers(

@@ -4,22 +4,28 @@ Every chapter starts with ``import helpers``; nothing is read, written or traine
 on ``ROOT``, so that a notebook finds the same files from JupyterLab, from papermill and from a test.
 """
 
-import copy
-import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, yet up to four times faster
+from files import (
+    InputError,
+    disk_trouble_told,
+    file_hash,
+    is_as_signed,
+    locked,
+    whole_file,
+    whole_path,
+    write_whole,
+)
+from fitting import Progress, fit  # before Keras: it makes TensorFlow's settings
 
+# isort: split
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,21 +37,16 @@ from IPython.display import display
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-from batches import BALANCES, class_weights, evaluation_batches, rows_of_epoch, training_batches
+from batches import BALANCES, evaluation_batches
 from data import image_store
 from scoring import macro_f1
-
-tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
 
 ROOT = Path(__file__).resolve().parent
 DATA, RUNS, REPORT = ROOT / "data", ROOT / "runs", ROOT / "report"
 SPLIT_CSV, CACHE = DATA / "split.csv", DATA / "cache"
 PARTS = ("train", "validation", "test")
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
-
-
-class InputError(ValueError):
-    """Input that the run cannot use; the message is one sentence that names it and the way out."""
+SCHEMA = 1  # of a run: raised by every change of the code that changes what a training gives or writes
 
 
 # ---------------------------------------------------------------- data
@@ -59,6 +60,8 @@ def load_split(path=None):
     path = Path(path or SPLIT_CSV)
     if not path.exists():
         raise InputError("There is no data/split.csv yet: run notebook 01_data_split first.")
+    if not is_as_signed(path):
+        raise InputError(f"{path.name} is not as chapter 1 wrote it: run notebook 01_data_split, which makes it again.")
     split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
     split = split.sort_values(["label", "sha256"], ignore_index=True)  # an order that a renamed file does not change
     rows = split[["sha256", "label", "split"]].to_csv(index=False)
@@ -113,18 +116,6 @@ def load_images(split, part, size):
     return image_store.open_images(CACHE, size, own["sha256"]), labels
 
 
-@contextmanager
-def disk_trouble_told(place):
-    """Turn an OSError of writing to a file or folder into an InputError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_out = "make room on the disk" if full else "check that it is there and can be read and written"
-        where = error.filename or place
-        raise InputError(f"{where}: {error.strerror}; {way_out}, then run the same command again.") from error
-
-
 def batch_function(network):
     """A compiled function of the network in inference mode, traced once for batches of any length."""
     signature = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
@@ -161,17 +152,6 @@ class Run:
         return keras.models.load_model(self.folder / "model.keras")
 
 
-@dataclass
-class Training:
-    """What `train` needs: the part that learns, the whole network around it, and their data."""
-
-    model: keras.Model
-    whole: keras.Model
-    train: tuple  # (inputs of `model`, labels)
-    validation: tuple
-    summary: dict  # rows added to result.json
-
-
 def fast_precision():
     """The name "bfloat16" on a processor that multiplies such numbers itself (AVX-512 BF16, AMX), else "float32"."""
     try:
@@ -183,6 +163,8 @@ def fast_precision():
 
 def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
     """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
+
+    `schema` says which version of the code it was made for: runs of another one are trained again.
 
     `balance` says what is done about classes of unequal size: one of `BALANCES`; InputError for anything else.
     """
@@ -203,26 +185,57 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
         "precision": fast_precision(),
         "seed": seed,
         "split": split.attrs["hash"],
+        "schema": SCHEMA,
         **more,
     }
 
 
 def spec_hash(spec):
-    """First 8 hex digits of the spec's SHA-256; chapter and name do not count: they only label a training."""
-    content = {key: value for key, value in spec.items() if key not in ("chapter", "name")}
+    """First 8 hex digits of the spec's SHA-256; chapter, name and schema do not count: they do not describe it."""
+    content = {key: value for key, value in spec.items() if key not in ("chapter", "name", "schema")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def find_run(spec):
-    """The finished run of this spec, whichever chapter made it, or None.
+def run_folder(spec):
+    """The folder of a spec's run; another chapter may have given it another name."""
+    own = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
+    return next((file.parent for file in RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
-    Runs that ended before the time RETRAIN_BEFORE (seconds, set by ./run_all.sh --force) do not count.
+
+def find_run(spec):
+    """The finished run of this spec, whichever chapter made it, or None if it has to be trained."""
+    folder = run_folder(spec)
+    return None if fault_of(folder, spec) else Run(folder, spec, read_json(folder / "result.json"))
+
+
+def fault_of(folder, spec=None):
+    """What keeps the run in a folder from being taken as finished and sound, in a few words, or None.
+
+    With ./run_all.sh --force (it sets RETRAIN) a run counts only if the same command has trained it.
     """
-    since = float(os.environ.get("RETRAIN_BEFORE", "0"))
-    for result in RUNS.glob(f"*-{spec_hash(spec)}/result.json"):
-        if result.stat().st_mtime >= since:
-            return Run(result.parent, spec, json.loads(result.read_text()))
-    return None
+    if not (folder / "result.json").exists():
+        return "it is not finished"
+    sums = read_json(folder / "checksums.json")
+    for name in ("spec.json", "history.csv", "validation.npy", "model.keras", "result.json"):
+        if not (folder / name).exists() or sums.get(name) != file_hash(folder / name):
+            return f"{name} is damaged"
+    if spec and unnamed(read_json(folder / "spec.json")) != unnamed(spec):
+        return "another version of the code made it"
+    forced = os.environ.get("RETRAIN") if spec else None
+    return "--force was given" if forced and sums.get("forced") != forced else None
+
+
+def unnamed(spec):
+    """What a spec describes, as JSON holds it, without the chapter and name that label it."""
+    return json.loads(json.dumps({key: value for key, value in spec.items() if key not in ("chapter", "name")}))
+
+
+def read_json(file):
+    """What a JSON file holds; nothing if it is missing or damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def train(spec, split, prepare):
@@ -245,7 +258,7 @@ def train(spec, split, prepare):
 def train_all(specs, split, prepare):
     """Train a queue of specs one after another, each once; a bar shows which run of how many, score and time left.
 
-    A run that was stopped before its end is trained from the start. One that diverges is marked so in its
+    A run that was stopped before its end goes on after its last epoch. One that diverges is marked so in its
     result, and the queue goes on.
 
     Parameters
@@ -273,17 +286,29 @@ def train_all(specs, split, prepare):
 
 
 def train_once(spec, split, prepare, *callbacks):
-    """Train a spec and write its run folder; `train_seconds` counts the preparation too."""
-    own_folder = RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
-    folder = next(RUNS.glob(f"*-{spec_hash(spec)}"), own_folder)  # another chapter may know it by this name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_whole(folder / "spec.json", json.dumps(spec, indent=1))
-    start = time.perf_counter()
-    training, history = fit(spec, split, prepare, *callbacks, log_folder=folder / "tensorboard")
-    seconds = time.perf_counter() - start
-    history.to_csv(folder / "history.csv", index=False)
-    training.whole.save(folder / "model.keras")
+    """Train a spec, or go on with its training, and write its run folder; result.json, written last, makes it a run.
+
+    `train_seconds` counts the preparation too. InputError if another process is training it.
+    """
+    with locked(RUNS / "locks" / spec_hash(spec)):
+        folder = run_folder(spec)
+        fault = fault_of(folder, spec)
+        if not fault:  # another process has just finished it
+            return
+        if (folder / "result.json").exists():
+            print(f"{folder.name} is trained again: {fault}.")
+        if (folder / "result.json").exists() or unnamed(read_json(folder / "spec.json")) != unnamed(spec):
+            shutil.rmtree(folder, ignore_errors=True)
+        write_whole(folder / "spec.json", json.dumps(spec, indent=1))
+        training, history, seconds = fit(spec, split, prepare, *callbacks, folder=folder)
+        write_run(folder, spec, training, history, seconds)
+        (folder / "checkpoint.npz").unlink(missing_ok=True)
+
+
+def write_run(folder, spec, training, history, seconds):
+    """Write what a finished training leaves: history, model, validation probabilities, checksums, result."""
+    with whole_file(folder / "history.csv") as out:
+        history.to_csv(out, index=False)
     diverged = not np.isfinite(history["loss"]).all()
     result = {
         **training.summary,
@@ -298,117 +323,15 @@ def train_once(spec, split, prepare, *callbacks):
         probabilities = training.model.predict(evaluation_batches(x, labels), verbose=0)
         score = macro_f1(labels, probabilities.argmax(axis=1))
         result[f"{part}_macro_f1"] = None if diverged else float(score)
-    np.save(folder / "validation.npy", probabilities)
-    write_whole(folder / "result.json", json.dumps(result, indent=1))
-
-
-def fit(spec, split, prepare, *callbacks, log_folder=None):
-    """Prepare and fit a model until validation macro F1 stops rising; TensorBoard's files go to `log_folder`.
-
-    Returns
-    -------
-    training : Training, its model with the weights of the best epoch
-    history : DataFrame, one row per epoch
-    """
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(spec["seed"])
-    tf.config.experimental.enable_op_determinism()
-    training = prepare(spec, split)
-    (x, labels), (held_out, held_out_labels) = training.train, training.validation
-    one_hot = np.eye(training.model.output_shape[-1], dtype=np.float32)
-    rows = rows_of_epoch(labels, spec["balance"])
-    training.model.compile(
-        optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=spec["label_smoothing"]),
-        metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
-    )
-    training.model.optimizer.build(training.model.trainable_variables)  # slower while the step is traced
-    callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks]
-    if spec["patience"] is not None:
-        best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
-        callbacks.append(keras.callbacks.EarlyStopping(patience=spec["patience"], **best))
-    if log_folder:
-        callbacks.append(keras.callbacks.TensorBoard(log_folder, int(spec["log_layers"]), write_graph=False))
-    if log_folder and spec["log_layers"]:
-        some = np.linspace(0, len(labels) - 1, 64).astype(int)
-        callbacks.append(LayerLog(log_folder, x[some], one_hot[labels[some]]))
-    with computing_in([training.model], spec["precision"]):
-        history = training.model.fit(
-            training_batches(x, one_hot[labels], rows, spec),
-            steps_per_epoch=-(-len(rows) // spec["batch_size"]),
-            epochs=spec["epochs"],
-            validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
-            class_weight=class_weights(labels, spec["balance"]),
-            callbacks=callbacks,
-            shuffle=False,  # the batches come shuffled
-            verbose=0,
-        )
-    table = pd.DataFrame(history.history)
-    table.insert(0, "epoch", np.arange(1, len(table) + 1))
-    return training, table
-
-
-@contextmanager
-def computing_in(models, precision):
-    """Let models compute their feature maps in "bfloat16"; weights, vectors (so the softmax) and loss stay float32.
-
-    With precision "float32" nothing changes.
-    """
-    layers = [layer for model in models for layer in leaves(model) if len(layer.output.shape) == 4]
-    try:
-        for layer in layers:
-            layer.dtype_policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-        yield
-    finally:
-        for layer in layers:
-            layer.dtype_policy = "float32"
-
-
-def leaves(model):
-    """The layers of a model and of the models in it, without their inputs."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from leaves(layer)
-        elif not isinstance(layer, keras.layers.InputLayer):
-            yield layer
-
-
-class LayerLog(keras.callbacks.Callback):
-    """Logs to TensorBoard, for each layer and epoch, the gradient's norm and how far the weights moved.
-
-    The gradient is that of the loss on fixed training images, without augmentation and dropout. Both norms are
-    divided by the norm of the layer's kernel: a share that compares layers of different size.
-    """
-
-    def __init__(self, folder, images, targets):
-        super().__init__()
-        self.writer = tf.summary.create_file_writer(str(folder / "layers"))
-        self.batch = tf.constant(images, tf.float32), tf.constant(targets)
-
-    def on_train_begin(self, logs=None):
-        self.kernels = {layer.name: layer.kernel for layer in self.model.layers if hasattr(layer, "kernel")}
-        self.before = [kernel.numpy() for kernel in self.kernels.values()]
-        self.gradients = tf.function(self.gradients_of_kernels)
-
-    def gradients_of_kernels(self):
-        images, targets = self.batch
-        with tf.GradientTape() as tape:
-            loss = self.model.compute_loss(images, targets, self.model(images, training=False))
-        return [
-            tf.norm(gradient) for gradient in tape.gradient(loss, [kernel.value for kernel in self.kernels.values()])
-        ]
-
-    def on_epoch_end(self, epoch, logs=None):
-        now = [kernel.numpy() for kernel in self.kernels.values()]
-        with self.writer.as_default(step=epoch):
-            for name, gradient, new, old in zip(self.kernels, self.gradients(), now, self.before, strict=True):
-                size = np.linalg.norm(new)
-                tf.summary.scalar(f"gradient/{name}", gradient / size)
-                tf.summary.scalar(f"change/{name}", np.linalg.norm(new - old) / size)
-        self.before = now
-
-    def on_train_end(self, logs=None):
-        self.writer.close()
+    with whole_file(folder / "validation.npy") as out:
+        np.save(out, probabilities)
+    with whole_path(folder / "model.keras") as unfinished:
+        training.whole.save(unfinished)
+    text = json.dumps(result, indent=1)
+    sums = {name: file_hash(folder / name) for name in ("spec.json", "history.csv", "validation.npy", "model.keras")}
+    sums |= {"result.json": hashlib.sha256(text.encode()).hexdigest()[:16], "forced": os.environ.get("RETRAIN")}
+    write_whole(folder / "checksums.json", json.dumps(sums, indent=1))
+    write_whole(folder / "result.json", text)
 
 
 def logged(run, folder, kind):
@@ -420,29 +343,14 @@ def logged(run, folder, kind):
         "layers" and "gradient" or "change" (numbers, see `LayerLog`); "train" and "histogram" (arrays of shape
         (buckets, 3): left edge, right edge, count).
     """
-    events = EventAccumulator(str(run.folder / "tensorboard" / folder), size_guidance={"tensors": 0}).Reload()
+    place, everything = str(run.folder / "tensorboard" / folder), {"tensors": 0}
+    events = EventAccumulator(place, size_guidance=everything, purge_orphaned_data=False).Reload()
     found = {}
     for tag in events.Tags()["tensors"]:
-        if kind in tag:
-            found[tag] = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors(tag)]
+        if kind in tag:  # a training that was stopped may have logged an epoch twice
+            steps = {event.step: event.tensor_proto for event in events.Tensors(tag)}
+            found[tag] = [tf.make_ndarray(steps[step]) for step in sorted(steps)]
     return found
-
-
-class Progress(keras.callbacks.Callback):
-    """Moves the bar of a queue by the epochs of one run, and shows the validation macro F1."""
-
-    def __init__(self, bar, epochs):
-        super().__init__()
-        self.bar, self.epochs = bar, epochs
-
-    def on_epoch_end(self, epoch, logs=None):
-        shown = {"epoch": f"{epoch + 1} of {self.epochs}", "validation macro F1": f"{logs['val_macro_f1']:.3f}"}
-        self.bar.set_postfix(shown, refresh=False)
-        self.bar.update()
-        self.done = epoch + 1
-
-    def on_train_end(self, logs=None):
-        self.bar.update(self.epochs - self.done)  # those that early stopping saved
 
 
 def record_runs(chapter, runs, verdicts=(), repeats=None):
@@ -467,14 +375,14 @@ def recorded(chapter, what):
 
 
 def read_run(folder, **labels):
-    """A finished run by its folder; labels take the place of the chapter and name that it was trained under."""
-    spec, result = (json.loads((folder / f"{part}.json").read_text(encoding="utf-8")) for part in ("spec", "result"))
+    """A finished run by its folder; labels take the place of the chapter and name that it was trained under.
+
+    InputError if the folder is damaged.
+    """
+    spec, result = (read_json(folder / f"{part}.json") for part in ("spec", "result"))
+    if fault := fault_of(folder):
+        raise InputError(f"runs/{folder.name}: {fault}; run the notebook of chapter {folder.name[:2]} again.")
     return Run(folder, spec | labels, result)
-
-
-def file_hash(file):
-    """First 16 hex digits of a file's SHA-256."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def recorded_runs(chapter, notebook):
@@ -485,8 +393,7 @@ def recorded_runs(chapter, notebook):
     InputError
         Names the notebook to run first.
     """
-    index = RUNS / f"{chapter}.json"
-    record = json.loads(index.read_text()) if index.exists() else {}
+    record = read_json(RUNS / f"{chapter}.json")
     folders = {name: RUNS / folder for name, folder in record.get("runs", {}).items()}
     done = all((folder / "result.json").exists() for folder in folders.values())
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
@@ -495,26 +402,6 @@ def recorded_runs(chapter, notebook):
         )
     # The folder may carry the name that another chapter gave this training.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
-
-
-@contextmanager
-def whole_file(file):
-    """Open a file for writing bytes under another name, then rename: it is there whole or not at all."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
-    try:
-        with disk_trouble_told(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, "wb") as out:
-                yield out
-            unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def write_whole(file, text):
-    """Write a text whole or not at all."""
-    with whole_file(file) as out:
-        out.write(text.encode())
 
 
 def slug(name):

@@ -5,13 +5,18 @@ Until the options are read only the standard library is needed, so that a wrong 
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import resource
+import secrets
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
+
+from files import InputError, disk_trouble_told, locked, write_whole
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS, REPORT, RUNS = ROOT / "notebooks", ROOT / "report", ROOT / "runs"
@@ -119,54 +124,72 @@ def read_options(arguments):
     return options
 
 
-def left_on_disk(number):
-    """What a chapter left for the later ones to read, as bytes; empty if it has not been executed."""
-    file = SPLIT_CSV if number == "01" else RUNS / f"{number}.json"
-    return file.read_bytes() if file.exists() else b""
+def read_by(number):
+    """What a chapter reads of earlier ones: dict of chapter to the hash of what that left on disk."""
+    left = {"01": SPLIT_CSV} | {other: RUNS / f"{other}.json" for other in READERS if other != "01"}
+    read = [other for other, readers in READERS.items() if number in readers and left[other].exists()]
+    return {other: hashlib.sha256(left[other].read_bytes()).hexdigest()[:16] for other in read}
 
 
-def forget_stale(number):
-    """Drop the executed chapters that read what this one has just changed: the page never mixes two runs."""
-    for reader in READERS[number]:
-        for made in REPORT.glob(f"{reader}_*.ipynb"):
+def forget_stale():
+    """Drop the executed chapters that read something else than what lies there now: the page never mixes two runs."""
+    for made in REPORT.glob("0?_*.ipynb"):
+        number = made.name[:2]
+        try:
+            told = json.loads(made.read_text(encoding="utf-8"))["metadata"].get("read")
+        except (ValueError, KeyError):
+            told = "nothing that can be read"
+        if told != read_by(number):
             made.unlink()
-    if "06" in READERS[number]:
-        (REPORT / "scores.csv").unlink(missing_ok=True)
+            if number == "06":
+                (REPORT / "scores.csv").unlink(missing_ok=True)
 
 
 def execute_chapter(notebook, parameters):
     """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end."""
-    import papermill  # only in .venv
+    import nbformat  # these only in .venv
+    import papermill
+    from nbclient.exceptions import DeadKernelError
 
-    output = REPORT / notebook.name
+    output, unfinished = REPORT / notebook.name, REPORT / "unfinished.ipynb"
     wanted = {name: value for name, value in parameters.items() if name in chapter_parameters(notebook)}
+    told = ""
     try:
-        executed = papermill.execute_notebook(
-            notebook, output, wanted, cwd=NOTEBOOKS, kernel_name="python3", progress_bar={"ncols": 100}
+        papermill.execute_notebook(
+            notebook,
+            unfinished,
+            wanted,
+            cwd=NOTEBOOKS,
+            kernel_name="python3",
+            progress_bar={"ncols": 100},
+            shutdown_kernel="immediate",  # it has written all that it had to write
         )
     except papermill.PapermillExecutionError as error:
         told = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
-        raise RuntimeError(
-            f"{told.strip().splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)"
-        ) from None
+        told = f"{told.strip().splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)"
+    except DeadKernelError:
+        told = f"The kernel died, of too little memory perhaps; see {output.relative_to(ROOT)}."
+    executed = nbformat.read(unfinished, as_version=4)
     if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
-        raise RuntimeError(f"The kernel ended early; see {output.relative_to(ROOT)}.")
+        told = told or f"The kernel ended early; see {output.relative_to(ROOT)}."
+    executed.metadata["read"] = read_by(notebook.name[:2])
+    write_whole(output, nbformat.writes(executed))
+    unfinished.unlink()
+    if told:
+        raise RuntimeError(told)
 
 
 def fetch_plant_village():
     """Download PlantVillage before the chapters start, where the terminal can show the progress."""
     from data import intake  # only in .venv
 
-    try:
-        intake.locate("plant_village", 0, 0, 0)
-    except intake.InputError as error:
-        sys.exit(f"\nrun_all.sh: {error}")
+    intake.locate("plant_village", 0, 0, 0)
 
 
 def quiet_kernels():
     """Let the terminal show progress only: what the kernels' C++ libraries print goes to report/kernels.log."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    with open(REPORT / "kernels.log", "w", encoding="utf-8") as log:
+    with disk_trouble_told(REPORT), open(REPORT / "kernels.log", "w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 2)  # inherited by the kernels
 
 
@@ -175,30 +198,22 @@ def clock(seconds):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def main():
-    """Execute the chosen chapters in order, render the report, say where it is."""
-    options = read_options(sys.argv[1:])
-    if options.check:
-        return
-    import yaml  # only in .venv
+def execute_chapters(chapters, parameters):
+    """Execute chapters in order; those that read what a failed one should have left are left out.
 
-    profile = yaml.safe_load((NOTEBOOKS / "profiles" / f"{options.profile}.yaml").read_text(encoding="utf-8")) or {}
-    parameters = {**profile, **options.parameters}
-    REPORT.mkdir(exist_ok=True)
-    quiet_kernels()
-    if options.force:
-        os.environ["RETRAIN_BEFORE"] = str(time.time())  # read by helpers.find_run in the kernels
-    if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
-        fetch_plant_village()
+    Returns
+    -------
+    list of str, a sentence for each chapter that failed
+    """
     start, stopped, left_out = time.monotonic(), [], {}
-    for notebook in options.chapters:
+    for notebook in chapters:
         number = notebook.name[:2]
         if number in left_out:
             print(f"\n{notebook.stem}: left out, since it reads what chapter {left_out[number]} did not finish")
             continue
         so_far = clock(time.monotonic() - start)
         print(f"\n{notebook.stem}: about {EXPECTED_SHARE[number]} % of a whole run, {so_far} so far")
-        begun, before = time.monotonic(), left_on_disk(number)
+        begun = time.monotonic()
         try:
             execute_chapter(notebook, parameters)
         except RuntimeError as error:
@@ -206,25 +221,49 @@ def main():
             print(stopped[-1])
             left_out |= dict.fromkeys(READERS[number], int(number))
             continue
-        if before != left_on_disk(number):
-            forget_stale(number)
         print(f"{notebook.stem}: done in {clock(time.monotonic() - begun)}")
+    return stopped
 
-    from notebooks.template.render_report import render_report
 
-    executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
-    command = shlex.join(["./run_all.sh", *sys.argv[1:]])
-    if executed:
-        page = render_report(executed, REPORT / "report.html", options.profile, command)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-        print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
-        print(f"with at most {peak:.1f} GB of memory in a chapter.")
+def main():
+    """Execute the chosen chapters, render the report of all that are up to date, say where it is."""
+    options = read_options(sys.argv[1:])
+    if options.check:
+        return
+    import yaml  # only in .venv
+
+    profile = yaml.safe_load((NOTEBOOKS / "profiles" / f"{options.profile}.yaml").read_text(encoding="utf-8")) or {}
+    parameters = {**profile, **options.parameters}
+    start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
+    with locked(RUNS / "lock"), locked(REPORT / "lock"):
+        quiet_kernels()
+        if options.force:
+            os.environ["RETRAIN"] = secrets.token_hex(8)  # read by helpers.fault_of in the kernels
+        if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
+            fetch_plant_village()
+        stopped = execute_chapters(options.chapters, parameters)
+        forget_stale()
+        executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
+        if executed:
+            from notebooks.template.render_report import render_report
+
+            page = render_report(executed, REPORT / "report.html", options.profile, command)
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+            peak /= 2**30 if sys.platform == "darwin" else 2**20
+            print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
+            print(f"with at most {peak:.1f} GB of memory in a chapter.")
     if stopped:
         sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nrun_all.sh: stopped; finished trainings are kept, ./run_all.sh goes on from there.")
+        sys.exit(
+            "\nrun_all.sh: stopped; finished trainings are kept, and the same command goes on after the last epoch "
+            "of the one under way."
+        )
+    except InputError as error:
+        sys.exit(f"run_all.sh: {error}")

@@ -30,6 +30,10 @@ fi
 
 venv=$here/.venv
 stamp=$venv/requirements.installed
+if ! [ -w "$here" ] && ! cmp -s "$here/requirements.txt" "$stamp"; then
+  echo "The folder $here cannot be written to, and .venv must be made in it: change its permissions, or copy it elsewhere." >&2
+  exit 1
+fi
 if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
   echo "Making .venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"

@@ -25,6 +25,7 @@ import pandas as pd
 
 import backbones
 import custom_cnn
+import fitting
 from scoring import macro_f1
 
 FLIPS = {"flip": True, "rotation": 0, "shift": 0, "zoom": 0}
@@ -61,7 +62,7 @@ def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
     for stage, learning_rate, count in (("head", 0.001, epochs), ("tail", 0.0001, tuning_epochs)):
         if stage == "tail":
             last_block.trainable = True
-            for layer in helpers.leaves(last_block):
+            for layer in fitting.leaves(last_block):
                 layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         metric = keras.metrics.F1Score(average="macro", name="macro_f1")
         whole.compile(keras.optimizers.Adam(learning_rate), "categorical_crossentropy", metrics=[metric])
@@ -94,11 +95,11 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
         head = custom_cnn.build_model(head_layers(classes), parts[1].output_shape[1:], "head")
         whole = backbones.put_together(*parts, head)
         inputs = (train.features, train.labels), (validation.features, validation.labels)
-        return helpers.Training(head, whole, *inputs, summary={})
+        return fitting.Training(head, whole, *inputs, summary={})
 
     def prepare_tail(_, __):
         inputs = (train.at_cut, train.labels), (validation.at_cut, validation.labels)
-        return helpers.Training(backbones.trainable_tail(whole), whole, *inputs, summary={})
+        return fitting.Training(backbones.trainable_tail(whole), whole, *inputs, summary={})
 
     for stage, one_spec, prepare in (("head", spec, prepare_head), ("tail", tail_spec, prepare_tail)):
         start = time.perf_counter()

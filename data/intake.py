@@ -338,10 +338,7 @@ def inspect_images(images, size=None):
     record = helpers.CACHE / f"inspected-{hashlib.sha256(code.encode()).hexdigest()[:8]}.csv"
     key, found = ["path", "bytes", "changed"], []
     images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
-    known = pd.DataFrame(columns=[*key, *FACTS])
-    if record.exists():
-        known = pd.read_csv(record, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
-    known = images[key].merge(known.astype({"bytes": int, "changed": int}), on=key, how="left")
+    known = images[key].merge(read_record(record, [*key, *FACTS]), on=key, how="left")
     if size is None:
         sides = known[["width", "height"]].to_numpy(float)
         unknown = np.flatnonzero(known["sha256"].isna())
@@ -364,10 +361,22 @@ def inspect_images(images, size=None):
     finally:  # an interrupted check goes on where it stopped
         known = pd.concat([known, pd.DataFrame(found, columns=[*key, *FACTS])])
         known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
-        others = pd.read_csv(record, dtype=str, keep_default_na=False) if record.exists() else known.head(0)
+        others = read_record(record, [*key, *FACTS])
         others = others[~others["path"].isin(images["path"])]
         helpers.write_whole(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
     return images.merge(known, on=key).drop(columns=key[1:]), size
+
+
+def read_record(file, columns):
+    """What was found out about files that were inspected before; nothing without a sound record."""
+    try:
+        known = pd.read_csv(file, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
+        return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError):
+        print(f"data/cache/{file.name} is damaged: the photos are inspected again.")
+    return pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
 
 
 def stamp(path):

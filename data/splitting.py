@@ -296,10 +296,25 @@ def memory_of_split(folder, **settings):
     -------
     file : Path in data/splits
     before : dict of SHA-256 to part, empty if there is no such file
+
+    Raises
+    ------
+    InputError
+        When the file is damaged.
     """
     key = hashlib.sha256(repr((str(folder), sorted(settings.items()))).encode()).hexdigest()[:8]
     file = helpers.DATA / "splits" / f"{helpers.slug(Path(folder).name)}-{key}.csv"
-    return file, pd.read_csv(file, index_col="sha256")["split"].to_dict() if file.exists() else {}
+    try:
+        before = pd.read_csv(file, index_col="sha256")["split"]
+    except FileNotFoundError:
+        return file, {}
+    except (ValueError, KeyError):
+        before = pd.Series(["damaged"])
+    if not before.isin(PARTS).all():
+        raise InputError(
+            f"data/splits/{file.name} is damaged: bring back a copy, or delete it to divide all photos anew."
+        )
+    return file, before.to_dict()
 
 
 def lay_out(split, folder):

@@ -19,6 +19,7 @@ import backbones
 import batches
 import custom_cnn
 import efficientnet_lite
+import fitting
 import helpers
 
 STILL = {"flip": False, "rotation": 0, "shift": 0, "zoom": 0}
@@ -251,7 +252,7 @@ def test_only_feature_maps_are_computed_in_bfloat16():
     model = custom_cnn.build_model(
         [["Conv2D", {"filters": 4, "kernel_size": 3}], ["Flatten", {}], ["Dense", {"units": 2}]], (8, 8, 3), "small"
     )
-    with helpers.computing_in([model], "bfloat16"):
+    with fitting.computing_in([model], "bfloat16"):
         assert [layer.compute_dtype for layer in model.layers] == ["bfloat16", "float32", "float32"]
         assert model(np.ones((1, 8, 8, 3), np.float32)).dtype == tf.float32
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}

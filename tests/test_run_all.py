@@ -12,7 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import make_dirty, paint, short
 
-import helpers
+import fitting
 import search
 from data import image_store
 
@@ -223,7 +223,7 @@ def test_fine_tuning_changes_the_last_block_only(whole_run, name):
     before, after = (keras.models.load_model(one / "model.keras") for one in (start, folder))
     moved = set()
     for part in ("front", "last_block", "head"):
-        both = (helpers.leaves(network.get_layer(part)) for network in (before, after))
+        both = (fitting.leaves(network.get_layer(part)) for network in (before, after))
         for old, new in zip(*both, strict=True):
             same = all((a == b).all() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
             if part == "front" or isinstance(old, keras.layers.BatchNormalization):

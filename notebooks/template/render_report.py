@@ -14,6 +14,8 @@ from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
+from files import write_whole
+
 TEMPLATES = Path(__file__).resolve().parent
 PARTS = TEMPLATES / "leaf_report"
 PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # that a cell failed, which the page says itself
@@ -55,7 +57,7 @@ def render_report(notebooks, page, profile, command):
     report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
     report |= {"facts": cover_facts(chapters, profile), "provenance": provenance(chapters, profile, command)}
     html, _ = exporter.from_notebook_node(merged, resources={"report": report})
-    page.write_text(finish_page(html), encoding="utf-8")
+    write_whole(page, finish_page(html))
     return page
 
 

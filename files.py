@@ -1,0 +1,152 @@
+"""Files that are there whole or not at all, and work that one process at a time does. Standard library only."""
+
+import errno
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Input that the run cannot use; the message is one sentence that names it and the way out."""
+
+
+@contextmanager
+def disk_trouble_told(place):
+    """Turn an OSError of writing to a file or folder into an InputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = "make room on the disk" if full else "check that it is there and can be read and written"
+        where = error.filename or place
+        raise InputError(f"{where}: {error.strerror}; {way_out}, then run the same command again.") from error
+
+
+@contextmanager
+def whole_path(file):
+    """Give a path to write a file under; it gets its own name once all is on the disk.
+
+    Whatever happens, power failure included, it is there whole or not at all. What a killed process left
+    unfinished goes when the same file is written again.
+    """
+    start, end = f"{file.stem}.{platform.node()}.", f".unfinished{file.suffix}"
+    unfinished = file.with_name(f"{start}{os.getpid()}{end}")
+    try:
+        with disk_trouble_told(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for left in file.parent.glob(f"*{end}"):
+                if left.name.startswith(start) and not is_running(left.name.removeprefix(start).removesuffix(end)):
+                    left.unlink(missing_ok=True)
+            yield unfinished
+            sync(unfinished)
+            unfinished.replace(file)
+            sync(file.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(file):
+    """Open a file for writing bytes, whole or not at all: see `whole_path`."""
+    with whole_path(file) as unfinished, open(unfinished, "wb") as out:
+        yield out
+
+
+def sync(place):
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_running(process):
+    """Whether a process of this number (str) runs on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):  # not one of ours to judge, or another user's
+        pass
+    return True
+
+
+def write_whole(file, text):
+    """Write a text whole or not at all."""
+    with whole_file(file) as out:
+        out.write(text.encode())
+
+
+def file_hash(file):
+    """First 16 hex digits of a file's SHA-256; read again only if its size or time of change are others."""
+    stat = os.stat(file)
+    return _hash_of(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of(file, *_):
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+
+
+def write_signed(file, text):
+    """Write a text whole, and its SHA-256 into <file>.sha256, as `sha256sum --check` reads it."""
+    write_whole(file, text)
+    write_whole(file.with_name(f"{file.name}.sha256"), f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
+
+
+def is_as_signed(file):
+    """Whether a file is as `write_signed` wrote it; a file without a <file>.sha256 is taken as it is."""
+    with suppress(FileNotFoundError):
+        signed = file.with_name(f"{file.name}.sha256").read_text(encoding="utf-8").split()[:1]
+        return signed == [hashlib.sha256(file.read_bytes()).hexdigest()]
+    return file.exists()
+
+
+@contextmanager
+def locked(file, patience=10):
+    """Hold a lock file, so that one process at a time does what it stands for.
+
+    The lock is the operating system's (flock): it ends with the process that holds it, however that ends.
+
+    Parameters
+    ----------
+    file : Path
+        Holds, in words, which process has it.
+    patience : float
+        Seconds to wait for another process.
+
+    Raises
+    ------
+    InputError
+        When another process still has it; the sentence names it.
+    """
+    with disk_trouble_told(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+    with lock:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    lock.seek(0)
+                    raise InputError(
+                        f"{file.parent} is in use by {lock.read().strip()}: wait until it ends, or stop it."
+                    ) from None
+                time.sleep(0.1)
+        lock.truncate(0)
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        lock.write(f"process {os.getpid()} on {platform.node()} ({command})")
+        lock.flush()
+        yield

@@ -1,0 +1,243 @@
+"""One training: a model is fitted epoch by epoch, from wherever an earlier process had to leave it."""
+
+import copy
+import json
+import os
+import time
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, yet up to four times faster
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
+from files import sync, whole_file
+
+tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
+
+
+@dataclass
+class Training:
+    """What `fit` needs: the part that learns, the whole network around it, and their data."""
+
+    model: keras.Model
+    whole: keras.Model
+    train: tuple  # (inputs of `model`, labels)
+    validation: tuple
+    summary: dict  # rows added to result.json
+
+
+def fit(spec, split, prepare, *callbacks, folder=None):
+    """Prepare and fit a model until validation macro F1 stops rising.
+
+    Parameters
+    ----------
+    spec : dict, see `helpers.training_spec`
+    prepare : callable(spec, split) -> Training
+    folder : Path, optional
+        Takes TensorBoard's files, and after each epoch a checkpoint: a training that was killed goes on from there,
+        and ends with the same bits as one that was not.
+
+    Returns
+    -------
+    training : Training, its model with the weights of the best epoch
+    history : DataFrame, one row per epoch
+    seconds : float, in all processes that took part
+    """
+    start = time.perf_counter()
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(spec["seed"])
+    tf.config.experimental.enable_op_determinism()
+    training = prepare(spec, split)
+    (x, labels), (held_out, held_out_labels) = training.train, training.validation
+    one_hot = np.eye(training.model.output_shape[-1], dtype=np.float32)
+    rows = rows_of_epoch(labels, spec["balance"])
+    training.model.compile(
+        optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=spec["label_smoothing"]),
+        metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
+    )
+    training.model.optimizer.build(training.model.trainable_variables)  # slower while the step is traced
+    callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks]
+    stopping = None
+    if spec["patience"] is not None:
+        best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
+        stopping = keras.callbacks.EarlyStopping(patience=spec["patience"], **best)
+        callbacks.append(stopping)
+    if folder:
+        logs = folder / "tensorboard"
+        callbacks.append(keras.callbacks.TensorBoard(logs, int(spec["log_layers"]), write_graph=False))
+        if spec["log_layers"]:
+            some = np.linspace(0, len(labels) - 1, 64).astype(int)
+            callbacks.append(LayerLog(logs, x[some], one_hot[labels[some]]))
+    checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
+    with computing_in([training.model], spec["precision"]):
+        training.model.fit(
+            training_batches(x, one_hot[labels], rows, spec, checkpoint.epochs),
+            steps_per_epoch=-(-len(rows) // spec["batch_size"]),
+            initial_epoch=checkpoint.epochs,
+            epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
+            validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
+            class_weight=class_weights(labels, spec["balance"]),
+            callbacks=[*callbacks, checkpoint],  # which is last, when all others have written what they know
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+        )
+    table = pd.DataFrame(checkpoint.history)
+    table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    return training, table, checkpoint.seconds + time.perf_counter() - start
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the history and, in a file, all that a training needs to go on as if it had never been stopped.
+
+    That is what Keras's BackupAndRestore keeps (weights, optimizer, epoch) and what it loses: the random numbers of
+    dropout, the history, and what early stopping knows. The order of the images is a function of the epoch and needs
+    no keeping. An epoch is left out while writing it would take more than a thirtieth of the time.
+    """
+
+    def __init__(self, file, stopping):
+        super().__init__()
+        self.file, self.stopping = file, stopping
+        self.history, self.seconds, self.over = [], 0.0, False
+        self.started = self.written = time.perf_counter()
+        self.cost, self.arrays, self.stopping_knows = 0.0, {}, {}
+        if file and file.exists():
+            try:
+                with np.load(file) as stored:  # which refuses pickles
+                    arrays = dict(stored)
+                known = json.loads(str(arrays.pop("known")))
+                self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
+                self.arrays, self.stopping_knows = arrays, known["stopping"]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                print(f"{file.parent.name}/{file.name} is damaged: this training starts anew.")
+
+    @property
+    def epochs(self):
+        """How many epochs have been trained."""
+        return len(self.history)
+
+    def variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def on_train_begin(self, logs=None):
+        if not self.arrays:
+            return
+        for number, variable in enumerate(self.variables()):
+            variable.assign(self.arrays[f"variable {number}"])
+        if self.stopping:
+            best = [self.arrays[f"best {number}"] for number in range(len(self.model.weights))]
+            vars(self.stopping).update(self.stopping_knows, best_weights=best)
+        self.arrays = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({name: float(value) for name, value in logs.items()})
+        begun = time.perf_counter()
+        if not self.file or begun - self.written < 30 * self.cost:
+            return
+        arrays = {f"variable {number}": value.numpy() for number, value in enumerate(self.variables())}
+        known = {"history": self.history, "over": self.model.stop_training, "stopping": {}}
+        known["seconds"] = self.seconds + begun - self.started
+        if self.stopping:
+            arrays |= {f"best {number}": value for number, value in enumerate(self.stopping.best_weights)}
+            known["stopping"] = {key: getattr(self.stopping, key) for key in ("wait", "best", "best_epoch")}
+        for log in self.file.parent.rglob("events.out.*"):
+            sync(log)
+        with whole_file(self.file) as out:
+            np.savez(out, known=json.dumps(known), **arrays)
+        self.written = time.perf_counter()
+        self.cost = self.written - begun
+
+
+@contextmanager
+def computing_in(models, precision):
+    """Let models compute their feature maps in "bfloat16"; weights, vectors (so the softmax) and loss stay float32.
+
+    With precision "float32" nothing changes.
+    """
+    layers = [layer for model in models for layer in leaves(model) if len(layer.output.shape) == 4]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = "float32"
+
+
+def leaves(model):
+    """The layers of a model and of the models in it, without their inputs."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
+
+
+class LayerLog(keras.callbacks.Callback):
+    """Logs to TensorBoard, for each layer and epoch, the gradient's norm and how far the weights moved.
+
+    The gradient is that of the loss on fixed training images, without augmentation and dropout. Both norms are
+    divided by the norm of the layer's kernel: a share that compares layers of different size.
+    """
+
+    def __init__(self, folder, images, targets):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(str(folder / "layers"))
+        self.batch = tf.constant(images, tf.float32), tf.constant(targets)
+
+    def on_train_begin(self, logs=None):
+        self.kernels = {layer.name: layer.kernel for layer in self.model.layers if hasattr(layer, "kernel")}
+        self.gradients = tf.function(self.gradients_of_kernels)
+
+    def gradients_of_kernels(self):
+        images, targets = self.batch
+        with tf.GradientTape() as tape:
+            loss = self.model.compute_loss(images, targets, self.model(images, training=False))
+        return [
+            tf.norm(gradient) for gradient in tape.gradient(loss, [kernel.value for kernel in self.kernels.values()])
+        ]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = [kernel.numpy() for kernel in self.kernels.values()]
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = [kernel.numpy() for kernel in self.kernels.values()]
+        with self.writer.as_default(step=epoch):
+            for name, gradient, new, old in zip(self.kernels, self.gradients(), now, self.before, strict=True):
+                size = np.linalg.norm(new)
+                tf.summary.scalar(f"gradient/{name}", gradient / size)
+                tf.summary.scalar(f"change/{name}", np.linalg.norm(new - old) / size)
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
+class Progress(keras.callbacks.Callback):
+    """Moves the bar of a queue by the epochs of one run, and shows the validation macro F1."""
+
+    def __init__(self, bar, epochs):
+        super().__init__()
+        self.bar, self.epochs, self.done = bar, epochs, 0
+
+    def move(self, done):
+        self.bar.update(done - self.done)
+        self.done = done
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.move(epoch)  # those of an earlier process
+
+    def on_epoch_end(self, epoch, logs=None):
+        shown = {"epoch": f"{epoch + 1} of {self.epochs}", "validation macro F1": f"{logs['val_macro_f1']:.3f}"}
+        self.bar.set_postfix(shown, refresh=False)
+        self.move(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        self.move(self.epochs)  # those that early stopping saved
