@@ -99,8 +99,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     That is what Keras's BackupAndRestore keeps (weights, optimizer, epoch) and what it loses: the random numbers of
     dropout, the history, and what early stopping knows. The order of the images is a function of the epoch and needs
-    no keeping. An epoch is left out while writing it would take more than a thirtieth of the time.
+    no keeping. Between two checkpoints lies at least thirty times the time that one takes to write.
     """
+
+    times_its_cost = 30
 
     def __init__(self, file, stopping):
         super().__init__()
@@ -139,7 +141,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({name: float(value) for name, value in logs.items()})
         begun = time.perf_counter()
-        if not self.file or begun - self.written < 30 * self.cost:
+        if not self.file or begun - self.written < self.times_its_cost * self.cost:
             return
         arrays = {f"variable {number}": value.numpy() for number, value in enumerate(self.variables())}
         known = {"history": self.history, "over": self.model.stop_training, "stopping": {}}

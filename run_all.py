@@ -145,6 +145,7 @@ def forget_stale():
                 (REPORT / "scores.csv").unlink(missing_ok=True)
 
 
+@disk_trouble_told(REPORT)
 def execute_chapter(notebook, parameters):
     """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end."""
     import nbformat  # these only in .venv
@@ -257,7 +258,8 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background, too, a shell's child can be stopped
+        signal.signal(number, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:

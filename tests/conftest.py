@@ -150,10 +150,8 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.fixture(scope="session")
-def project_copy(tmp_path_factory):
-    """The project's own files in a folder of their own (with a space in its name), sharing the .venv."""
-    copy = tmp_path_factory.mktemp("a copy") / "leaf report"
+def clone(copy):
+    """Copy the project's own files to a folder, sharing the .venv; returns the folder."""
     made = ("runs", "report", "sample-*", "split", "splits", "split.csv", "data_issues.csv", "plant_village*")
     ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", *made)
     shutil.copytree(ROOT, copy, ignore=ignored)
@@ -163,6 +161,12 @@ def project_copy(tmp_path_factory):
         pytest.skip("the tests of run_all.sh need the .venv that ./run_tests.sh makes")
     (copy / ".venv").symlink_to(environment)
     return copy
+
+
+@pytest.fixture(scope="session")
+def project_copy(tmp_path_factory):
+    """The project's own files in a folder of their own, with a space in its name."""
+    return clone(tmp_path_factory.mktemp("a copy") / "leaf report")
 
 
 @pytest.fixture(scope="session")
@@ -183,8 +187,12 @@ def run_all(project_copy):
 
 @pytest.fixture(scope="session")
 def whole_run(run_all, project_copy):
-    """The copy of the project after one whole run with the tiny profile, and the finished process."""
+    """The copy of the project after one whole run with the tiny profile, and the finished process.
+
+    `whole_run/` in it keeps what the run made: other tests run chapters again.
+    """
     done = run_all("--profile", "tiny")
     assert done.returncode == 0, done.stderr[-3000:]
-    shutil.copy(project_copy / "report" / "report.html", project_copy / "whole_run.html")
+    for name in ("report", "runs"):
+        shutil.copytree(project_copy / name, project_copy / "whole_run" / name)
     return project_copy, done

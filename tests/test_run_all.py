@@ -136,7 +136,9 @@ def test_no_photo_lies_on_two_sides(whole_run):
 
 
 def test_every_claim_has_a_verdict_with_evidence_and_a_chart(whole_run):
-    soup = BeautifulSoup((whole_run[0] / "whole_run.html").read_text(encoding="utf-8"), "html.parser")
+    soup = BeautifulSoup(
+        (whole_run[0] / "whole_run" / "report" / "report.html").read_text(encoding="utf-8"), "html.parser"
+    )
     rows = {
         row.th.get_text(): row for row in soup.select("#cover tbody tr") if re.fullmatch(r"C\d+", row.th.get_text())
     }
@@ -148,7 +150,9 @@ def test_every_claim_has_a_verdict_with_evidence_and_a_chart(whole_run):
 
 
 def test_the_page_says_how_to_make_it_again(whole_run):
-    soup = BeautifulSoup((whole_run[0] / "whole_run.html").read_text(encoding="utf-8"), "html.parser")
+    soup = BeautifulSoup(
+        (whole_run[0] / "whole_run" / "report" / "report.html").read_text(encoding="utf-8"), "html.parser"
+    )
     told = soup.select_one("#provenance").get_text(" ")
     for part in ("./run_all.sh --profile tiny", "tensorflow 2", "ablation_epochs", "seed", "cores"):
         assert part in told

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from conftest import paint
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -32,7 +33,7 @@ def open_page(browser, whole_run):
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda message: page.told.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: page.told.append(str(error)))
-        page.goto((whole_run[0] / "whole_run.html").as_uri())
+        page.goto((whole_run[0] / "whole_run" / "report" / "report.html").as_uri())
         return page
 
     yield open_
@@ -126,3 +127,23 @@ def test_axe_finds_no_serious_violation(open_page, scheme, width):
         if found["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+def test_names_of_classes_and_files_are_shown_and_not_executed(browser, run_all, whole_run, tmp_path):
+    for number, label in enumerate(
+        ("<script>alert(1)<", "<img src=x onerror=alert(2)>", "$(touch pwned)`touch pwned`;'\"")
+    ):
+        for seed in range(12):
+            paint(tmp_path / label / f"<b onmouseover=alert(3)>{seed}.jpg", seed=[number, seed])
+        (tmp_path / label / "<img src=x onerror=alert(4)>.jpg").write_bytes(b"no photo")
+    done = run_all("--profile", "tiny", "--only", "01,02", "--data", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    page, shown = browser.new_page(), []
+    page.on("dialog", lambda dialog: (shown.append(dialog.message), dialog.dismiss()))
+    page.goto((whole_run[0] / "report" / "report.html").as_uri())
+    page.wait_for_timeout(500)
+    assert shown == []
+    assert page.locator("script").count() == 1
+    assert page.locator("img[src=x], [onmouseover]").count() == 0
+    assert "<img src=x onerror=alert(2)>" in page.locator("main").inner_text()
+    assert not list(whole_run[0].rglob("pwned"))

@@ -1,0 +1,392 @@
+"""Bad days: the real command killed at random moments, damaged files, two at once, full and read-only disks.
+
+More kills, over the sample: KILLS=100 KILLED_PROFILE=sample ./run_tests.sh tests/test_faults.py -k killed
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, clone
+
+import custom_cnn
+import files
+import fitting
+import helpers
+
+KILLS, PROFILE = int(os.environ.get("KILLS", "10")), os.environ.get("KILLED_PROFILE", "tiny")
+SECONDS = (2, 14) if PROFILE == "tiny" else (4, 30)  # between two kills
+TIMINGS = ["train_seconds", "seconds_before", "ms_per_image"]
+
+
+def spec_of(split, **changes):
+    """A small network with all that has a state: dropout, augmentation, Adam, early stopping."""
+    changes = {"epochs": 5, "filters": (4, 8), "patience": 3, "log_layers": True} | changes
+    return custom_cnn.cnn_spec("02", "Tiny", split, 32, seed=0, **changes)
+
+
+def train(spec, split):
+    return helpers.train(spec, split, custom_cnn.prepare)
+
+
+def contents(run):
+    """All that a run leaves but its timings, and its weights bit by bit."""
+    result = {key: value for key, value in run.result.items() if key != "train_seconds"}
+    weights = [weight.tobytes() for weight in run.load_model().get_weights()]
+    gradients = {
+        layer: list(map(float, values)) for layer, values in helpers.logged(run, "layers", "gradient/").items()
+    }
+    return result, (run.folder / "history.csv").read_bytes(), run.validation_probabilities.tobytes(), weights, gradients
+
+
+# ---------------------------------------------------------------- one training
+
+
+class Stopped(BaseException):
+    """A process that ends here."""
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends the process, as far as a training can see, while an epoch is under way."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.last = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.epoch == self.last and batch == 1:
+            raise Stopped
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+
+@pytest.fixture
+def every_epoch(monkeypatch):
+    """Checkpoints after every epoch, however short it is."""
+    monkeypatch.setattr(fitting.Checkpoint, "times_its_cost", 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}, "patience": None}],
+    ids=["Adam and early stopping", "momentum"],
+)
+def test_the_same_bits_twice_and_when_interrupted_in_every_epoch(project, every_epoch, changes):
+    spec = spec_of(project, batch_size=8, **changes)
+    whole = contents(train(spec, project))
+    shutil.rmtree(helpers.RUNS)
+    assert contents(train(spec, project)) == whole
+    shutil.rmtree(helpers.RUNS)
+    for epoch in range(whole[0]["epochs"]):
+        with pytest.raises(Stopped):
+            helpers.train_once(spec, project, custom_cnn.prepare, StopAfter(epoch))
+        assert (helpers.run_folder(spec) / "checkpoint.npz").exists() == (epoch > 0)
+    run = train(spec, project)
+    assert contents(run) == whole
+    assert not (run.folder / "checkpoint.npz").exists()
+
+
+def test_a_training_that_ended_before_it_was_written_is_not_trained_on(project, every_epoch, monkeypatch):
+    spec = spec_of(project, epochs=3)
+    whole = contents(train(spec, project))
+    shutil.rmtree(helpers.RUNS)
+
+    def stop(*_):
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(helpers, "write_run", stop)
+        with pytest.raises(Stopped):
+            train(spec, project)
+    monkeypatch.setattr(fitting.LayerLog, "on_epoch_begin", lambda *_: pytest.fail("trained on"))
+    assert contents(train(spec, project)) == whole
+
+
+def test_a_training_that_diverged_is_not_trained_on(project, monkeypatch):
+    hot = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1e30}}, "log_layers": False}
+    with monkeypatch.context() as patched:
+        patched.setattr(helpers, "write_run", lambda *_: sys.exit())
+        with pytest.raises(SystemExit):
+            helpers.train_all([spec_of(project, **hot)], project, custom_cnn.prepare)
+    [run] = helpers.train_all([spec_of(project, **hot)], project, custom_cnn.prepare)
+    assert run.result["diverged"]
+    assert run.result["epochs"] < 5
+
+
+def test_a_damaged_checkpoint_is_named_and_not_used(project, capsys):
+    spec = spec_of(project, batch_size=8)
+    whole = contents(train(spec, project))
+    shutil.rmtree(helpers.RUNS)
+    with pytest.raises(Stopped):
+        helpers.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
+    checkpoint = helpers.run_folder(spec) / "checkpoint.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
+    assert contents(train(spec, project)) == whole
+    assert "checkpoint.npz is damaged: this training starts anew" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- damage
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def drop_a_column(file):
+    pd.read_csv(file).drop(columns="val_macro_f1").to_csv(file, index=False)
+
+
+def from_an_older_version(file):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": helpers.SCHEMA - 1}))
+
+
+def made_by_an_older_version(file):
+    from_an_older_version(file)
+    sums = json.loads(file.with_name("checksums.json").read_text())
+    file.with_name("checksums.json").write_text(json.dumps(sums | {"spec.json": files.file_hash(file)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("result.json", cut_short, "result.json is damaged"),
+        ("model.keras", lambda file: file.write_bytes(b""), "model.keras is damaged"),
+        ("model.keras", lambda file: file.unlink(), "model.keras is damaged"),
+        ("history.csv", drop_a_column, "history.csv is damaged"),
+        ("validation.npy", cut_short, "validation.npy is damaged"),
+        ("checksums.json", lambda file: file.unlink(), "is damaged"),
+        ("spec.json", from_an_older_version, "spec.json is damaged"),
+        ("spec.json", made_by_an_older_version, "another version of the code made it"),
+    ],
+)
+def test_a_damaged_run_is_named_and_trained_again(project, capsys, name, damage, told):
+    spec = spec_of(project, epochs=1)
+    run = train(spec, project)
+    whole = contents(run)
+    damage(run.folder / name)
+    assert helpers.find_run(spec) is None
+    again = train(spec, project)
+    assert contents(again) == whole
+    printed = capsys.readouterr().out
+    assert re.search(f"{run.folder.name} is trained again: .*{told}", printed), printed
+
+
+def test_a_later_chapter_names_the_damaged_run_and_the_chapter(project):
+    run = train(spec_of(project, epochs=1), project)
+    helpers.record_runs("02", {"Tiny": run})
+    (run.folder / "model.keras").write_bytes(b"")
+    with pytest.raises(helpers.InputError, match="model.keras is damaged; run the notebook of chapter 02 again"):
+        helpers.recorded_runs("02", "02_custom_cnn")
+
+
+def test_a_split_that_was_edited_by_hand_is_refused(project):
+    files.write_signed(helpers.SPLIT_CSV, helpers.SPLIT_CSV.read_text())
+    assert helpers.load_split().equals(project)
+    helpers.SPLIT_CSV.write_text(helpers.SPLIT_CSV.read_text().replace("test", "train", 1))
+    with pytest.raises(helpers.InputError, match="split.csv is not as chapter 1 wrote it: run notebook 01_data_split"):
+        helpers.load_split()
+
+
+# ---------------------------------------------------------------- locks
+
+
+def test_a_lock_names_the_process_that_holds_it_and_ends_with_it(tmp_path):
+    hold = (
+        "import files, pathlib, time\nwith files.locked(pathlib.Path({!r})): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", hold.format(str(tmp_path / "lock"))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(files.InputError, match=f"in use by process {holder.pid} on .*: wait until it ends, or stop"),
+            files.locked(tmp_path / "lock", patience=0.1),
+        ):
+            pytest.fail("locked twice")
+        holder.kill()
+    with files.locked(tmp_path / "lock", patience=5):
+        assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+# ---------------------------------------------------------------- the real command
+
+
+def scores_of(folder):
+    """scores.csv without its timings, as text."""
+    return pd.read_csv(folder / "report" / "scores.csv", dtype=str).drop(columns=TIMINGS, errors="ignore").to_csv()
+
+
+def results_of(folder):
+    """What the runs of a project ended with, but for their timings: dict of folder name to result and files."""
+    found = {}
+    for file in folder.glob("runs/*/result.json"):
+        result = {key: value for key, value in json.loads(file.read_text()).items() if key not in TIMINGS}
+        found[file.parent.name] = [
+            result,
+            (file.parent / "history.csv").read_text(),
+            np.load(file.parent / "validation.npy").tobytes(),
+        ]
+    return found
+
+
+def children(process):
+    """The process numbers of all descendants of a process."""
+    try:
+        with open(f"/proc/{process}/task/{process}/children", encoding="utf-8") as told:
+            own = [int(number) for number in told.read().split()]
+    except FileNotFoundError:
+        return []
+    return own + [number for child in own for number in children(child)]
+
+
+def kill(command, whole_tree):
+    """SIGKILL to a running command; its kernels die with it, or notice a little later."""
+    for number in (children(command.pid) if whole_tree else []) + [command.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    command.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(request, tmp_path_factory):
+    """A project after one whole run that nothing disturbed."""
+    if PROFILE == "tiny":
+        return request.getfixturevalue("whole_run")[0] / "whole_run"
+    copy = clone(tmp_path_factory.mktemp("undisturbed") / "leaves")
+    subprocess.run([copy / "run_all.sh", "--profile", PROFILE], check=True, capture_output=True)
+    return copy
+
+
+def remaining(copy):
+    """The command that executes the chapters which have not come to their end yet."""
+    numbers = ["01", "02", "03", "04", "05", "06"]
+    left = [number for number in numbers if not list(copy.glob(f"report/{number}_*.ipynb"))] or numbers[-1:]
+    return [copy / "run_all.sh", "--profile", PROFILE, "--only", ",".join(left)]
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_scores(undisturbed, tmp_path):
+    (tmp_path / "link").symlink_to(clone(tmp_path / "Blätter 葉"))
+    copy = tmp_path / "link"
+    seed = int(os.environ.get("KILL_SEED", time.time()))
+    chance, kills, chapters = random.Random(seed), 0, {}
+    print(f"KILL_SEED={seed}")
+    nowhere = {"PATH": os.environ["PATH"], "LC_ALL": "C"}  # no HOME, no UTF-8
+    while kills < KILLS:
+        command = remaining(copy)
+        with open(copy / "log.txt", "w+", encoding="utf-8") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=nowhere, start_new_session=True)
+            try:
+                process.wait(chance.uniform(*SECONDS))
+                break  # it came to its end
+            except subprocess.TimeoutExpired:
+                kill(process, whole_tree=chance.random() < 0.5)
+            kills += 1
+            log.seek(0)
+            chapter = [line[:2] for line in log if line[:1] == "0" and "about" in line][-1:]
+            chapters[str(chapter)] = chapters.get(str(chapter), 0) + 1
+    print(f"{kills} kills, by chapter: {chapters}")
+    done = subprocess.run(remaining(copy), env=nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert kills == KILLS
+    assert scores_of(copy) == scores_of(undisturbed)
+    assert results_of(copy) == results_of(undisturbed)
+    left = [file.name for file in copy.rglob("*unfinished*") if ".venv" not in file.parts]
+    assert not left, left
+
+
+def test_a_second_command_names_the_first(whole_run, run_all):
+    with files.locked(whole_run[0] / "runs" / "lock"):
+        done = run_all("--profile", "tiny", "--only", "02")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"run_all.sh: .*/runs is in use by process \d+ on .*: wait until it ends, or stop it.\n", done.stderr
+    )
+
+
+def test_ctrl_c_ends_within_seconds_and_the_same_command_goes_on(whole_run, run_all):
+    copy, long = whole_run[0], ["--profile", "tiny", "--only", "02", "-p", "epochs", "40", "-p", "seeds", "1"]
+    with open(copy / "log.txt", "w+", encoding="utf-8") as log:
+        process = subprocess.Popen([copy / "run_all.sh", *long], stdout=log, stderr=log, start_new_session=True)
+        while not list(copy.glob("runs/*/checkpoint.npz")) and process.poll() is None:
+            time.sleep(0.1)
+        kernels = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=5) == 1
+        log.seek(0)
+        assert "stopped; finished trainings are kept" in log.read()
+    assert kernels
+    assert not any(files.is_running(str(number)) for number in kernels)
+    [checkpoint] = copy.glob("runs/*/checkpoint.npz")
+    started = (checkpoint.parent / "spec.json").stat().st_mtime_ns
+    assert run_all(*long).returncode == 0
+    assert (checkpoint.parent / "spec.json").stat().st_mtime_ns == started or not checkpoint.exists()
+
+
+needs_mounts = pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0,
+    reason="small and read-only disks can be mounted by root only",
+)
+
+
+def in_own_mounts(script, **names):
+    """Run a shell script that may mount what it likes, and nobody else sees it."""
+    command = ["unshare", "--mount", "sh", "-ec", script]
+    return subprocess.run(command, env=os.environ | names, capture_output=True, text=True, check=False)
+
+
+@needs_mounts
+def test_a_full_disk_is_one_sentence_and_room_lets_it_go_on(tmp_path):
+    """The project on a small disk: chapter 1 cannot store its images, then there is room."""
+    small = tmp_path / "small"
+    small.mkdir()
+    done = in_own_mounts(
+        """mount -t tmpfs -o size=9m tmpfs "$SMALL"
+        cp -a "$SOURCE/." "$SMALL"
+        "$SMALL/run_all.sh" --only 01 -p sample_count 300 2> "$SMALL/../told" && exit 9
+        mount -o remount,size=200m "$SMALL"
+        "$SMALL/run_all.sh" --only 01 -p sample_count 300 2> "$SMALL/../log"
+        """,
+        SMALL=str(small),
+        SOURCE=str(clone(tmp_path / "copy")),
+    )
+    told = (tmp_path / "told").read_text().strip().splitlines()[-1]
+    assert re.search(
+        "run_all.sh: .*No space left on device; make room on the disk, then run the same command again", told
+    )
+    assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
+
+
+@needs_mounts
+def test_a_data_folder_that_is_read_only_is_enough(whole_run, photos):
+    done = in_own_mounts(
+        """mount --bind "$DATA" "$DATA"
+        mount -o remount,ro,bind "$DATA"
+        ! touch "$DATA/x" 2> /dev/null
+        "$COPY/run_all.sh" --profile tiny --only 01 --data "$DATA"
+        """,
+        DATA=str(photos),
+        COPY=str(whole_run[0]),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@needs_mounts
+def test_a_project_that_is_read_only_is_one_sentence(tmp_path):
+    copy = clone(tmp_path / "copy")
+    script = 'mount --bind "$COPY" "$COPY"; mount -o remount,ro,bind "$COPY"; "$COPY/run_all.sh" --only 01'
+    done = in_own_mounts(script, COPY=str(copy))
+    assert done.returncode == 1
+    assert re.fullmatch(
+        "run_all.sh: .*Read-only file system; check that it is there and can be read and.*\n", done.stderr
+    )
