@@ -1,12 +1,13 @@
 """One training: a model is fitted epoch by epoch, from wherever an earlier process had to leave it."""
 
 import copy
+import functools
 import json
 import os
 import time
 import zipfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, yet up to four times faster
@@ -55,15 +56,10 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     keras.utils.set_random_seed(spec["seed"])
     tf.config.experimental.enable_op_determinism()
     training = prepare(spec, split)
+    model = compiled_like(training.model, spec)
     (x, labels), (held_out, held_out_labels) = training.train, training.validation
-    one_hot = np.eye(training.model.output_shape[-1], dtype=np.float32)
+    one_hot = np.eye(model.output_shape[-1], dtype=np.float32)
     rows = rows_of_epoch(labels, spec["balance"])
-    training.model.compile(
-        optimizer=keras.optimizers.get(copy.deepcopy(spec["optimizer"])),  # Keras writes into what it is given
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=spec["label_smoothing"]),
-        metrics=[keras.metrics.F1Score(average="macro", name="macro_f1"), "accuracy"],
-    )
-    training.model.optimizer.build(training.model.trainable_variables)  # slower while the step is traced
     callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks]
     stopping = None
     if spec["patience"] is not None:
@@ -77,8 +73,8 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             some = np.linspace(0, len(labels) - 1, 64).astype(int)
             callbacks.append(LayerLog(logs, x[some], one_hot[labels[some]]))
     checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
-    with computing_in([training.model], spec["precision"]):
-        training.model.fit(
+    with computing_in([model], spec["precision"]):
+        model.fit(
             training_batches(x, one_hot[labels], rows, spec, checkpoint.epochs),
             steps_per_epoch=-(-len(rows) // spec["batch_size"]),
             initial_epoch=checkpoint.epochs,
@@ -89,9 +85,43 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )
+    training.model.set_weights(model.get_weights())
     table = pd.DataFrame(checkpoint.history)
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
-    return training, table, checkpoint.seconds + time.perf_counter() - start
+    return replace(training, model=model), table, checkpoint.seconds + time.perf_counter() - start
+
+
+def compiled_like(model, spec):
+    """A compiled copy of a model, at the start of a training.
+
+    Trainings of one shape, that differ in seed, data or learning rate, get the same copy with new numbers, so that
+    TensorFlow traces it once for all of them.
+    """
+    optimizer = copy.deepcopy(spec["optimizer"])  # Keras writes into what it is given
+    fresh = keras.optimizers.get(copy.deepcopy(optimizer))
+    if not isinstance(optimizer["config"].get("learning_rate"), dict):  # a number is a variable of the optimizer
+        optimizer["config"]["learning_rate"] = 0.001
+    twin = compiled(model.to_json(), json.dumps(optimizer), spec["label_smoothing"], spec["precision"])
+    fresh.build(twin.trainable_variables)
+    for networks in ((twin, model), (twin.optimizer, fresh)):
+        for own, given in zip(*(network.variables for network in networks), strict=True):
+            own.assign(given)
+    return twin
+
+
+@functools.lru_cache(maxsize=4)
+def compiled(architecture, optimizer, label_smoothing, precision):
+    """A model from Keras's JSON of it, compiled; `precision` is that in which it will be traced."""
+    model = keras.models.model_from_json(architecture)
+    f1, count = keras.metrics.F1Score(average="macro", name="macro_f1"), model.output_shape[-1]
+    f1.update_state(np.zeros((1, count), np.float32), np.zeros((1, count), np.float32))  # makes its variables
+    model.compile(
+        optimizer=keras.optimizers.get(json.loads(optimizer)),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
+        metrics=[f1, keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    model.optimizer.build(model.trainable_variables)  # or the step would be traced a second time with them
+    return model
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -196,15 +226,6 @@ class LayerLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.kernels = {layer.name: layer.kernel for layer in self.model.layers if hasattr(layer, "kernel")}
-        self.gradients = tf.function(self.gradients_of_kernels)
-
-    def gradients_of_kernels(self):
-        images, targets = self.batch
-        with tf.GradientTape() as tape:
-            loss = self.model.compute_loss(images, targets, self.model(images, training=False))
-        return [
-            tf.norm(gradient) for gradient in tape.gradient(loss, [kernel.value for kernel in self.kernels.values()])
-        ]
 
     def on_epoch_begin(self, epoch, logs=None):
         self.before = [kernel.numpy() for kernel in self.kernels.values()]
@@ -212,7 +233,9 @@ class LayerLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = [kernel.numpy() for kernel in self.kernels.values()]
         with self.writer.as_default(step=epoch):
-            for name, gradient, new, old in zip(self.kernels, self.gradients(), now, self.before, strict=True):
+            for name, gradient, new, old in zip(
+                self.kernels, gradient_norms(self.model)(*self.batch), now, self.before, strict=True
+            ):
                 size = np.linalg.norm(new)
                 tf.summary.scalar(f"gradient/{name}", gradient / size)
                 tf.summary.scalar(f"change/{name}", np.linalg.norm(new - old) / size)
@@ -220,6 +243,20 @@ class LayerLog(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.writer.close()
+
+
+@functools.lru_cache(maxsize=4)
+def gradient_norms(model):
+    """A compiled function of (images, targets): the norm of the loss's gradient for the kernel of each layer."""
+
+    @tf.function
+    def norms(images, targets):
+        kernels = [layer.kernel.value for layer in model.layers if hasattr(layer, "kernel")]
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(images, targets, model(images, training=False))
+        return [tf.norm(gradient) for gradient in tape.gradient(loss, kernels)]
+
+    return norms
 
 
 class Progress(keras.callbacks.Callback):
