@@ -134,6 +134,6 @@ def rows_of(x, index):
                 mapped.madvise(mmap.MADV_DONTNEED)  # or pages that were read would count as used memory
         return batch
 
-    batch = tf.numpy_function(read, [index], tf.float32)
+    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # or determinism would forbid reading ahead
     batch.set_shape([None, *x.shape[1:]])
     return batch

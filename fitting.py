@@ -66,6 +66,8 @@ def fit(spec, split, prepare, *callbacks, folder=None):
         best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
         stopping = keras.callbacks.EarlyStopping(patience=spec["patience"], **best)
         callbacks.append(stopping)
+    if spec.get("floor"):
+        callbacks.append(StopBelow(spec["floor"]))
     if folder:
         logs = folder / "tensorboard"
         callbacks.append(keras.callbacks.TensorBoard(logs, int(spec["log_layers"]), write_graph=False))
@@ -210,6 +212,19 @@ def leaves(model):
             yield from leaves(layer)
         elif not isinstance(layer, keras.layers.InputLayer):
             yield layer
+
+
+class StopBelow(keras.callbacks.Callback):
+    """Stops a training whose best validation macro F1 lies below a floor: list of float, one for each epoch."""
+
+    def __init__(self, floor):
+        super().__init__()
+        self.floor, self.best = floor, -np.inf
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.best = max(self.best, logs["val_macro_f1"])
+        if self.best < self.floor[min(epoch, len(self.floor) - 1)]:
+            self.model.stop_training = True
 
 
 class LayerLog(keras.callbacks.Callback):

@@ -4,10 +4,9 @@ import time
 import warnings
 from pathlib import Path
 
-import keras
+import numpy as np
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
-from tqdm import tqdm
 
 from helpers import InputError, disk_trouble_told
 
@@ -33,48 +32,62 @@ def open_study(file, name):
         others = optuna.get_all_study_names(storage) if file.exists() else []
         if others and name not in others:
             raise InputError(f"{file} holds the search {others[0]}, not {name}: {way_out}.")
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=1)
-        return optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
-        )
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: made by another version of Optuna
         raise InputError(f"{file} is no storage that Optuna can read: {way_out}.") from error
 
 
-def run_search(study, score, trials, minutes, seed):
+def run_search(study, spec_of, train_all, trials, minutes, seed, at_once):
     """Run a study until it has `trials` finished trials, or for so many minutes.
 
-    The trials do not depend on how often the search was stopped: a trial that was under way then is dropped, and
-    the sampler (Tree-structured Parzen Estimator, Bergstra et al. 2011) starts from (seed, number of finished trials).
+    Trials are suggested some at a time, trained, and added to the study when they are finished. They do not depend on
+    how often the search was stopped, nor on where they are trained: the sampler (Tree-structured Parzen Estimator,
+    Bergstra et al. 2011) starts from (seed, number of trials known), and the spec of a trial holds the
+    median that it has to keep up with.
 
     Parameters
     ----------
-    score : callable(optuna.Trial) -> float
-        Trains what the trial suggests; may raise optuna.TrialPruned.
+    spec_of : callable(optuna.Trial) -> dict
+        What the trial suggests, as the spec of a run.
+    train_all : callable(list of dict) -> list of Run
+    at_once : int
+        Trials that may be trained at the same time.
     """
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     start = time.monotonic()
-    finished = len(study.get_trials(states=FINISHED))
-    with tqdm(total=trials, initial=min(finished, trials), desc="search", unit="trial") as bar:
-        while finished < trials and time.monotonic() - start < 60 * minutes:
-            study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + finished, n_startup_trials=5)
-            study.optimize(score, n_trials=1)
-            finished += 1
-            done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-            best = f"{max(trial.value for trial in done):.3f}" if done else "none yet"
-            bar.set_postfix({"best validation macro F1": best}, refresh=False)
-            bar.update()
+    while len(finished := study.get_trials(states=FINISHED)) < trials and time.monotonic() - start < 60 * minutes:
+        first = len(finished) // at_once * at_once  # what was known when the trials under way were suggested
+        sampler = optuna.samplers.TPESampler(seed=1000 * seed + first, n_startup_trials=5)
+        known = optuna.create_study(direction="maximize", sampler=sampler)
+        known.add_trials(finished[:first])
+        floor = median_floor(finished[:first])
+        asked = [known.ask() for _ in range(at_once)]
+        specs = [spec_of(trial) | {"floor": floor} for trial in asked]
+        waiting = slice(len(finished) - first, trials - first)
+        for trial, run in zip(asked[waiting], train_all(specs[waiting]), strict=True):
+            study.add_trial(as_finished(trial, run))
 
 
-class Prune(keras.callbacks.Callback):
-    """Reports the validation macro F1 of each epoch to a trial, and stops the trial if it is hopeless."""
+def median_floor(trials):
+    """The median over complete trials of the best validation macro F1 up to each epoch; nothing from fewer than three.
 
-    def __init__(self, trial):
-        super().__init__()
-        self.trial = trial
+    A trial that falls below it after the first epoch is stopped (the median rule of Golovin et al. 2017).
+    """
+    complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    if len(complete) < 3:
+        return []
+    curves = [np.fmax.accumulate(list(trial.intermediate_values.values())) for trial in complete]
+    epochs = range(1, max(map(len, curves)))
+    return [0.0, *(float(np.median([curve[min(epoch, len(curve) - 1)] for curve in curves])) for epoch in epochs)]
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.trial.report(logs["val_macro_f1"], epoch)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
+
+def as_finished(trial, run):
+    """A trial with what came of it: the curve, and the best validation macro F1 (0 if it diverged)."""
+    curve, floor = run.history["val_macro_f1"].to_list(), run.spec["floor"]
+    cut = bool(floor) and len(curve) < run.spec["epochs"] and max(curve) < floor[len(curve) - 1]
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.PRUNED if cut else optuna.trial.TrialState.COMPLETE,
+        value=None if cut else 0.0 if run.result["diverged"] else max(curve),
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=dict(enumerate(curve)),
+    )

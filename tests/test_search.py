@@ -3,57 +3,76 @@
 import helpers  # before Keras, whose settings it makes
 
 # isort: split
-import optuna
+import pandas as pd
 import pytest
 
 import search
 
 
 def parabola(trial):
-    x = trial.suggest_float("x", -10, 10)
-    for step in range(3):
-        trial.report(-abs(x) - 3 + step, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-    return -abs(x)
+    """The spec of a trial, as far as these tests need it."""
+    return {"x": trial.suggest_float("x", -10, 10), "epochs": 3}
+
+
+class Run:
+    """A training that ends before the last epoch when it falls below its floor, as `fitting.StopBelow` does."""
+
+    def __init__(self, spec):
+        curve = [10 - abs(spec["x"]) + 0.1 * epoch for epoch in range(3)]
+        below = [epoch for epoch, floor in enumerate(spec["floor"]) if max(curve[: epoch + 1]) < floor]
+        self.spec, self.result = spec, {"diverged": False}
+        self.history = pd.DataFrame({"val_macro_f1": curve[: below[0] + 1] if below else curve})
+
+
+def train_all(specs):
+    return [Run(spec) for spec in specs]
+
+
+def search_for(study, trials, train=train_all, minutes=1):
+    search.run_search(study, parabola, train, trials=trials, minutes=minutes, seed=0, at_once=4)
 
 
 def outcome(study):
-    finished = study.get_trials(states=search.FINISHED)
-    return [(trial.params, trial.value, trial.state.name) for trial in finished]
+    return [(trial.params, trial.value, trial.state.name) for trial in study.trials]
 
 
-def test_a_stopped_search_goes_on_as_if_never_stopped(tmp_path):
+def test_a_search_stopped_anywhere_goes_on_as_if_never_stopped(tmp_path):
     whole = search.open_study(tmp_path / "whole.db", "one")
-    search.run_search(whole, parabola, trials=12, minutes=1, seed=0)
+    search_for(whole, 14)
+    assert len(whole.trials) == 14
     assert "PRUNED" in {state for *_, state in outcome(whole)}
+    for last in (0, 3, 6, 9):
+        stopped = search.open_study(tmp_path / f"stopped {last}.db", "one")
 
-    calls = []
+        def killed(specs, last=last, stopped=stopped):
+            for run in train_all(specs):
+                if len(stopped.trials) == last:
+                    raise SystemExit  # as if the process ended
+                yield run
 
-    def killed(trial):
-        calls.append(trial)
-        if len(calls) == 8:
-            trial.suggest_float("x", -10, 10)
-            raise SystemExit  # as if the process ended; the trial is left behind
-        return parabola(trial)
+        with pytest.raises(SystemExit):
+            search_for(stopped, 14, killed)
+        again = search.open_study(tmp_path / f"stopped {last}.db", "one")
+        assert len(again.trials) == last
+        search_for(again, 14)
+        assert outcome(again) == outcome(whole)
 
-    stopped = search.open_study(tmp_path / "stopped.db", "one")
-    with pytest.raises(SystemExit):
-        search.run_search(stopped, killed, trials=12, minutes=1, seed=0)
-    again = search.open_study(tmp_path / "stopped.db", "one")
-    search.run_search(again, parabola, trials=12, minutes=1, seed=0)
-    assert outcome(again) == outcome(whole)
+
+def test_the_best_is_near_the_top(tmp_path):
+    study = search.open_study(tmp_path / "good.db", "one")
+    search_for(study, 40)
+    assert abs(study.best_params["x"]) < 0.5
 
 
 def test_a_finished_search_is_not_searched_again(tmp_path):
     study = search.open_study(tmp_path / "done.db", "one")
-    search.run_search(study, parabola, trials=3, minutes=1, seed=0)
-    search.run_search(study, lambda _: pytest.fail("searched again"), trials=3, minutes=1, seed=0)
+    search_for(study, 3)
+    search_for(study, 3, lambda _: pytest.fail("searched again"))
 
 
 def test_no_trial_begins_after_the_time(tmp_path):
     study = search.open_study(tmp_path / "late.db", "one")
-    search.run_search(study, parabola, trials=3, minutes=0, seed=0)
+    search_for(study, 3, minutes=0)
     assert not study.trials
 
 
