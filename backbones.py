@@ -78,7 +78,8 @@ def find_weights(names, folder, seed=0, timeout=5):
             file = kept[0] if kept and not unreachable else None
             source = file and f"Keras's download {file.name}"
         if file:
-            found[name] = {"kind": "imagenet", "source": source, "hash": helpers.file_hash(file), "file": str(file)}
+            known = {"hash": helpers.file_hash(file), "file": str(Path(file).resolve())}
+            found[name] = {"kind": "imagenet", "source": source, **known}
         else:
             source = f"random numbers: no {name}.weights.h5 in {folder}, and Keras's download failed ({unreachable})"
             found[name] = {"kind": "random", "source": source, "hash": f"random-{seed}", "file": None}

@@ -52,7 +52,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     seconds : float, in all processes that took part
     """
     start = time.perf_counter()
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(spec["seed"])
     tf.config.experimental.enable_op_determinism()
     training = prepare(spec, split)
@@ -274,24 +274,15 @@ def gradient_norms(model):
     return norms
 
 
-class Progress(keras.callbacks.Callback):
-    """Moves the bar of a queue by the epochs of one run, and shows the validation macro F1."""
+class OnEpoch(keras.callbacks.Callback):
+    """Calls a function with the number of epochs trained and the validation macro F1, None if none was trained yet."""
 
-    def __init__(self, bar, epochs):
+    def __init__(self, call):
         super().__init__()
-        self.bar, self.epochs, self.done = bar, epochs, 0
-
-    def move(self, done):
-        self.bar.update(done - self.done)
-        self.done = done
+        self.call = call
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.move(epoch)  # those of an earlier process
+        self.call(epoch, None)
 
     def on_epoch_end(self, epoch, logs=None):
-        shown = {"epoch": f"{epoch + 1} of {self.epochs}", "validation macro F1": f"{logs['val_macro_f1']:.3f}"}
-        self.bar.set_postfix(shown, refresh=False)
-        self.move(epoch + 1)
-
-    def on_train_end(self, logs=None):
-        self.move(self.epochs)  # those that early stopping saved
+        self.call(epoch + 1, logs["val_macro_f1"])

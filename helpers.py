@@ -4,6 +4,7 @@ Every chapter starts with ``import helpers``; nothing is read, written or traine
 on ``ROOT``, so that a notebook finds the same files from JupyterLab, from papermill and from a test.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -23,7 +24,7 @@ from files import (
     whole_path,
     write_whole,
 )
-from fitting import Progress, fit  # before Keras: it makes TensorFlow's settings
+from fitting import OnEpoch, fit  # before Keras: it makes TensorFlow's settings
 
 # isort: split
 import keras
@@ -256,7 +257,10 @@ def train(spec, split, prepare):
 
 
 def train_all(specs, split, prepare):
-    """Train a queue of specs one after another, each once; a bar shows which run of how many, score and time left.
+    """Train a queue of specs, each once; a bar shows which run of how many, score and time left.
+
+    One after another in this process, or with DASK_SCHEDULER_ADDRESS set (./run_all.sh --scheduler) on the workers of a
+    Dask cluster, see `cluster`; the results are the same.
 
     A run that was stopped before its end goes on after its last epoch. One that diverges is marked so in its
     result, and the queue goes on.
@@ -274,15 +278,35 @@ def train_all(specs, split, prepare):
     list of Run, in the order of the specs
     """
     waiting = {spec_hash(spec): spec for spec in specs if not find_run(spec)}
+    address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     with tqdm(total=sum(spec["epochs"] for spec in waiting.values()), unit="epoch", mininterval=2) as bar:
-        for number, spec in enumerate(waiting.values(), 1):
-            bar.set_description(f"run {number} of {len(waiting)}: {spec['name']}, seed {spec['seed']}")
-            train_once(spec, split, prepare, Progress(bar, spec["epochs"]))
+        progress = functools.partial(show_progress, bar, waiting, dict.fromkeys(waiting, 0))
+        if address and waiting:
+            import cluster  # Dask takes a second
+
+            cluster.train_queue(waiting, split, prepare, address, progress)
+        else:
+            for key, spec in waiting.items():
+                train_once(spec, split, prepare, OnEpoch(functools.partial(progress, key)))
+                progress(key, None, None)
     runs = [find_run(spec) for spec in specs]
     for run in runs:
         if run.result["diverged"]:
             print(f"{run.name}, seed {run.spec['seed']}, diverged in epoch {run.result['epochs']}.")
     return runs
+
+
+def show_progress(bar, queue, done, key, epoch, score):
+    """Move the bar of a queue to a run's epoch, None at its end; `done` holds how far each run is."""
+    end = queue[key]["epochs"]
+    bar.update((end if epoch is None else epoch) - done[key])
+    done[key] = end if epoch is None else epoch
+    finished = sum(done[other] == spec["epochs"] for other, spec in queue.items())
+    bar.set_description(
+        f"{finished} of {len(queue)} runs; {queue[key]['name']}, seed {queue[key]['seed']}", refresh=False
+    )
+    if score is not None:
+        bar.set_postfix({"epoch": f"{epoch} of {end}", "validation macro F1": f"{score:.3f}"}, refresh=False)
 
 
 def train_once(spec, split, prepare, *callbacks):

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import resource
 import secrets
 import shlex
@@ -39,10 +40,6 @@ READERS = {
 
 # Parameters that take one of a few words.
 CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("float32", "bfloat16")}
-
-COMES_LATER = {
-    "scheduler": "--scheduler ADDRESS, trainings on a Dask cluster, is not built yet: leave it out.",
-}
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -85,16 +82,17 @@ def read_options(arguments):
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
     parser.add_argument("--force", action="store_true", help="train these chapters' models again")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler that takes the trainings")
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS|local:N", help="a Dask scheduler, or N processes here, for the trainings"
+    )
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the notebooks"
     )
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
 
-    for name, sentence in COMES_LATER.items():
-        if getattr(options, name):
-            parser.error(sentence.rstrip("."))
+    if options.scheduler and not re.fullmatch(r"local:[1-9]\d*|([a-z]+://)?[^/\s]+:\d+", options.scheduler):
+        parser.error(f"--scheduler {options.scheduler} is neither local:N nor an address like tcp://127.0.0.1:8786")
     numbers = [number.strip() for number in options.only.split(",")] if options.only else [*EXPECTED_SHARE]
     if unknown := [number for number in numbers if number not in EXPECTED_SHARE]:
         parser.error(f"there is no chapter {unknown[0]!r}: the chapters are {', '.join(EXPECTED_SHARE)}")
@@ -236,8 +234,14 @@ def main():
     profile = yaml.safe_load((NOTEBOOKS / "profiles" / f"{options.profile}.yaml").read_text(encoding="utf-8")) or {}
     parameters = {**profile, **options.parameters}
     start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
+    if options.scheduler and not options.scheduler.startswith("local:"):
+        import cluster
+
+        cluster.connect(options.scheduler).close()  # before a chapter finds that nobody answers
     with locked(RUNS / "lock"), locked(REPORT / "lock"):
         quiet_kernels()
+        if options.scheduler:
+            os.environ["DASK_SCHEDULER_ADDRESS"] = options.scheduler  # read by helpers.train_all in the kernels
         if options.force:
             os.environ["RETRAIN"] = secrets.token_hex(8)  # read by helpers.fault_of in the kernels
         if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):

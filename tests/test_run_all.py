@@ -26,7 +26,8 @@ WRONG_OPTIONS = [
     (["-p", "epochs", "many"], "epochs takes a value like [0-9]+, not 'many'"),
     (["-p", "balance", "smote"], "balance is one of none, class_weight, oversample, not 'smote'"),
     (["--test", "no/such/folder"], "no/such/folder is not a folder"),
-    (["--scheduler", "local:2"], "not built yet"),
+    (["--scheduler", "local:0"], "local:0 is neither local:N nor an address"),
+    (["--scheduler", "nowhere"], "nowhere is neither local:N nor an address like tcp://127.0.0.1:8786"),
 ]
 
 

@@ -1,0 +1,103 @@
+"""Many trainings at once: a queue of runs on the worker processes of a Dask cluster, or of this machine.
+
+Every worker sees the same project folder. What a run leaves there is the same wherever it was trained.
+"""
+
+import functools
+import os
+
+import dask
+from distributed import Client, LocalCluster, as_completed, get_worker
+
+from files import InputError
+
+TOPIC = "leaf-epochs"
+ATTEMPTS = 3  # of a run, whether its training fails or its worker dies
+
+
+@functools.lru_cache(maxsize=1)
+def connect(address):
+    """A client of the scheduler at an address, or of N new processes for "local:N", which end with this process."""
+    if not address.startswith("local:"):
+        try:
+            return Client(address, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError(f"No Dask scheduler answers at {address}: start one, or leave out --scheduler.") from error
+    with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
+        workers = LocalCluster(
+            n_workers=int(address.removeprefix("local:")),
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address=None,
+            # As many threads as without workers: how a sum is cut into parts decides its last digits.
+            env={"TF_NUM_INTRAOP_THREADS": str(len(os.sched_getaffinity(0)))},
+        )
+    return Client(workers)
+
+
+def share_out(number, count):
+    """Give this process its share of the cores, and a GPU, as worker `number` of `count` on this machine."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number)
+    cores = sorted(os.sched_getaffinity(0))
+    own = cores[number::count] or [cores[number % len(cores)]]
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), own)
+
+
+def gpu_of(number):
+    """The GPU that worker `number` uses, as CUDA_VISIBLE_DEVICES; where there is none it says so to TensorFlow."""
+    gpus = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdecimal()]
+    return str(number % len(gpus)) if gpus else ""
+
+
+def train_on_worker(spec, split, prepare, count, forced):
+    """Train one spec on a worker; its epochs are announced to whoever waits for them."""
+    worker = get_worker()
+    if count and not hasattr(worker, "has_its_share"):  # before TensorFlow is imported
+        share_out(int(worker.name), count)
+        worker.has_its_share = True
+    os.environ.pop("RETRAIN", None)
+    os.environ |= {"RETRAIN": forced} if forced else {}
+
+    import helpers
+    from fitting import OnEpoch
+
+    hashed = helpers.spec_hash(spec)
+    helpers.train_once(spec, split, prepare, OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told))))
+
+
+def train_queue(queue, split, prepare, address, progress):
+    """Train specs on a cluster, as many at a time as there are workers.
+
+    A run whose worker died goes on after its last epoch on another one. One that failed `ATTEMPTS` times is reported
+    when the others are finished.
+
+    Parameters
+    ----------
+    queue : dict of the spec's hash to spec
+    address : str, see `connect`
+    progress : callable(hash, epoch or None, validation macro F1 or None)
+        Called for each epoch, and with None when a run has come to its end.
+
+    Raises
+    ------
+    InputError
+        Names the runs that failed and why.
+    """
+    client = connect(address)
+    count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
+    client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
+    [shared] = client.scatter([split], broadcast=True)
+    settings = {"count": count, "forced": os.environ.get("RETRAIN"), "pure": False, "retries": ATTEMPTS - 1}
+    futures = {client.submit(train_on_worker, spec, shared, prepare, **settings): key for key, spec in queue.items()}
+    failed = []
+    for future in as_completed(futures):
+        key = futures[future]
+        if future.status == "finished":
+            progress(key, None, None)
+        else:
+            reason = str(future.exception()).strip().splitlines()[0]
+            failed.append(f"{queue[key]['name']}, seed {queue[key]['seed']} ({reason})")
+    client.unsubscribe_topic(TOPIC)
+    if failed:
+        raise InputError(f"Failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")

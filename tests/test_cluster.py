@@ -1,0 +1,93 @@
+"""Trainings in the worker processes of a Dask cluster."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from distributed import WorkerPlugin
+
+import cluster
+import custom_cnn
+import helpers
+
+
+class Paths(WorkerPlugin):
+    """Workers, those that replace dead ones too, read and write where the test does."""
+
+    name = "paths"
+
+    def __init__(self):
+        self.paths = {name: getattr(helpers, name) for name in ("ROOT", "DATA", "RUNS", "CACHE", "SPLIT_CSV")}
+
+    def setup(self, worker):
+        vars(helpers).update(self.paths)
+
+
+@pytest.fixture
+def two_workers(project, monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "local:2")
+    client = cluster.connect("local:2")
+    client.register_plugin(Paths())
+    yield client
+    client.cluster.close()
+    client.close()
+    cluster.connect.cache_clear()
+
+
+def specs_of(split, **changes):
+    return [custom_cnn.cnn_spec("02", "Tiny", split, 32, seed=seed, **changes) for seed in (0, 1)]
+
+
+def outcome(runs):
+    return [
+        (
+            {key: value for key, value in run.result.items() if key != "train_seconds"},
+            run.validation_probabilities.tolist(),
+        )
+        for run in runs
+    ]
+
+
+def test_two_workers_give_what_this_process_gives_though_one_is_killed(project, two_workers, monkeypatch):
+    specs = specs_of(project, epochs=40, filters=(4, 8), patience=None, batch_size=8)
+    remote = []
+    waiting = threading.Thread(
+        target=lambda: remote.extend(helpers.train_all(specs, project, custom_cnn.prepare)), daemon=True
+    )
+    waiting.start()
+    while not (checkpoints := list(helpers.RUNS.glob("*/checkpoint.npz"))):
+        time.sleep(0.05)
+    os.kill(next(iter(two_workers.run(os.getpid).values())), signal.SIGKILL)
+    waiting.join(120)
+    assert len(remote) == 2
+    assert checkpoints
+    found = outcome(remote)
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS")
+    for run in remote:
+        (run.folder / "result.json").unlink()
+    assert outcome(helpers.train_all(specs, project, custom_cnn.prepare)) == found
+
+
+def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project, two_workers):
+    attempts = helpers.RUNS / "attempts"
+
+    def prepare(spec, split):
+        if spec["seed"] == 1:
+            with open(attempts, "a", encoding="utf-8") as told:
+                told.write("once more\n")
+            raise MemoryError("too little memory")
+        return custom_cnn.prepare(spec, split)
+
+    specs = specs_of(project, epochs=1, filters=(4,))
+    with pytest.raises(helpers.InputError, match=r"Failed 3 times: Tiny, seed 1 \(too little memory\)"):
+        helpers.train_all(specs, project, prepare)
+    assert attempts.read_text().count("once more") == 3
+    assert helpers.find_run(specs[0])
+    assert not helpers.find_run(specs[1])
+
+
+def test_a_scheduler_that_does_not_answer_is_named():
+    with pytest.raises(helpers.InputError, match="No Dask scheduler answers at tcp://127.0.0.1:9: start one"):
+        cluster.connect("tcp://127.0.0.1:9")
