@@ -96,7 +96,8 @@ def train_queue(queue, split, prepare, address, progress):
         if future.status == "finished":
             progress(key, None, None)
         else:
-            reason = str(future.exception()).strip().splitlines()[0]
+            error = future.exception()
+            reason = [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
             failed.append(f"{queue[key]['name']}, seed {queue[key]['seed']} ({reason})")
     client.unsubscribe_topic(TOPIC)
     if failed:
