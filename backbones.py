@@ -114,12 +114,11 @@ def load_backbone(name, source, size):
     """
     if size < 32:
         raise InputError(f"{name} takes pictures of 32 x 32 pixels or more, not {size} x {size}: set image_size.")
-    if source["kind"] == "random":
-        keras.utils.set_random_seed(int(source["hash"].removeprefix("random-")))
-    if name == "EfficientNetLite0":
-        network = efficientnet_lite.build_network((size, size, 3))
-    else:
-        network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
+    with fitting.seeded(int(source["hash"].removeprefix("random-")) if source["kind"] == "random" else 0):
+        if name == "EfficientNetLite0":
+            network = efficientnet_lite.build_network((size, size, 3))
+        else:
+            network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
     if source["kind"] == "random":
         return network
     if source["file"].endswith(".pth"):

@@ -5,6 +5,7 @@ Every worker sees the same project folder. What a run leaves there is the same w
 
 import functools
 import os
+import threading
 
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
@@ -12,6 +13,7 @@ from distributed import Client, LocalCluster, as_completed, get_worker
 from files import InputError
 
 TOPIC = "leaf-epochs"
+ONE_AT_A_TIME = threading.Lock()  # in a worker with several threads
 ATTEMPTS = 3  # of a run, whether its training fails or its worker dies
 
 
@@ -63,7 +65,8 @@ def train_on_worker(spec, split, prepare, count, forced):
     from fitting import OnEpoch
 
     hashed = helpers.spec_hash(spec)
-    helpers.train_once(spec, split, prepare, OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told))))
+    with ONE_AT_A_TIME:
+        helpers.train_once(spec, split, prepare, OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told))))
 
 
 def train_queue(queue, split, prepare, address, progress):

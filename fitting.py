@@ -4,7 +4,9 @@ import copy
 import functools
 import json
 import os
+import random
 import time
+import unittest.mock
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,9 +55,9 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     """
     start = time.perf_counter()
     keras.backend.clear_session(free_memory=False)
-    keras.utils.set_random_seed(spec["seed"])
     tf.config.experimental.enable_op_determinism()
-    training = prepare(spec, split)
+    with seeded(spec["seed"]):
+        training = prepare(spec, split)
     model = compiled_like(training.model, spec)
     (x, labels), (held_out, held_out_labels) = training.train, training.validation
     one_hot = np.eye(model.output_shape[-1], dtype=np.float32)
@@ -91,6 +93,18 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     table = pd.DataFrame(checkpoint.history)
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
     return replace(training, model=model), table, checkpoint.seconds + time.perf_counter() - start
+
+
+@contextmanager
+def seeded(seed):
+    """Let the layers that are made here start from a seed, whatever other threads do.
+
+    Keras draws the seeds of layers from Python's one generator of random numbers, from which the threads of a Dask
+    worker draw too.
+    """
+    keras.utils.set_random_seed(seed)
+    with unittest.mock.patch("keras.src.random.seed_generator.python_random", random.Random(seed)):
+        yield
 
 
 def compiled_like(model, spec):
