@@ -30,7 +30,7 @@ fi
 
 venv=$here/.venv
 stamp=$venv/requirements.installed
-if ! [ -w "$here" ] && ! cmp -s "$here/requirements.txt" "$stamp"; then
+if ! [ -w "$here" ] && ! cat "$here/requirements.txt" "$here/constraints.txt" | cmp -s - "$stamp"; then
   echo "The folder $here cannot be written to, and .venv must be made in it: change its permissions, or copy it elsewhere." >&2
   exit 1
 fi
@@ -38,11 +38,11 @@ if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
   echo "Making .venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
 fi
-if ! cmp -s "$here/requirements.txt" "$stamp"; then
+if ! cat "$here/requirements.txt" "$here/constraints.txt" | cmp -s - "$stamp"; then
   echo "Installing requirements.txt into .venv (a few minutes, once)"
   if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt"; then
     echo "The packages of requirements.txt could not be installed: see pip's message above, check the network, and run the same command again." >&2
     exit 1
   fi
-  cp "$here/requirements.txt" "$stamp"
+  cat "$here/requirements.txt" "$here/constraints.txt" >"$stamp"
 fi

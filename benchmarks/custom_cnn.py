@@ -218,9 +218,8 @@ def main():
                 best[label] = max(best.get(label, 0), speed)
             print(f"turn {turn + 1}: {name} done", flush=True)
     peak = best.pop("matrix product")
-    print(
-        f"\n| {options.size} x {options.size} pixels, batches of {BATCH} | images/s | share of the peak |\n|---|---|---|"
-    )
+    print(f"\n| {options.size} x {options.size} pixels, batches of {BATCH} | images/s | share of the peak |")
+    print("|---|---|---|")
     for label, speed in best.items():
         print(f"| {label} | {speed:,.0f} | {speed * operations(options.size) / peak:.0%} |")
     print(f"\npeak: {peak / 1e9:,.0f} billion operations a second, a bfloat16 matrix product of 2,048 x 2,048")

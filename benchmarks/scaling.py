@@ -35,18 +35,8 @@ def main():
     table.round(2).to_csv(HERE / "scaling.csv", index=False)
     sns.set_theme("notebook", "whitegrid", "colorblind")
     long = table.melt(["chapter", "images"], var_name="measure")
-    look = {"style": "chapter", "markers": True, "dashes": False}
-    grid = sns.relplot(
-        long,
-        x="images",
-        y="value",
-        hue="chapter",
-        col="measure",
-        kind="line",
-        height=3.6,
-        facet_kws={"sharey": False},
-        **look,
-    )
+    look = {"style": "chapter", "markers": True, "dashes": False, "facet_kws": {"sharey": False}}
+    grid = sns.relplot(long, x="images", y="value", hue="chapter", col="measure", kind="line", height=3.6, **look)
     grid.set(xscale="log", xticks=options.counts, xticklabels=[f"{count:,}" for count in options.counts], ylabel="")
     for axis, title in zip(grid.axes.flat, ("seconds", "peak memory, GB"), strict=True):
         axis.set(title=title, ylim=(0, None))

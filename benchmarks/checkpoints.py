@@ -1,0 +1,57 @@
+"""What checkpoints cost: trainings of FinalModel with and without them, in turn, in one run.
+
+python benchmarks/checkpoints.py [--size 64] [--epochs 20]
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import fitting  # before Keras, whose settings it makes
+
+# isort: split
+import numpy as np
+
+import custom_cnn
+from batches import AUGMENTATION
+
+ROUNDS, PHOTOS, CLASSES = 3, 640, 14
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=64, help="pixels per side")
+    parser.add_argument("--epochs", type=int, default=20)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (PHOTOS, options.size, options.size, 3), dtype=np.uint8)
+    data = images, rng.integers(0, CLASSES, PHOTOS)
+
+    def prepare(*_):
+        layers = custom_cnn.final_model_layers(CLASSES)
+        model = custom_cnn.build_model(layers, images.shape[1:], "custom_cnn")
+        return fitting.Training(model, model, data, tuple(part[:160] for part in data), {})
+
+    spec = {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}}, "label_smoothing": 0.0}
+    spec |= {"epochs": options.epochs, "patience": options.epochs, "batch_size": 32, "augmentation": AUGMENTATION}
+    spec |= {"mixup": 0.0, "balance": "none", "log_layers": False, "precision": "float32", "seed": 0}
+    usual, ways = fitting.Checkpoint.times_its_cost, {"none": float("inf"), "every epoch": 0}
+    ways["as they are"] = usual
+    seconds = {way: [] for way in ways}
+    for turn in range(1 + ROUNDS):  # the first warms up
+        for way, factor in ways.items():
+            fitting.Checkpoint.times_its_cost = factor
+            with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
+                spent = fitting.fit(spec, None, prepare, folder=Path(folder))[2]
+            seconds[way] += [spent] if turn else []
+    base = np.median(seconds["none"])
+    for way, spent in seconds.items():
+        rounds = ", ".join(f"{one:.2f}" for one in spent)
+        print(f"checkpoints {way}: {np.median(spent):.2f} s ({rounds}), {np.median(spent) / base - 1:+.1%}")
+
+
+if __name__ == "__main__":
+    main()
