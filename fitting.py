@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several processes may share a GPU
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, yet up to four times faster
 
 import keras
@@ -95,6 +96,11 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     return replace(training, model=model), table, checkpoint.seconds + time.perf_counter() - start
 
 
+def gpus():
+    """The GPUs that TensorFlow sees."""
+    return tf.config.list_physical_devices("GPU")
+
+
 @contextmanager
 def seeded(seed):
     """Let the layers that are made here start from a seed, whatever other threads do.
@@ -128,15 +134,21 @@ def compiled_like(model, spec):
 @functools.lru_cache(maxsize=4)
 def compiled(architecture, optimizer, label_smoothing, precision):
     """A model from Keras's JSON of it, compiled; `precision` is that in which it will be traced."""
-    model = keras.models.model_from_json(architecture)
+    strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
+    with strategy.scope():  # a single training shares out its batches among all GPUs
+        return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing)
+
+
+def compile_model(model, optimizer, label_smoothing):
+    """Compile a model with all its variables made, or its step would be traced a second time; returns it."""
     f1, count = keras.metrics.F1Score(average="macro", name="macro_f1"), model.output_shape[-1]
     f1.update_state(np.zeros((1, count), np.float32), np.zeros((1, count), np.float32))  # makes its variables
     model.compile(
-        optimizer=keras.optimizers.get(json.loads(optimizer)),
+        optimizer=keras.optimizers.get(optimizer),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
         metrics=[f1, keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
-    model.optimizer.build(model.trainable_variables)  # or the step would be traced a second time with them
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

@@ -39,7 +39,7 @@ READERS = {
 }
 
 # Parameters that take one of a few words.
-CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("float32", "bfloat16")}
+CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("auto", "float32", "bfloat16")}
 
 
 class OneSentenceParser(argparse.ArgumentParser):
