@@ -1,7 +1,6 @@
 """Unit tests of helpers.py on data made here."""
 
 import json
-import time
 
 import numpy as np
 import pandas as pd
@@ -130,13 +129,21 @@ def test_the_saved_model_is_the_trained_one(project):
 
 
 def test_force_trains_again_and_only_once(project, monkeypatch):
-    run = train(tiny_spec(project), project)
-    monkeypatch.setenv("RETRAIN_BEFORE", str(time.time() + 0.01))
-    time.sleep(0.02)
-    again = train(tiny_spec(project, chapter="03"), project)
-    assert again.folder == run.folder
+    prepared = []
+
+    def prepare(spec, split):
+        prepared.append(spec)
+        return custom_cnn.prepare(spec, split)
+
+    run = train(tiny_spec(project), project, prepare)
+    monkeypatch.setenv("RETRAIN", "one command")
+    again = train(tiny_spec(project, chapter="03"), project, prepare)
+    assert (len(prepared), again.folder) == (2, run.folder)
     assert again.result["validation_macro_f1"] == run.result["validation_macro_f1"]
-    train(tiny_spec(project), project, prepare=lambda *_: pytest.fail("trained a third time"))
+    train(tiny_spec(project), project, prepare)
+    monkeypatch.delenv("RETRAIN")
+    train(tiny_spec(project), project, prepare)
+    assert len(prepared) == 2
 
 
 def test_a_run_keeps_the_name_that_a_chapter_gave_it(project):
