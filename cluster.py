@@ -4,10 +4,13 @@ Every worker sees the same project folder. What a run leaves there is the same w
 """
 
 import functools
+import operator
 import os
 import threading
 
+import cloudpickle
 import dask
+import toolz
 from distributed import Client, LocalCluster, as_completed, get_worker
 
 from files import InputError
@@ -52,8 +55,8 @@ def gpu_of(number):
     return str(number % len(gpus)) if gpus else ""
 
 
-def train_on_worker(spec, split, prepare, count, forced):
-    """Train one spec on a worker; its epochs are announced to whoever waits for them."""
+def train_on_worker(spec, split_hash, prepare, count, forced):
+    """Train one spec on a worker, which reads the split itself; its epochs are announced to whoever waits for them."""
     worker = get_worker()
     if count and not hasattr(worker, "has_its_share"):  # before TensorFlow is imported
         share_out(int(worker.name), count)
@@ -64,7 +67,11 @@ def train_on_worker(spec, split, prepare, count, forced):
     import helpers
     from fitting import OnEpoch
 
-    hashed = helpers.spec_hash(spec)
+    split, hashed = helpers.load_split(), helpers.spec_hash(spec)
+    if split.attrs["hash"] != split_hash:
+        raise InputError(
+            f"{helpers.SPLIT_CSV} is another split on the worker {worker.address}: share the project folder."
+        )
     with ONE_AT_A_TIME:
         helpers.train_once(spec, split, prepare, OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told))))
 
@@ -90,9 +97,10 @@ def train_queue(queue, split, prepare, address, progress):
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
-    [shared] = client.scatter([split], broadcast=True)
-    settings = {"count": count, "forced": os.environ.get("RETRAIN"), "pure": False, "retries": ATTEMPTS - 1}
-    futures = {client.submit(train_on_worker, spec, shared, prepare, **settings): key for key, spec in queue.items()}
+    run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle what is of this project
+    settings = split.attrs["hash"], prepare, count, os.environ.get("RETRAIN")
+    tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
+    futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
     failed = []
     for future in as_completed(futures):
         key = futures[future]
