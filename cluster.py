@@ -7,6 +7,7 @@ import functools
 import operator
 import os
 import threading
+from contextlib import suppress
 
 import cloudpickle
 import dask
@@ -35,18 +36,26 @@ def connect(address):
             memory_limit=None,
             dashboard_address=None,
             # As many threads as without workers: how a sum is cut into parts decides its last digits.
-            env={"TF_NUM_INTRAOP_THREADS": str(len(os.sched_getaffinity(0)))},
+            env={"TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS") or str(len(own_cores()))},
         )
     return Client(workers)
+
+
+def own_cores():
+    """The numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
 
 
 def share_out(number, count):
     """Give this process its share of the cores, and a GPU, as worker `number` of `count` on this machine."""
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number)
-    cores = sorted(os.sched_getaffinity(0))
+    if not hasattr(os, "sched_setaffinity"):  # macOS lets no process choose
+        return
+    cores = own_cores()
     own = cores[number::count] or [cores[number % len(cores)]]
     for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), own)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread), own)
 
 
 def gpu_of(number):
@@ -73,7 +82,9 @@ def train_on_worker(spec, split_hash, prepare, count, forced):
             f"{helpers.SPLIT_CSV} is another split on the worker {worker.address}: share the project folder."
         )
     with ONE_AT_A_TIME:
-        helpers.train_once(spec, split, prepare, OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told))))
+        announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
+        # A command that was killed may have left this training under way on another worker: it is waited for.
+        helpers.train_once(spec, split, prepare, announce, patience=float("inf"))
 
 
 def train_queue(queue, split, prepare, address, progress):

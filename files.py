@@ -26,7 +26,7 @@ def disk_trouble_told(place):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         way_out = "make room on the disk" if full else "check that it is there and can be read and written"
         where = error.filename or place
-        raise InputError(f"{where}: {error.strerror}; {way_out}, then run the same command again.") from error
+        raise InputError(f"{where}: {error.strerror or error}; {way_out}, then run the same command again.") from error
 
 
 @contextmanager
@@ -145,8 +145,9 @@ def locked(file, patience=10):
                         f"{file.parent} is in use by {lock.read().strip()}: wait until it ends, or stop it."
                     ) from None
                 time.sleep(0.1)
-        lock.truncate(0)
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        lock.write(f"process {os.getpid()} on {platform.node()} ({command})")
-        lock.flush()
+        with disk_trouble_told(file):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()} ({command})")
+            lock.flush()
         yield

@@ -69,15 +69,15 @@ def fit(spec, split, prepare, *callbacks, folder=None):
         best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
         stopping = keras.callbacks.EarlyStopping(patience=spec["patience"], **best)
         callbacks.append(stopping)
+    checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
     if spec.get("floor"):
-        callbacks.append(StopBelow(spec["floor"]))
+        callbacks.append(StopBelow(spec["floor"], checkpoint.history))
     if folder:
         logs = folder / "tensorboard"
         callbacks.append(keras.callbacks.TensorBoard(logs, int(spec["log_layers"]), write_graph=False))
         if spec["log_layers"]:
             some = np.linspace(0, len(labels) - 1, 64).astype(int)
             callbacks.append(LayerLog(logs, x[some], one_hot[labels[some]]))
-    checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
     with computing_in([model], spec["precision"]):
         model.fit(
             training_batches(x, one_hot[labels], rows, spec, checkpoint.epochs),
@@ -241,11 +241,14 @@ def leaves(model):
 
 
 class StopBelow(keras.callbacks.Callback):
-    """Stops a training whose best validation macro F1 lies below a floor: list of float, one for each epoch."""
+    """Stops a training whose best validation macro F1 lies below a floor: list of float, one for each epoch.
 
-    def __init__(self, floor):
+    `history` has the epochs that an earlier process trained.
+    """
+
+    def __init__(self, floor, history):
         super().__init__()
-        self.floor, self.best = floor, -np.inf
+        self.floor, self.best = floor, max((logs["val_macro_f1"] for logs in history), default=-np.inf)
 
     def on_epoch_end(self, epoch, logs=None):
         self.best = max(self.best, logs["val_macro_f1"])

@@ -225,7 +225,7 @@ def find_run(spec):
 def fault_of(folder, spec=None):
     """What keeps the run in a folder from being taken as finished and sound, in a few words, or None.
 
-    With ./run_all.sh --force (it sets RETRAIN) a run counts only if the same command has trained it.
+    With ./run_all.sh --force (it sets RETRAIN) the run of a spec counts only if the same command has trained it.
     """
     if not (folder / "result.json").exists():
         return "it is not finished"
@@ -233,10 +233,16 @@ def fault_of(folder, spec=None):
     for name in ("spec.json", "history.csv", "validation.npy", "model.keras", "result.json"):
         if not (folder / name).exists() or sums.get(name) != file_hash(folder / name):
             return f"{name} is damaged"
-    if spec and unnamed(read_json(folder / "spec.json")) != unnamed(spec):
+    made_for = read_json(folder / "spec.json")
+    if made_for.get("schema") != SCHEMA or (spec and unnamed(made_for) != unnamed(spec)):
         return "another version of the code made it"
-    forced = os.environ.get("RETRAIN") if spec else None
-    return "--force was given" if forced and sums.get("forced") != forced else None
+    return "--force was given" if spec and not is_as_forced(folder) else None
+
+
+def is_as_forced(folder):
+    """Whether a run was begun by the present command, where that has to train again (--force)."""
+    forced, file = os.environ.get("RETRAIN"), folder / "forced"
+    return not forced or (file.exists() and file.read_text(encoding="utf-8") == forced)
 
 
 def unnamed(spec):
@@ -324,21 +330,24 @@ def show_progress(bar, queue, done, key, epoch, score):
         bar.set_postfix({"epoch": f"{epoch} of {end}", "validation macro F1": f"{score:.3f}"}, refresh=False)
 
 
-def train_once(spec, split, prepare, *callbacks):
+def train_once(spec, split, prepare, *callbacks, patience=10):
     """Train a spec, or go on with its training, and write its run folder; result.json, written last, makes it a run.
 
-    `train_seconds` counts the preparation too. InputError if another process is training it.
+    `train_seconds` counts the preparation too. InputError if another process is still training it after `patience`
+    seconds.
     """
-    with locked(RUNS / "locks" / spec_hash(spec)):
+    with locked(RUNS / "locks" / spec_hash(spec), patience):
         folder = run_folder(spec)
         fault = fault_of(folder, spec)
         if not fault:  # another process has just finished it
             return
         if (folder / "result.json").exists():
             print(f"{folder.name} is trained again: {fault}.")
-        if (folder / "result.json").exists() or unnamed(read_json(folder / "spec.json")) != unnamed(spec):
+        another = unnamed(read_json(folder / "spec.json")) != unnamed(spec)
+        if another or (folder / "result.json").exists() or not is_as_forced(folder):
             shutil.rmtree(folder, ignore_errors=True)
         write_whole(folder / "spec.json", json.dumps(spec, indent=1))
+        write_whole(folder / "forced", os.environ.get("RETRAIN", ""))
         training, history, seconds = fit(spec, split, prepare, *callbacks, folder=folder)
         write_run(folder, spec, training, history, seconds)
         (folder / "checkpoint.npz").unlink(missing_ok=True)
@@ -368,7 +377,7 @@ def write_run(folder, spec, training, history, seconds):
         training.whole.save(unfinished)
     text = json.dumps(result, indent=1)
     sums = {name: file_hash(folder / name) for name in ("spec.json", "history.csv", "validation.npy", "model.keras")}
-    sums |= {"result.json": hashlib.sha256(text.encode()).hexdigest()[:16], "forced": os.environ.get("RETRAIN")}
+    sums["result.json"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     write_whole(folder / "checksums.json", json.dumps(sums, indent=1))
     write_whole(folder / "result.json", text)
 
@@ -409,7 +418,10 @@ def record_runs(chapter, runs, verdicts=(), repeats=None):
 
 def recorded(chapter, what):
     """The `verdicts` or `repeats` that a chapter recorded, see `record_runs`; repeats as lists of Run."""
-    found = json.loads((RUNS / f"{chapter}.json").read_text(encoding="utf-8"))[what]
+    record = read_json(RUNS / f"{chapter}.json")
+    if what not in record:
+        raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
+    found = record[what]
     return found if what == "verdicts" else {name: [read_run(RUNS / one) for one in own] for name, own in found.items()}
 
 

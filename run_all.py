@@ -185,6 +185,19 @@ def fetch_plant_village():
     intake.locate("plant_village", 0, 0, 0)
 
 
+def token_of(command):
+    """What tells the runs of this forced command from others; the same if the command was stopped and given again."""
+    file = RUNS / "forced.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("command") != command:
+        known = {"command": command, "token": secrets.token_hex(8)}
+        write_whole(file, json.dumps(known))
+    return known["token"]
+
+
 def quiet_kernels():
     """Let the terminal show progress only: what the kernels' C++ libraries print goes to report/kernels.log."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -243,7 +256,7 @@ def main():
         if options.scheduler:
             os.environ["DASK_SCHEDULER_ADDRESS"] = options.scheduler  # read by helpers.train_all in the kernels
         if options.force:
-            os.environ["RETRAIN"] = secrets.token_hex(8)  # read by helpers.fault_of in the kernels
+            os.environ["RETRAIN"] = token_of(command)  # read by helpers.is_as_forced in the kernels
         if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
             fetch_plant_village()
         stopped = execute_chapters(options.chapters, parameters)
@@ -257,6 +270,8 @@ def main():
             peak /= 2**30 if sys.platform == "darwin" else 2**20
             print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
             print(f"with at most {peak:.1f} GB of memory in a chapter.")
+        if options.force and not stopped:
+            (RUNS / "forced.json").unlink()
     if stopped:
         sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
 

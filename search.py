@@ -18,6 +18,8 @@ FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 def open_study(file, name):
     """Open the Optuna study of this name in an SQLite file, or make both.
 
+    A file that is damaged is set aside: its trials are found again among the runs.
+
     Raises
     ------
     InputError
@@ -34,6 +36,10 @@ def open_study(file, name):
             raise InputError(f"{file} holds the search {others[0]}, not {name}: {way_out}.")
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: made by another version of Optuna
+        if file.name == f"{name}.db":  # the search's own file, and no other that happens to lie there
+            print(f"{file.name} is damaged and set aside: the search goes through its trials again.")
+            file.replace(file.with_suffix(".damaged"))
+            return open_study(file, name)
         raise InputError(f"{file} is no storage that Optuna can read: {way_out}.") from error
 
 
@@ -83,7 +89,7 @@ def median_floor(trials):
 def as_finished(trial, run):
     """A trial with what came of it: the curve, and the best validation macro F1 (0 if it diverged)."""
     curve, floor = run.history["val_macro_f1"].to_list(), run.spec["floor"]
-    cut = bool(floor) and len(curve) < run.spec["epochs"] and max(curve) < floor[len(curve) - 1]
+    cut = bool(floor) and len(curve) < run.spec["epochs"] and max(curve) < floor[min(len(curve), len(floor)) - 1]
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.PRUNED if cut else optuna.trial.TrialState.COMPLETE,
         value=None if cut else 0.0 if run.result["diverged"] else max(curve),

@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [options of run_all.sh]
 
-Runs in a copy of the project, chapter after chapter, and then the whole warm run in one command.
+Runs in a copy of the project, chapter after chapter (each draws the page too), then the whole warm run in one command.
 """
 
 import contextlib
@@ -59,10 +59,7 @@ def run_chapter(copy, chapter, *options):
 
 def main():
     options = sys.argv[1:]
-    with copy_of_project() as copy:
-        cold, memory = run(copy, *options)
-    print(f"whole run, nothing cached: {cold:.0f} s, {memory:.1f} GB", flush=True)
-    print("\n| chapter | cold, s | warm, s | peak memory, GB |\n|---|---|---|---|")
+    print("| chapter | cold, s | warm, s | peak memory, GB |\n|---|---|---|---|")
     with copy_of_project() as copy:
         first = {chapter: run_chapter(copy, chapter, *options) for chapter in CHAPTERS}
         for chapter in CHAPTERS:
@@ -71,6 +68,7 @@ def main():
                 f"| {chapter} | {first[chapter][0]:.0f} | {warm:.0f} | {max(first[chapter][1], memory):.2f} |",
                 flush=True,
             )
+        print(f"| sum | {sum(seconds for seconds, _ in first.values()):.0f} | | |")
         warm, memory = run(copy, *options)
     print(f"\nwhole run, everything cached: {warm:.0f} s, {memory:.1f} GB")
 

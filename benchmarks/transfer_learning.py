@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import helpers  # before TensorFlow, whose settings it makes
 
@@ -103,7 +103,7 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 
     for stage, one_spec, prepare in (("head", spec, prepare_head), ("tail", tail_spec, prepare_tail)):
         start = time.perf_counter()
-        training, _ = helpers.fit(one_spec, split, prepare)
+        training, *_ = helpers.fit(one_spec, split, prepare)
         whole = training.whole
         rows.append({"way": "cached", "stage": stage, "seconds": time.perf_counter() - start})
         rows[-1]["macro F1"] = score(whole, data["validation"])

@@ -152,7 +152,7 @@ def photos(tmp_path):
 
 def clone(copy):
     """Copy the project's own files to a folder, sharing the .venv; returns the folder."""
-    made = ("runs", "report", "sample-*", "split", "splits", "split.csv", "data_issues.csv", "plant_village*")
+    made = ("runs", "report", "sample-*", "split", "splits", "split.csv*", "data_issues.csv", "plant_village*")
     ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", *made)
     shutil.copytree(ROOT, copy, ignore=ignored)
     shutil.rmtree(copy / "data" / "cache", ignore_errors=True)

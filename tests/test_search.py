@@ -86,3 +86,14 @@ def test_a_file_that_is_no_storage_is_named(tmp_path):
     (tmp_path / "text.db").write_text("no database at all, but long enough to be taken for one " * 20)
     with pytest.raises(helpers.InputError, match=r"text.db is no storage that Optuna can read"):
         search.open_study(tmp_path / "text.db", "ours")
+
+
+def test_a_damaged_file_of_its_own_is_set_aside(tmp_path, capsys):
+    whole = search.open_study(tmp_path / "one.db", "one")
+    search_for(whole, 4)
+    known = outcome(whole)
+    (tmp_path / "one.db").write_bytes(b"SQLite format 3\0" + b"?" * 5000)
+    again = search.open_study(tmp_path / "one.db", "one")
+    assert "one.db is damaged and set aside" in capsys.readouterr().out
+    search_for(again, 4)
+    assert outcome(again) == known
