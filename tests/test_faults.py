@@ -26,7 +26,7 @@ import fitting
 import helpers
 
 KILLS, PROFILE = int(os.environ.get("KILLS", "10")), os.environ.get("KILLED_PROFILE", "tiny")
-SECONDS = (2, 14) if PROFILE == "tiny" else (4, 30)  # between two kills
+SECONDS = (2, 10) if PROFILE == "tiny" else (4, 30)  # between two kills
 TIMINGS = ["train_seconds", "seconds_before", "ms_per_image"]
 
 
