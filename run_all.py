@@ -91,7 +91,7 @@ def read_options(arguments):
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
 
-    if options.scheduler and not re.fullmatch(r"local:[1-9]\d*|([a-z]+://)?[^/\s]+:\d+", options.scheduler):
+    if options.scheduler and not re.fullmatch(r"local:[1-9]\d*|(?!local:)([a-z]+://)?[^/\s]+:\d+", options.scheduler):
         parser.error(f"--scheduler {options.scheduler} is neither local:N nor an address like tcp://127.0.0.1:8786")
     numbers = [number.strip() for number in options.only.split(",")] if options.only else [*EXPECTED_SHARE]
     if unknown := [number for number in numbers if number not in EXPECTED_SHARE]:
