@@ -39,7 +39,7 @@ class TestNotebook:
     def test_is_a_story_in_short_cells(self, path):
         cells = nbformat.read(path, as_version=4).cells
         code = [cell.source.splitlines() for cell in cells if cell.cell_type == "code"]
-        assert max(map(len, code)) <= 26  # the longest is a list of parameters
+        assert max(map(len, code)) <= 25
         assert len(cells) - len(code) >= 0.6 * len(code)
 
     def test_a_chapter_that_trains_takes_balance(self, path):
