@@ -168,15 +168,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.history, self.seconds, self.over = [], 0.0, False
         self.started = self.written = time.perf_counter()
         self.cost, self.arrays, self.stopping_knows = 0.0, {}, {}
-        if file and file.exists():
-            try:
-                with np.load(file) as stored:  # which refuses pickles
-                    arrays = dict(stored)
-                known = json.loads(str(arrays.pop("known")))
-                self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
-                self.arrays, self.stopping_knows = arrays, known["stopping"]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                print(f"{file.parent.name}/{file.name} is damaged: this training starts anew.")
+        if file and (arrays := read_arrays(file)):
+            known = json.loads(str(arrays.pop("known")))
+            self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
+            self.arrays, self.stopping_knows = arrays, known["stopping"]
 
     @property
     def epochs(self):
@@ -213,6 +208,18 @@ class Checkpoint(keras.callbacks.Callback):
             np.savez(out, known=json.dumps(known), **arrays)
         self.written = time.perf_counter()
         self.cost = self.written - begun
+
+
+def read_arrays(file):
+    """The arrays of an .npz file by name; none if it is missing, or damaged, which is said."""
+    try:
+        with np.load(file) as stored:  # which refuses pickles
+            return dict(stored)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        print(f"{file.parent.name}/{file.name} is damaged: what it held is made again.")
+    return {}
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_named_and_not_used(project, capsys):
     checkpoint = helpers.run_folder(spec) / "checkpoint.npz"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     assert contents(train(spec, project)) == whole
-    assert "checkpoint.npz is damaged: this training starts anew" in capsys.readouterr().out
+    assert "checkpoint.npz is damaged: what it held is made again" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- damage
