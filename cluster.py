@@ -14,7 +14,7 @@ import dask
 import toolz
 from distributed import Client, LocalCluster, as_completed, get_worker
 
-from files import InputError
+from files import InputError, own_cores
 
 TOPIC = "leaf-epochs"
 ONE_AT_A_TIME = threading.Lock()  # in a worker with several threads
@@ -39,11 +39,6 @@ def connect(address):
             env={"TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS") or str(len(own_cores()))},
         )
     return Client(workers)
-
-
-def own_cores():
-    """The numbers of the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
 
 
 def share_out(number, count):

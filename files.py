@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all, and work that one process at a time does. Standard library only."""
+"""Files that are there whole or not at all, work that one process at a time does, and the cores it may use.
+
+Standard library only.
+"""
 
 import errno
 import fcntl
@@ -151,3 +154,8 @@ def locked(file, patience=10):
             lock.write(f"process {os.getpid()} on {platform.node()} ({command})")
             lock.flush()
         yield
+
+
+def own_cores():
+    """The numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]

@@ -21,9 +21,13 @@ import pandas as pd
 import tensorflow as tf
 
 from batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
-from files import sync, whole_file
+from files import own_cores, sync, whole_file
 
 tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
+
+
+# Of one operation: their number decides the last digits of sums, so that a training keeps to it.
+THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
 
 
 @dataclass
@@ -74,7 +78,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
         callbacks.append(StopBelow(spec["floor"], checkpoint.history))
     if folder:
         logs = folder / "tensorboard"
-        callbacks.append(keras.callbacks.TensorBoard(logs, int(spec["log_layers"]), write_graph=False))
+        callbacks.append(EpochLog(logs, int(spec["log_layers"]), write_graph=False))
         if spec["log_layers"]:
             some = np.linspace(0, len(labels) - 1, 64).astype(int)
             callbacks.append(LayerLog(logs, x[some], one_hot[labels[some]]))
@@ -168,8 +172,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.history, self.seconds, self.over = [], 0.0, False
         self.started = self.written = time.perf_counter()
         self.cost, self.arrays, self.stopping_knows = 0.0, {}, {}
-        if file and (arrays := read_arrays(file)):
-            known = json.loads(str(arrays.pop("known")))
+        arrays = read_arrays(file) if file else {}
+        known = json.loads(str(arrays.pop("known"))) if arrays else {}
+        if known and known.get("threads") != THREADS:
+            print(f"{file.parent.name} was begun with another number of threads, and begins anew.")
+        elif known:
             self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
             self.arrays, self.stopping_knows = arrays, known["stopping"]
 
@@ -197,7 +204,7 @@ class Checkpoint(keras.callbacks.Callback):
         if not self.file or begun - self.written < self.times_its_cost * self.cost:
             return
         arrays = {f"variable {number}": value.numpy() for number, value in enumerate(self.variables())}
-        known = {"history": self.history, "over": self.model.stop_training, "stopping": {}}
+        known = {"history": self.history, "over": self.model.stop_training, "stopping": {}, "threads": THREADS}
         known["seconds"] = self.seconds + begun - self.started
         if self.stopping:
             arrays |= {f"best {number}": value for number, value in enumerate(self.stopping.best_weights)}
@@ -245,6 +252,13 @@ def leaves(model):
             yield from leaves(layer)
         elif not isinstance(layer, keras.layers.InputLayer):
             yield layer
+
+
+class EpochLog(keras.callbacks.TensorBoard):
+    """Keras's TensorBoard, without what it prepares after every batch and would not write."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Nothing, which saves a millisecond a batch."""
 
 
 class StopBelow(keras.callbacks.Callback):

@@ -14,10 +14,13 @@ import secrets
 import shlex
 import signal
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-from files import InputError, disk_trouble_told, locked, write_whole
+from files import InputError, disk_trouble_told, locked, own_cores, write_whole
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS, REPORT, RUNS = ROOT / "notebooks", ROOT / "report", ROOT / "runs"
@@ -31,12 +34,19 @@ EXPECTED_SHARE = {"01": 6, "02": 16, "03": 38, "04": 15, "05": 8, "06": 17}
 # Which chapters read what a chapter leaves on disk.
 READERS = {
     "01": ["02", "03", "04", "05", "06"],
-    "02": ["03", "05", "06"],
+    "02": ["05", "06"],
     "03": ["06"],
     "04": ["05", "06"],
     "05": ["06"],
     "06": [],
 }
+
+AT_ONCE = 2  # chapters that are executed side by side, if neither reads the other
+
+# What a kernel imports before its chapter's turn comes.
+AHEAD = "import sys; sys.path.append('..'); import helpers; del sys, helpers"
+
+STOPPING = threading.Event()  # set by Ctrl-C: what a chapter has executed then is not kept
 
 # Parameters that take one of a few words.
 CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("auto", "float32", "bfloat16")}
@@ -143,39 +153,73 @@ def forget_stale():
                 (REPORT / "scores.csv").unlink(missing_ok=True)
 
 
+def start_kernel():
+    """Start a kernel that makes ready for a chapter, mainly by importing TensorFlow; returns its manager."""
+    from jupyter_client.manager import AsyncKernelManager  # only in .venv
+    from jupyter_core.utils import run_sync
+
+    kernel = AsyncKernelManager(kernel_name="python3")
+    options = [f"--IPKernelApp.code_to_run={AHEAD}", "--HistoryManager.hist_file=:memory:"]
+    run_sync(kernel.start_kernel)(cwd=str(NOTEBOOKS), extra_arguments=options)
+    return kernel
+
+
+def stop_kernel(kernel):
+    """End a kernel at once: its chapter has written all that it had to write."""
+    from jupyter_core.utils import run_sync
+
+    if kernel.has_kernel:
+        run_sync(kernel.shutdown_kernel)(now=True)
+
+
 @disk_trouble_told(REPORT)
-def execute_chapter(notebook, parameters):
-    """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end."""
+def execute_chapter(notebook, parameters, kernel, line):
+    """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end.
+
+    Parameters
+    ----------
+    kernel : kernel manager, see `start_kernel`; it is stopped at the end
+    line : int
+        The line of the terminal, from 0, that shows its progress.
+
+    Returns
+    -------
+    float, how many seconds it took
+    """
     import nbformat  # these only in .venv
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    output, unfinished = REPORT / notebook.name, REPORT / "unfinished.ipynb"
+    output, unfinished = REPORT / notebook.name, REPORT / f"unfinished_{notebook.name}"
     wanted = {name: value for name, value in parameters.items() if name in chapter_parameters(notebook)}
-    told = ""
+    start, told = time.monotonic(), ""
     try:
         papermill.execute_notebook(
             notebook,
             unfinished,
             wanted,
-            cwd=NOTEBOOKS,
+            km=kernel,
             kernel_name="python3",
-            progress_bar={"ncols": 100},
-            shutdown_kernel="immediate",  # it has written all that it had to write
+            start_timeout=600,  # seconds: for the imports on a slow disk
+            progress_bar={"ncols": 100, "position": line, "leave": False, "disable": None},  # None: not in a file
         )
     except papermill.PapermillExecutionError as error:
         told = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
         told = f"{told.strip().splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)"
-    except DeadKernelError:
+    except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it answered at all
         told = f"The kernel died, of too little memory perhaps; see {output.relative_to(ROOT)}."
+    finally:
+        stop_kernel(kernel)
     executed = nbformat.read(unfinished, as_version=4)
     if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
         told = told or f"The kernel ended early; see {output.relative_to(ROOT)}."
     executed.metadata["read"] = read_by(notebook.name[:2])
-    write_whole(output, nbformat.writes(executed))
+    if not STOPPING.is_set():
+        write_whole(output, nbformat.writes(executed))
     unfinished.unlink()
     if told:
         raise RuntimeError(told)
+    return time.monotonic() - start
 
 
 def fetch_plant_village():
@@ -205,36 +249,84 @@ def quiet_kernels():
         os.dup2(log.fileno(), 2)  # inherited by the kernels
 
 
+def share_cores(at_once):
+    """Let TensorFlow in each of the chapters that are executed at once use its share of the cores, and no more.
+
+    How many threads share one operation decides in which order numbers are added, and so the last digits: that is the
+    same however many chapters there are.
+    """
+    cores = len(own_cores())
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(max(1, cores // at_once)))
+
+
 def clock(seconds):
     """Seconds as minutes and seconds, 3:07."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def execute_chapters(chapters, parameters):
-    """Execute chapters in order; those that read what a failed one should have left are left out.
+def execute_chapters(chapters, parameters, kernels, at_once):
+    """Execute chapters, each as soon as those that it reads are done; what reads a failed one is left out.
+
+    Parameters
+    ----------
+    kernels : list of kernel managers, see `start_kernel`
+        Those that are started; one more is while chapters are executed, and none is left at the end.
+    at_once : int
+        How many chapters may be executed side by side.
 
     Returns
     -------
     list of str, a sentence for each chapter that failed
     """
-    start, stopped, left_out = time.monotonic(), [], {}
-    for notebook in chapters:
-        number = notebook.name[:2]
-        if number in left_out:
-            print(f"\n{notebook.stem}: left out, since it reads what chapter {left_out[number]} did not finish")
-            continue
-        so_far = clock(time.monotonic() - start)
-        print(f"\n{notebook.stem}: about {EXPECTED_SHARE[number]} % of a whole run, {so_far} so far")
-        begun = time.monotonic()
+    from tqdm import tqdm  # only in .venv
+
+    notebooks = {notebook.name[:2]: notebook for notebook in chapters}
+    order = TopologicalSorter({own: {other for other in notebooks if own in READERS[other]} for own in notebooks})
+    order.prepare()
+    start, due, to_come, running, failed = time.monotonic(), list(order.get_ready()), list(notebooks), {}, {}
+
+    def begin(number):
+        """Give a chapter a kernel, and have the next one started."""
+        so_far, share = clock(time.monotonic() - start), EXPECTED_SHARE[number]
+        tqdm.write(f"{notebooks[number].stem}: begun at {so_far}, about {share} % of a whole run's work")
+        to_come.remove(number)
+        kernel = kernels.pop() if kernels else start_kernel()
+        line = min({*range(at_once)} - {line for _, _, line in running.values()})
+        running[pool.submit(execute_chapter, notebooks[number], parameters, kernel, line)] = number, kernel, line
+        if to_come and not kernels:
+            kernels.append(start_kernel())
+
+    def end(task):
+        """Say what came of a chapter; if it failed, those that read it are never due."""
+        number, _, _ = running.pop(task)
         try:
-            execute_chapter(notebook, parameters)
+            tqdm.write(f"{notebooks[number].stem}: done in {clock(task.result())}")
+            order.done(number)
         except RuntimeError as error:
-            stopped.append(f"{notebook.stem} stopped: {error}")
-            print(stopped[-1])
-            left_out |= dict.fromkeys(READERS[number], int(number))
-            continue
-        print(f"{notebook.stem}: done in {clock(time.monotonic() - begun)}")
-    return stopped
+            failed[number] = f"{notebooks[number].stem} stopped: {error}"
+            tqdm.write(failed[number])
+
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while due or running:
+                while due and len(running) < at_once:
+                    begin(due.pop(0))
+                for task in wait(running, return_when=FIRST_COMPLETED).done:
+                    end(task)
+                due += sorted(order.get_ready())
+        except BaseException:  # Ctrl-C, or a full disk
+            STOPPING.set()
+            for _, kernel, _ in running.values():
+                stop_kernel(kernel)
+            raise
+        finally:
+            for kernel in kernels:
+                stop_kernel(kernel)
+    for number in to_come:
+        missing = next(other for other in failed if number in READERS[other])
+        print(f"{notebooks[number].stem}: left out, since it reads what chapter {int(missing)} did not finish")
+    return list(failed.values())
 
 
 def main():
@@ -259,12 +351,16 @@ def main():
             os.environ["RETRAIN"] = token_of(command)  # read by helpers.is_as_forced in the kernels
         if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
             fetch_plant_village()
-        stopped = execute_chapters(options.chapters, parameters)
+        # With a scheduler the trainings of one chapter keep all cores busy; on a GPU two could run out of its memory.
+        at_once = 1 if options.scheduler or Path("/dev/nvidia0").exists() else AT_ONCE
+        share_cores(min(at_once, len(options.chapters)))
+        kernels = [start_kernel()]
+        from notebooks.template.render_report import render_report  # takes seconds, as do the kernel's own imports
+
+        stopped = execute_chapters(options.chapters, parameters, kernels, at_once)
         forget_stale()
         executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
         if executed:
-            from notebooks.template.render_report import render_report
-
             page = render_report(executed, REPORT / "report.html", options.profile, command)
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
             peak /= 2**30 if sys.platform == "darwin" else 2**20

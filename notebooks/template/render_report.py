@@ -119,7 +119,7 @@ def provenance(chapters, profile, command):
         "Python": platform.python_version(),
         "Packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "Same again": "the seeds are parameters; other processors or numbers of cores may differ in the last digits",
+        "Same again": "the seeds are parameters; another processor or number of threads may change the last digits",
     }
     return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
 
