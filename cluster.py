@@ -29,14 +29,14 @@ def connect(address):
             return Client(address, timeout=10)
         except (OSError, ValueError) as error:
             raise InputError(f"No Dask scheduler answers at {address}: start one, or leave out --scheduler.") from error
+    count = int(address.removeprefix("local:"))
     with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
         workers = LocalCluster(
-            n_workers=int(address.removeprefix("local:")),
+            n_workers=count,
             threads_per_worker=1,
             memory_limit=None,
             dashboard_address=None,
-            # As many threads as without workers: how a sum is cut into parts decides its last digits.
-            env={"TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS") or str(len(own_cores()))},
+            env={"TF_NUM_INTEROP_THREADS": str(max(1, len(own_cores()) // count))},
         )
     return Client(workers)
 
@@ -59,8 +59,12 @@ def gpu_of(number):
     return str(number % len(gpus)) if gpus else ""
 
 
-def train_on_worker(spec, split_hash, prepare, count, forced):
-    """Train one spec on a worker, which reads the split itself; its epochs are announced to whoever waits for them."""
+def train_on_worker(spec, split_hash, prepare, count, threads, forced):
+    """Train one spec on a worker, which reads the split itself; its epochs are announced to whoever waits for them.
+
+    An operation has as many threads as it would have without workers, since their number decides the last digits.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     worker = get_worker()
     if count and not hasattr(worker, "has_its_share"):  # before TensorFlow is imported
         share_out(int(worker.name), count)
@@ -100,11 +104,13 @@ def train_queue(queue, split, prepare, address, progress):
     InputError
         Names the runs that failed and why.
     """
+    from fitting import THREADS  # a worker imports this module before it knows how many
+
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
     run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle what is of this project
-    settings = split.attrs["hash"], prepare, count, os.environ.get("RETRAIN")
+    settings = split.attrs["hash"], prepare, count, THREADS, os.environ.get("RETRAIN")
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
     failed = []

@@ -176,10 +176,10 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """`precision`, or for "auto" the faster one: on a processor bfloat16 pays from about 96 pixels per side on."""
+    """`precision`, or for "auto" the faster one: on a processor bfloat16 pays from about 64 pixels per side on."""
     if precision != "auto":
         return precision
-    return fast_precision() if gpus() or size >= 96 else "float32"
+    return fast_precision() if gpus() or size >= 64 else "float32"
 
 
 def training_spec(chapter, name, split, epochs, seed, balance="none", **more):

@@ -141,6 +141,17 @@ def test_a_damaged_checkpoint_is_named_and_not_used(project, capsys):
     assert "checkpoint.npz is damaged: what it held is made again" in capsys.readouterr().out
 
 
+def test_a_training_begun_with_another_number_of_threads_begins_anew(project, every_epoch, capsys, monkeypatch):
+    spec = spec_of(project, batch_size=8)
+    whole = contents(train(spec, project))
+    shutil.rmtree(helpers.RUNS)
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(fitting, "THREADS", fitting.THREADS + 1)
+        helpers.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
+    assert contents(train(spec, project)) == whole
+    assert "was begun with another number of threads, and begins anew" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- damage
 
 

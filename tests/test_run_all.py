@@ -15,6 +15,7 @@ from conftest import make_dirty, paint, short
 import fitting
 import search
 from data import image_store
+from run_all import AT_ONCE, READERS
 
 WRONG_OPTIONS = [
     (["--bogus"], "--bogus"),
@@ -97,6 +98,19 @@ def test_scores_of_every_model(whole_run):
     assert (scores["test_macro_f1"] <= scores["test_macro_f1_high"]).all()
     assert scores["test_accuracy"].between(0, 1).all()
     assert (scores["ms_per_image"] > 0).all()
+
+
+def test_a_chapter_waits_for_those_it_reads_and_for_no_other(whole_run):
+    times = {}
+    for file in (whole_run[0] / "whole_run" / "report").glob("0?_*.ipynb"):
+        told = json.loads(file.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        times[file.name[:2]] = pd.Timestamp(told["start_time"]), pd.Timestamp(told["end_time"])
+    for earlier, readers in READERS.items():
+        assert all(times[earlier][1] <= times[reader][0] for reader in readers)
+    assert times["03"][0] < times["02"][1]
+    assert times["02"][0] < times["03"][1]
+    moments = [start for start, _ in times.values()]
+    assert max(sum(start <= moment < end for start, end in times.values()) for moment in moments) == AT_ONCE
 
 
 def test_page_is_whole_and_loads_nothing(whole_run):
