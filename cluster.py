@@ -73,8 +73,13 @@ def train_on_worker(spec, split_hash, prepare, count, threads, forced):
     os.environ |= {"RETRAIN": forced} if forced else {}
 
     import helpers
-    from fitting import OnEpoch
+    from fitting import THREADS, OnEpoch
 
+    if threads != THREADS:
+        raise InputError(
+            f"The worker {worker.address} computes an operation with {THREADS} threads and the command with {threads}, "
+            "which would change the last digits: set TF_NUM_INTRAOP_THREADS to one number for both."
+        )
     split, hashed = helpers.load_split(), helpers.spec_hash(spec)
     if split.attrs["hash"] != split_hash:
         raise InputError(

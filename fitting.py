@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import time
 import unittest.mock
 import zipfile
@@ -176,6 +177,7 @@ class Checkpoint(keras.callbacks.Callback):
         known = json.loads(str(arrays.pop("known"))) if arrays else {}
         if known and known.get("threads") != THREADS:
             print(f"{file.parent.name} was begun with another number of threads, and begins anew.")
+            shutil.rmtree(file.parent / "tensorboard", ignore_errors=True)
         elif known:
             self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
             self.arrays, self.stopping_knows = arrays, known["stopping"]

@@ -315,7 +315,7 @@ def train_all(specs, split, prepare):
             cluster.train_queue(waiting, split, prepare, address, progress)
         else:
             for key, spec in waiting.items():
-                train_once(spec, split, prepare, OnEpoch(functools.partial(progress, key)))
+                train_once(spec, split, prepare, OnEpoch(functools.partial(progress, key)), patience=np.inf)
                 progress(key, None, None)
     runs = [find_run(spec) for spec in specs]
     for run in runs:

@@ -46,7 +46,8 @@ AT_ONCE = 2  # chapters that are executed side by side, if neither reads the oth
 # What a kernel imports before its chapter's turn comes.
 AHEAD = "import sys; sys.path.append('..'); import helpers; del sys, helpers"
 
-STOPPING = threading.Event()  # set by Ctrl-C: what a chapter has executed then is not kept
+KERNELS, ONE_STOPS = [], threading.Lock()  # the kernels that were started, and who may stop them
+STOPPING = threading.Event()  # set by Ctrl-C or a full disk: what a chapter has executed then is not kept
 
 # Parameters that take one of a few words.
 CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("auto", "float32", "bfloat16")}
@@ -153,12 +154,14 @@ def forget_stale():
                 (REPORT / "scores.csv").unlink(missing_ok=True)
 
 
+@disk_trouble_told(REPORT)
 def start_kernel():
     """Start a kernel that makes ready for a chapter, mainly by importing TensorFlow; returns its manager."""
     from jupyter_client.manager import AsyncKernelManager  # only in .venv
     from jupyter_core.utils import run_sync
 
     kernel = AsyncKernelManager(kernel_name="python3")
+    KERNELS.append(kernel)
     options = [f"--IPKernelApp.code_to_run={AHEAD}", "--HistoryManager.hist_file=:memory:"]
     run_sync(kernel.start_kernel)(cwd=str(NOTEBOOKS), extra_arguments=options)
     return kernel
@@ -168,8 +171,16 @@ def stop_kernel(kernel):
     """End a kernel at once: its chapter has written all that it had to write."""
     from jupyter_core.utils import run_sync
 
-    if kernel.has_kernel:
-        run_sync(kernel.shutdown_kernel)(now=True)
+    with ONE_STOPS:
+        if kernel.has_kernel:
+            run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def stop_all():
+    """End all kernels, and so the chapters that are executed by them."""
+    STOPPING.set()
+    for kernel in KERNELS:
+        stop_kernel(kernel)
 
 
 @disk_trouble_told(REPORT)
@@ -201,6 +212,7 @@ def execute_chapter(notebook, parameters, kernel, line):
             km=kernel,
             kernel_name="python3",
             start_timeout=600,  # seconds: for the imports on a slow disk
+            iopub_timeout=60,  # and for outputs on a busy machine
             progress_bar={"ncols": 100, "position": line, "leave": False, "disable": None},  # None: not in a file
         )
     except papermill.PapermillExecutionError as error:
@@ -210,13 +222,15 @@ def execute_chapter(notebook, parameters, kernel, line):
         told = f"The kernel died, of too little memory perhaps; see {output.relative_to(ROOT)}."
     finally:
         stop_kernel(kernel)
+        if STOPPING.is_set():
+            unfinished.unlink(missing_ok=True)
+            raise KeyboardInterrupt
     executed = nbformat.read(unfinished, as_version=4)
     if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
         told = told or f"The kernel ended early; see {output.relative_to(ROOT)}."
     executed.metadata["read"] = read_by(notebook.name[:2])
-    if not STOPPING.is_set():
-        write_whole(output, nbformat.writes(executed))
-    unfinished.unlink()
+    write_whole(unfinished, nbformat.writes(executed))
+    unfinished.replace(output)
     if told:
         raise RuntimeError(told)
     return time.monotonic() - start
@@ -250,10 +264,10 @@ def quiet_kernels():
 
 
 def share_cores(at_once):
-    """Let TensorFlow in each of the chapters that are executed at once use its share of the cores, and no more.
+    """Share out the cores among the chapters that are executed at once.
 
-    How many threads share one operation decides in which order numbers are added, and so the last digits: that is the
-    same however many chapters there are.
+    How many threads share one operation decides in which order numbers are added, and so the last digits: these are
+    half as many as there are cores however many chapters there are. What is left computes other operations.
     """
     cores = len(own_cores())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))
@@ -271,7 +285,7 @@ def execute_chapters(chapters, parameters, kernels, at_once):
     Parameters
     ----------
     kernels : list of kernel managers, see `start_kernel`
-        Those that are started; one more is while chapters are executed, and none is left at the end.
+        Those that are started; one more is while chapters are executed.
     at_once : int
         How many chapters may be executed side by side.
 
@@ -292,18 +306,20 @@ def execute_chapters(chapters, parameters, kernels, at_once):
         tqdm.write(f"{notebooks[number].stem}: begun at {so_far}, about {share} % of a whole run's work")
         to_come.remove(number)
         kernel = kernels.pop() if kernels else start_kernel()
-        line = min({*range(at_once)} - {line for _, _, line in running.values()})
-        running[pool.submit(execute_chapter, notebooks[number], parameters, kernel, line)] = number, kernel, line
+        line = min({*range(at_once)} - {line for _, line in running.values()})
+        running[pool.submit(execute_chapter, notebooks[number], parameters, kernel, line)] = number, line
         if to_come and not kernels:
             kernels.append(start_kernel())
 
     def end(task):
         """Say what came of a chapter; if it failed, those that read it are never due."""
-        number, _, _ = running.pop(task)
+        number, _ = running.pop(task)
         try:
             tqdm.write(f"{notebooks[number].stem}: done in {clock(task.result())}")
             order.done(number)
-        except RuntimeError as error:
+        except InputError:  # the disk is full
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other chapters go on
             failed[number] = f"{notebooks[number].stem} stopped: {error}"
             tqdm.write(failed[number])
 
@@ -316,13 +332,8 @@ def execute_chapters(chapters, parameters, kernels, at_once):
                     end(task)
                 due += sorted(order.get_ready())
         except BaseException:  # Ctrl-C, or a full disk
-            STOPPING.set()
-            for _, kernel, _ in running.values():
-                stop_kernel(kernel)
+            stop_all()
             raise
-        finally:
-            for kernel in kernels:
-                stop_kernel(kernel)
     for number in to_come:
         missing = next(other for other in failed if number in READERS[other])
         print(f"{notebooks[number].stem}: left out, since it reads what chapter {int(missing)} did not finish")
@@ -352,7 +363,8 @@ def main():
         if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
             fetch_plant_village()
         # With a scheduler the trainings of one chapter keep all cores busy; on a GPU two could run out of its memory.
-        at_once = 1 if options.scheduler or Path("/dev/nvidia0").exists() else AT_ONCE
+        workers = options.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS")
+        at_once = 1 if workers or list(Path("/dev").glob("nvidia[0-9]*")) else AT_ONCE
         share_cores(min(at_once, len(options.chapters)))
         kernels = [start_kernel()]
         from notebooks.template.render_report import render_report  # takes seconds, as do the kernel's own imports
@@ -384,3 +396,5 @@ if __name__ == "__main__":
         )
     except InputError as error:
         sys.exit(f"run_all.sh: {error}")
+    finally:
+        stop_all()

@@ -2,7 +2,8 @@
 
     python benchmarks/report.py [options of run_all.sh]
 
-Runs in a copy of the project, chapter after chapter (each draws the page too), then the whole warm run in one command.
+Runs the whole report in one command in a copy of the project, twice; then chapter after chapter in another copy (each
+draws the page too), where none has another one beside.
 """
 
 import contextlib
@@ -59,18 +60,16 @@ def run_chapter(copy, chapter, *options):
 
 def main():
     options = sys.argv[1:]
-    print("| chapter | cold, s | warm, s | peak memory, GB |\n|---|---|---|---|")
+    with copy_of_project() as copy:
+        for cached in ("nothing", "everything"):
+            seconds, memory = run(copy, *options)
+            print(f"The whole report with {cached} cached: {seconds:.0f} s, {memory:.2f} GB", flush=True)
+    print("\n| chapter alone | cold, s | warm, s | peak memory, GB |\n|---|---|---|---|")
     with copy_of_project() as copy:
         first = {chapter: run_chapter(copy, chapter, *options) for chapter in CHAPTERS}
-        for chapter in CHAPTERS:
+        for chapter, (cold, most) in first.items():
             warm, memory = run_chapter(copy, chapter, *options)
-            print(
-                f"| {chapter} | {first[chapter][0]:.0f} | {warm:.0f} | {max(first[chapter][1], memory):.2f} |",
-                flush=True,
-            )
-        print(f"| sum | {sum(seconds for seconds, _ in first.values()):.0f} | | |")
-        warm, memory = run(copy, *options)
-    print(f"\nwhole run, everything cached: {warm:.0f} s, {memory:.1f} GB")
+            print(f"| {chapter} | {cold:.0f} | {warm:.0f} | {max(most, memory):.2f} |", flush=True)
 
 
 if __name__ == "__main__":

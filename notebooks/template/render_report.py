@@ -100,7 +100,7 @@ def cover_facts(chapters, profile):
     return {
         "Profile": profile,
         "Chapters": len(chapters),
-        "Last executed in": f"{seconds / 60:.1f} minutes",
+        "All chapters' time": f"{seconds / 60:.1f} minutes",
         "Date": datetime.date.today().isoformat(),
     }
 
