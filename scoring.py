@@ -36,18 +36,29 @@ def resamples(truth, draws, seed=0):
     -------
     array of int, shape (draws, n)
     """
-    rng, rows = np.random.default_rng(seed), np.empty((draws, len(truth)), int)
+    rng, rows = np.random.default_rng(seed), np.empty((draws, len(truth)), np.int32)
     for label in np.unique(truth):
         of_label = np.flatnonzero(truth == label)
         rows[:, of_label] = rng.choice(of_label, (draws, len(of_label)))
     return rows
 
 
+def macro_f1_of_resamples(truth, prediction, rows):
+    """Macro F1 of each resample: array of float, shape (draws,); some at a time, so that many images fit in memory.
+
+    Parameters
+    ----------
+    truth, prediction : array of int, shape (n,)
+    rows : array of int, shape (draws, n), from `resamples`
+    """
+    some_at_a_time = np.array_split(rows, max(1, rows.size // 200_000))
+    return np.concatenate([macro_f1(truth[some], prediction[some]) for some in some_at_a_time])
+
+
 def bootstrap_interval(truth, prediction, draws=2000):
     """95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
     truth, prediction = np.asarray(truth), np.asarray(prediction)
-    rows = resamples(truth, draws)
-    return np.percentile(macro_f1(truth[rows], prediction[rows]), [2.5, 97.5])
+    return np.percentile(macro_f1_of_resamples(truth, prediction, resamples(truth, draws)), [2.5, 97.5])
 
 
 def paired_draws(truth, predictions, baselines, draws=2000):
@@ -64,8 +75,8 @@ def paired_draws(truth, predictions, baselines, draws=2000):
     array of float, shape (draws, seeds)
     """
     rows = resamples(truth, draws)
-    pairs = zip(predictions, baselines, strict=True)
-    return np.stack([macro_f1(truth[rows], one[rows]) - macro_f1(truth[rows], other[rows]) for one, other in pairs], 1)
+    of_both = ([macro_f1_of_resamples(truth, one, rows) for one in trainings] for trainings in (predictions, baselines))
+    return np.subtract(*map(np.transpose, of_both))
 
 
 def interval_over_seeds(drawn, seed=0):

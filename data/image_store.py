@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import itertools
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,9 @@ class StoredImages:
         return len(self.rows)
 
     def __getitem__(self, index):
-        return self.pixels[self.rows[index]]
+        images = np.array(self.pixels[self.rows[index]])
+        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # or pages that were read would count as used memory
+        return images
 
 
 def store_files(folder, size):
