@@ -213,7 +213,7 @@ def execute_chapter(notebook, parameters, kernel, line):
             kernel_name="python3",
             start_timeout=600,  # seconds: for the imports on a slow disk
             iopub_timeout=60,  # and for outputs on a busy machine
-            progress_bar={"ncols": 100, "position": line, "leave": False, "disable": None},  # None: not in a file
+            progress_bar={"desc": notebook.stem, "position": line, "leave": False, "disable": None},  # not in a file
         )
     except papermill.PapermillExecutionError as error:
         told = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
