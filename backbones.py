@@ -2,13 +2,20 @@
 part makes of the images, computed once.
 """
 
+import dataclasses
 import functools
 import hashlib
+import http.client
+import inspect
 import json
 import os
+import re
 import shutil
 import socket
+import ssl
 import time
+import urllib.error
+import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +34,7 @@ from tqdm import tqdm
 import efficientnet_lite
 from batches import augment
 from data import image_store
+from files import disk_trouble_told, user_path
 
 
 @dataclass(frozen=True)
@@ -53,55 +61,127 @@ def find_weights(names, folder, seed=0, timeout=5):
     """Say where the initial weights of each backbone come from.
 
     In this order: a file in `folder`, `<name>.weights.h5` or one with Keras's own name for it; for EfficientNetLite0
-    an installed package; Keras's own ImageNet weights, downloaded if need be; else random numbers from `seed`. Once
-    Keras's server has not answered within `timeout` seconds, it is given up for all. InputError when the package of
-    EfficientNetLite0 is missing or not whole.
+    an installed package; Keras's own ImageNet weights, downloaded if need be; else random numbers from `seed`. A server
+    that does not answer within `timeout` seconds is asked for no further file; after any other failure the next
+    backbone is tried.
+
+    Parameters
+    ----------
+    names : iterable of str, keys of `BACKBONES`
+    folder : str or Path
+        A relative one begins at the project's folder.
 
     Returns
     -------
     dict of name to {"kind": "imagenet" or "random", "source": str, "hash": first 16 hex digits of the file's SHA-256 or
     "random-<seed>", "file": path str or None}
+
+    Raises
+    ------
+    InputError
+        When a file in `folder` is not regular or cannot be read, or the package of EfficientNetLite0 is missing or not
+        whole.
     """
-    found, unreachable = {}, None
+    folder = user_path(folder, helpers.ROOT)
+    found, silent_for = {}, None  # the backbone for which Keras's server did not answer
     for name in names:
-        pattern = f"{name.lower()}_*notop.h5"  # what Keras calls its files
-        given = [Path(folder).expanduser() / f"{name}.weights.h5", *Path(folder).expanduser().glob(pattern)]
-        kept = keras_files(pattern)
-        file = next((file for file in given if file.exists()), None)
-        source = file and f"the file {file.name}"
-        if not file and name == "EfficientNetLite0":
-            file = efficientnet_lite.packaged_weights()
-            source = f"the package {efficientnet_lite.PACKAGE} {efficientnet_lite.VERSION}"
-        if not file and (not unreachable or kept):
-            unreachable = download(name, timeout)
-            kept = keras_files(pattern)
-            file = kept[0] if kept and not unreachable else None
+        file, source = local_weights(name, folder)
+        if not file and silent_for and not keras_files(name):
+            fault = f"was not tried, because Keras's server did not answer for {silent_for}"
+        elif not file:
+            reason, silent = download(name, timeout)
+            fault = f"failed ({reason})"
+            silent_for = silent_for or (name if silent else None)
+            file = None if reason else next(iter(keras_files(name)), None)
             source = file and f"Keras's download {file.name}"
         if file:
-            known = {"hash": helpers.file_hash(file), "file": str(Path(file).resolve())}
+            with disk_trouble_told(file):
+                known = {"hash": helpers.file_hash(file), "file": str(file.resolve())}
             found[name] = {"kind": "imagenet", "source": source, **known}
         else:
-            source = f"random numbers: no {name}.weights.h5 in {folder}, and Keras's download failed ({unreachable})"
+            source = f"random numbers: no {name}.weights.h5 in {folder}, and Keras's download of {name} {fault}"
             found[name] = {"kind": "random", "source": source, "hash": f"random-{seed}", "file": None}
     return found
 
 
-def keras_files(pattern):
+def local_weights(name, folder):
+    """The weights file of a backbone that needs no download, and the words that name it; (None, None) without one."""
+    given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
+    if file := next((file for file in given if file.exists()), None):
+        check_regular(file, name)
+        return file, f"the file {file.name}"
+    if name == "EfficientNetLite0":
+        package = f"the package {efficientnet_lite.PACKAGE} {efficientnet_lite.VERSION}"
+        return Path(efficientnet_lite.packaged_weights()), package
+    return None, None
+
+
+def check_regular(file, name):
+    """Raise InputError if a weights file is a folder or a pipe, which would never end."""
+    if Path(file).exists() and not Path(file).is_file():
+        raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it to do without.")
+
+
+def keras_pattern(name):
+    """How Keras calls its file of headless weights of a backbone, for `Path.glob`."""
+    return f"{name.lower()}_*notop.h5"
+
+
+def keras_files(name):
     """Weights that Keras has downloaded: in its home, or where that cannot be written in /tmp."""
-    homes = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser(), Path("/tmp/.keras")
-    return [file for home in homes for file in sorted((home / "models").glob(pattern))]
+    home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
+    home = home if os.access(home, os.W_OK) else "/tmp/.keras"  # as keras.utils.get_file decides
+    return sorted(Path(home, "models").glob(keras_pattern(name)))
 
 
 def download(name, timeout):
-    """Let Keras fetch its ImageNet weights of a backbone; returns why it could not, or None."""
+    """Let Keras download its ImageNet weights of a backbone, or check those that it has.
+
+    Returns
+    -------
+    reason : str or None
+        Why it failed.
+    silent : bool
+        Whether the server did not answer at all: then it will not answer for other files either.
+    """
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
     try:
         getattr(keras.applications, name)(include_top=False, input_shape=(64, 64, 3))
-    except Exception as error:  # noqa: BLE001 - keras.utils.get_file raises plain Exception when it cannot reach the server
-        return str(error).strip().splitlines()[-1]
+        return None, False
+    except Exception as error:  # noqa: BLE001 - keras.utils.get_file raises plain Exception for what urllib raised
+        cause = error.__context__ if type(error) is Exception and error.__context__ else error
+        return reason_of(cause, str(error)), is_silence(cause)
     finally:
         socket.setdefaulttimeout(usual_timeout)
+
+
+def is_silence(error):
+    """Whether an error of a download means that the server cannot be reached or does not answer."""
+    if isinstance(error, (urllib.error.HTTPError, urllib.error.ContentTooShortError)):
+        return False
+    if isinstance(error, urllib.error.URLError):  # refused, unknown name, no route: errors of the operating system
+        return isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError)
+    return isinstance(error, (TimeoutError, http.client.RemoteDisconnected))
+
+
+def reason_of(error, message):
+    """Say in a few words why a download failed; `message` is Keras's, which may name the address."""
+    address = re.search(r"URL fetch failure on (\S+): ", message)
+    of_file = f" for {address[1]}" if address else ""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.msg}{of_file}"
+    if isinstance(error, urllib.error.ContentTooShortError):
+        return f"the download was cut off{of_file}"
+    if isinstance(error, urllib.error.URLError):
+        return f"the server did not answer{of_file}: {getattr(error.reason, 'strerror', None) or error.reason}"
+    if is_silence(error):
+        return "the server did not answer"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if "file hash does not match" in message:
+        return "the downloaded file is damaged"
+    return " ".join(message.split()) or type(error).__name__
 
 
 def load_backbone(name, source, size):
@@ -110,7 +190,7 @@ def load_backbone(name, source, size):
     Raises
     ------
     InputError
-        When the file does not fit the architecture, or the pictures are too small for it.
+        When the file does not fit the architecture or is not regular, or the pictures are too small for the network.
     """
     if size < 32:
         raise InputError(f"{name} takes pictures of 32 x 32 pixels or more, not {size} x {size}: set image_size.")
@@ -121,18 +201,45 @@ def load_backbone(name, source, size):
             network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
     if source["kind"] == "random":
         return network
+    check_regular(source["file"], name)
     if source["file"].endswith(".pth"):
         efficientnet_lite.load_torch_weights(network, source["file"])
         return network
     try:
         if not h5py.is_hdf5(source["file"]):
             raise ValueError("it is no HDF5 file, or cut short")
-        network.load_weights(source["file"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping nested container")  # dozens, if the file does not fit
+            network.load_weights(source["file"])
     except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        way_out = "take a file of headless ImageNet weights, or remove it to do without"
-        raise InputError(f"{source['file']} does not fit a headless {name} ({reason}): {way_out}.") from error
+        way_out = f"take headless ImageNet weights of {name}, or remove the file to do without"
+        raise InputError(f"{source['file']} does not fit a headless {name} ({misfit(error)}): {way_out}.") from error
     return network
+
+
+# How Keras says that weights do not fit, in its two file formats, and what is said here instead.
+OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
+OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
+MISFITS = {
+    r"name=([^,>]+).* variable\.shape=(\([^)]*\)), Received: value\.shape=(\([^)]*\))": OTHER_SHAPE,
+    r"\(named ([^ )]+).* expects shape (\([^)]*\))\. .* with shape (\([^)]*\))": OTHER_SHAPE,
+    r"name=([^,>]+).* expected (\d+) variables, but received (\d+) ": OTHER_COUNT,
+    r"\(named ([^ )]+).* expects (\d+) weight\(s\)\. Received (\d+) ": OTHER_COUNT,
+    r"expected (\d+) layers, found (\d+) saved": "it expects {} layers with weights, the file has {}",
+}
+
+
+def misfit(error):
+    """Say in a few words why a weights file does not fit: Keras's own message lists every layer of the network."""
+    message = " ".join(str(error).split())
+    for pattern, clause in MISFITS.items():
+        if words := re.search(pattern, message):
+            return clause.format(*words.groups())
+    if isinstance(error, OSError):
+        return "the file is cut short or damaged"
+    if layer := re.search(r"error message for object <\w+ name=([^,>]+)", message):
+        return f"the file has no weights of its layer {layer[1]}"
+    return message if len(message) < 200 else "Keras cannot read the file"
 
 
 # ---------------------------------------------------------------- networks
@@ -208,7 +315,7 @@ class View:
     """Images under augmentation number `number`, a function of (seed, number, index); computed when sliced."""
 
     images: np.ndarray  # or StoredImages: shape (n, size, size, 3)
-    augmentation: dict
+    augmentation: dict | None  # None: the images as they are
     seed: int
     number: int
 
@@ -274,8 +381,9 @@ def frozen_outputs(spec, split, part, load):
     stored = []
     for number in range(1 + spec["views"]["count"] if part == "train" else 1):
         key = {key: spec[key] for key in ("backbone", "weights", "image_size", "split", "precision")}
-        key |= {"cut": BACKBONES[spec["backbone"]].cut, "part": part}
-        key |= {"view": settings | {"number": number} if number else None}
+        key |= {"network": dataclasses.asdict(BACKBONES[spec["backbone"]]), "part": part}
+        key |= {"code": code_hash(preprocess, cut_backbone)}
+        key |= {"view": settings | {"number": number, "code": code_hash(View, augment)} if number else None}
         view = View(images, **settings, number=number) if number else images
         title = f"{spec['backbone']}, {part}" + (f", view {number}" if number else "")
         stored.append(compute_once(load, view, key, title))
@@ -283,6 +391,11 @@ def frozen_outputs(spec, split, part, load):
     if part == "train":
         return Frozen(Views(at_cut), Views(features), labels, sum(seconds))
     return Frozen(at_cut[0], features[0], labels, seconds[0])
+
+
+def code_hash(*objects):
+    """First 16 hex digits of the SHA-256 of the source code of functions or classes."""
+    return hashlib.sha256("".join(map(inspect.getsource, objects)).encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,8 +19,15 @@ def augment(images, uniform, augmentation):
     images : float32 tensor, shape (n, height, width, 3)
     uniform : float32 tensor, shape (n, 6)
         Random numbers in [0, 1), one row per image: two flips, angle, two shifts, zoom.
-    augmentation : dict like `AUGMENTATION`
+    augmentation : dict like `AUGMENTATION`, or None
+        None leaves the images as they are.
+
+    Returns
+    -------
+    float32 tensor of the shape of `images`
     """
+    if augmentation is None:
+        return tf.cast(images, tf.float32)
     side = tf.cast(tf.shape(images)[1], tf.float32)
     signed = 2 * uniform - 1
     angle = signed[:, 2] * augmentation["rotation"] * np.pi / 180
@@ -100,8 +107,7 @@ def training_batches(x, targets, rows, spec, first=0):
 
     def load(index, uniform, gamma):
         batch, target = rows_of(x, index), tf.gather(targets, index % len(targets))
-        if spec["augmentation"]:
-            batch = augment(batch, uniform, spec["augmentation"])
+        batch = augment(batch, uniform, spec["augmentation"])
         return mix_up(batch, target, gamma) if spec["mixup"] else (batch, target)
 
     epochs = tf.data.Dataset.range(first, spec["epochs"]).flat_map(one_epoch)

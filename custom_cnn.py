@@ -16,6 +16,7 @@ A model of your own is a list of Keras layers, or a difference to FinalModel::
 import copy
 import difflib
 import inspect
+import math
 
 from helpers import (
     PRECISIONS,
@@ -30,6 +31,7 @@ from sklearn.model_selection import GroupKFold
 
 from batches import AUGMENTATION
 from fitting import Training
+from parameters import PARAMETERS, Parameter, choice, is_list, is_number, is_whole, number, whole
 
 
 def final_model_layers(
@@ -64,6 +66,82 @@ def final_model_layers(
     return [*layers, ["Dense", {"units": classes, "activation": "softmax", **weights}]]
 
 
+def is_share(value):
+    """Whether a value is a number from 0 to below 1."""
+    return is_number(value, 0, 1) and value < 1
+
+
+def is_fold(value):
+    """Whether a value is None or a dict with `folds`, a whole number from 2, and `fold`, one of them from 0 on."""
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == {"folds", "fold"}
+        and is_whole(value["folds"], 2, math.inf)
+        and is_whole(value["fold"], 0, value["folds"] - 1)
+    )
+
+
+def is_described(value):
+    """Whether a value is a dict with a class_name and a config, as Keras describes an optimizer."""
+    return (
+        isinstance(value, dict) and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), dict)
+    )
+
+
+# What a caller of `cnn_spec` can choose, and the values that each choice takes. Keras checks the names of its classes.
+CHOICES = {
+    # the layers of FinalModel
+    "filters": PARAMETERS["filters"],
+    "kernel_size": Parameter(
+        "sides of the kernels",
+        "a whole number from 1 to 99 or a pair of them",
+        lambda value: is_whole(value, 1, 99) or is_list(value, lambda side: is_whole(side, 1, 99), 2, 2),
+    ),
+    "activation": Parameter(
+        "layer after each convolution",
+        'a layer of Keras like ["ReLU", {}]',
+        lambda value: is_list(value, lambda _: True, 2, 2) and isinstance(value[0], str) and isinstance(value[1], dict),
+    ),
+    "initializer": Parameter(
+        "initial weights",
+        'the name of an initializer of Keras like "he_uniform"',
+        lambda value: isinstance(value, str) or is_described(value),
+    ),
+    "l2": number("weight decay", 0, 1),
+    "batch_normalization": Parameter("normalise", "True or False", lambda value: isinstance(value, bool)),
+    "reduction": Parameter(
+        "from feature maps to features",
+        'the name of a layer of Keras like "Flatten"',
+        lambda value: isinstance(value, str),
+    ),
+    "dropout": Parameter(
+        "dropout after the reduction and after the dense layer",
+        "a pair of numbers from 0 to below 1",
+        lambda value: is_list(value, is_share, 2, 2),
+    ),
+    "dense_units": whole("units of the dense layer", 1, 65_536),
+    # layers of your own
+    "layers": Parameter(
+        "layers in place of FinalModel's",
+        "None or a list of one layer or more, each [class name, config]",
+        lambda value: value is None or is_list(value, lambda _: True, 1),
+    ),
+    # the training
+    "image_size": Parameter("pixels per side", "a whole number from 1", lambda value: is_whole(value, 1, math.inf)),
+    **{name: PARAMETERS[name] for name in ("batch_size", "epochs", "patience", "augmentation", "balance")},
+    "optimizer": Parameter(
+        "optimizer",
+        'a dict like {"class_name": "Adam", "config": {"learning_rate": 0.001}}',
+        is_described,
+    ),
+    "mixup": number("parameter of MixUp's beta distribution", 0, 1),
+    "label_smoothing": Parameter("label smoothing", "a number from 0 to below 1", is_share),
+    "precision": choice("precision of feature maps", *PRECISIONS),
+    "refit": Parameter("fold that is held out", 'None or a dict like {"folds": 20, "fold": 0}', is_fold),
+    "log_layers": Parameter("log every layer", "True or False", lambda value: isinstance(value, bool)),
+}
+
+
 def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     """The spec of a custom CNN: FinalModel under the original study's settings, but for the changes named.
 
@@ -81,22 +159,36 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     Raises
     ------
     InputError
-        When a change is unknown or `check_layers` or Keras refuses what is described.
+        When a change is unknown or has a value that `CHOICES`, `check_layers` or Keras refuses.
     """
-    choices = [choice for choice in inspect.signature(final_model_layers).parameters if choice != "classes"]
-    of_layers = {choice: changes.pop(choice) for choice in choices if choice in changes}
-    classes = len(split.attrs["classes"])
-    balance = changes.pop("balance", "none")
-    spec = training_spec(chapter, name, split, epochs, seed, balance, layers=layers, image_size=size, refit=None)
-    spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if unknown := set(changes) - set(spec):
-        raise InputError(f"{name}: {unlike('choice', unknown.pop(), [*choices, *spec])}.")
+    check_choices({"image_size": size, "epochs": epochs, "layers": layers} | changes, name)
+    of_final_model = inspect.signature(final_model_layers).parameters
+    of_layers = {choice: changes.pop(choice) for choice in of_final_model if choice in changes}
     if layers and of_layers:
         raise InputError(f"{name}: a list of layers takes no {next(iter(of_layers))}, which changes FinalModel's.")
+    classes = len(split.attrs["classes"])
+    spec = training_spec(chapter, name, split, epochs, seed, image_size=size, refit=None)
+    spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
-    check_training(spec)
+    check_optimizer(spec["optimizer"], name)
     return spec
+
+
+def check_choices(choices, name):
+    """Raise InputError, one sentence, at the first choice that is not in `CHOICES` or does not take its value.
+
+    Parameters
+    ----------
+    choices : dict of choice to value
+    name : str
+        Of the model, for the sentence.
+    """
+    for key, value in choices.items():
+        if key not in CHOICES:
+            raise InputError(f"{name}: {unlike('choice', key, CHOICES)}.")
+        if not CHOICES[key].accepts(value):
+            raise InputError(f"{name}: {key} takes {CHOICES[key].takes}, not {value!r}.")
 
 
 def unlike(kind, name, known):
@@ -106,21 +198,13 @@ def unlike(kind, name, known):
     return f"there is no {kind} {name!r}{meant}: it can be {', '.join(known)}"
 
 
-def check_training(spec):
-    """Raise InputError with one sentence if the spec cannot be trained."""
-    for key in ("image_size", "batch_size", "epochs"):
-        if not isinstance(spec[key], int) or spec[key] < 1:
-            raise InputError(f"{spec['name']}: {key} is {spec[key]!r}, but it must be a whole number from 1.")
-    if spec["precision"] not in PRECISIONS:
-        raise InputError(f"{spec['name']}: precision is {spec['precision']!r}, not one of {', '.join(PRECISIONS)}.")
-    augmentation = spec["augmentation"]
-    if augmentation is not None and set(augmentation) != set(AUGMENTATION):
-        raise InputError(f"{spec['name']}: augmentation is {augmentation}, but it must be None or like {AUGMENTATION}.")
+def check_optimizer(optimizer, name):
+    """Raise InputError with one sentence if Keras cannot make an optimizer, a dict, for the model of this name."""
     try:
-        keras.optimizers.get(copy.deepcopy(spec["optimizer"]))
+        keras.optimizers.get(copy.deepcopy(optimizer))
     except (TypeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{spec['name']}: Keras cannot make the optimizer {spec['optimizer']}: {reason}") from error
+        raise InputError(f"{name}: Keras cannot make the optimizer {optimizer}: {reason}") from error
 
 
 def make_layer(position, description):
@@ -154,24 +238,31 @@ def make_layer(position, description):
         raise InputError(f"{where}: Keras cannot build it with {config}: {reason}") from error
 
 
-def check_layers(layers, input_shape, classes, name):
-    """Raise InputError with one sentence if a list of layers does not make a classifier; nothing is built.
+def make_layers(layers, input_shape, name):
+    """Make Keras layers one after another, and follow the shape of one image's values through them.
 
     Parameters
     ----------
     layers : list of [class name, config]
     input_shape : tuple of int, without the number of images
-    classes : int
-        How many probabilities must come out.
     name : str
         Of the model, for the sentence.
+
+    Returns
+    -------
+    made : list of keras.layers.Layer, not yet built
+    shape : tuple of what comes out, with None for the number of images
+
+    Raises
+    ------
+    InputError
+        One sentence, when a layer cannot be made or does not take the shape of what comes before it.
     """
-    shape = (None, *input_shape)
-    layer = None
+    made, shape = [], (None, *input_shape)
     for position, description in enumerate(layers, 1):
         try:
-            layer = make_layer(position, copy.deepcopy(description))
-            shape = layer.compute_output_shape(shape)
+            made.append(make_layer(position, copy.deepcopy(description)))
+            shape = made[-1].compute_output_shape(shape)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         except Exception as error:  # whatever a layer of Keras raises at shapes it does not take
@@ -180,18 +271,31 @@ def check_layers(layers, input_shape, classes, name):
                 way_out = "take fewer poolings or larger images"
                 raise InputError(f"{where}, would shrink {sides} to less than one pixel: {way_out}.") from error
             raise InputError(f"{where}, does not take {sides}: {str(error).strip().splitlines()[0]}") from error
+    return made, shape
+
+
+def check_layers(layers, input_shape, classes, name):
+    """Raise InputError with one sentence if a list of layers does not make a classifier; nothing is built.
+
+    Parameters
+    ----------
+    layers, input_shape, name : see `make_layers`
+    classes : int
+        How many probabilities must come out.
+    """
+    made, shape = make_layers(layers, input_shape, name)
     if shape != (None, classes):
         sides = " x ".join(map(str, shape[1:]))
         raise InputError(f"{name}: the last layer gives {sides} numbers, but there are {classes} classes.")
-    if getattr(layer, "activation", None) is not keras.activations.softmax and not isinstance(
-        layer, keras.layers.Softmax
-    ):
+    last = made[-1]
+    softmax = getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax)
+    if not softmax:
         raise InputError(f"{name}: the last layer must end in softmax, so that its outputs are probabilities.")
 
 
 def build_model(layers, input_shape, name):
-    """Build a keras.Sequential from a list of [class name, config], for inputs of `input_shape`."""
-    made = [make_layer(position, copy.deepcopy(description)) for position, description in enumerate(layers, 1)]
+    """Build a keras.Sequential from a list of [class name, config]; see `make_layers` for what is refused."""
+    made, _ = make_layers(layers, input_shape, name)
     return keras.Sequential([keras.Input(input_shape), *made], name=name)
 
 

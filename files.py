@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import shlex
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -18,6 +19,33 @@ from pathlib import Path
 
 class InputError(ValueError):
     """Input that the run cannot use; the message is one sentence that names it and the way out."""
+
+
+LARGEST_FILE = 500_000_000  # bytes that one photo may have
+
+
+def user_path(text, start):
+    """The absolute path that somebody wrote; a relative one begins at the folder `start`.
+
+    A leading ``~`` means a home folder only where a shell would take it for one: ``./~two`` is a name.
+    """
+    return Path(os.path.abspath(os.path.join(start, os.path.expanduser(text))))
+
+
+def read_regular(file):
+    """The content of a regular file as bytes; a pipe, a device or a huge file is never opened.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read, is not regular or has more than `LARGEST_FILE` bytes; its ``strerror`` says which.
+    """
+    told = os.stat(file)
+    if not stat.S_ISREG(told.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    if told.st_size > LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"more than {LARGEST_FILE // 1_000_000} MB", str(file))
+    return Path(file).read_bytes()
 
 
 @contextmanager
@@ -115,7 +143,7 @@ def is_as_signed(file):
 
 
 @contextmanager
-def locked(file, patience=10):
+def locked(file, patience=10, work=""):
     """Hold a lock file, so that one process at a time does what it stands for.
 
     The lock is the operating system's (flock): it ends with the process that holds it, however that ends.
@@ -126,6 +154,8 @@ def locked(file, patience=10):
         Holds, in words, which process has it.
     patience : float
         Seconds to wait for another process.
+    work : str, optional
+        What the other process is doing; if it has to be waited for, this is printed, once.
 
     Raises
     ------
@@ -136,7 +166,7 @@ def locked(file, patience=10):
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = open(file, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
     with lock:
-        deadline = time.monotonic() + patience
+        deadline, told = time.monotonic() + patience, not work
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,6 +177,10 @@ def locked(file, patience=10):
                     raise InputError(
                         f"{file.parent} is in use by {lock.read().strip()}: wait until it ends, or stop it."
                     ) from None
+                if not told:
+                    lock.seek(0)
+                    print(f"{work} is under way in {lock.read().strip() or 'another process'}: waiting for it.")
+                    told = True
                 time.sleep(0.1)
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         with disk_trouble_told(file):

@@ -22,6 +22,7 @@ from files import (
     file_hash,
     is_as_signed,
     locked,
+    read_regular,
     whole_file,
     whole_path,
     write_whole,
@@ -36,13 +37,15 @@ import pandas as pd
 import seaborn as sns
 import tensorflow as tf
 from IPython.display import Image as DisplayImage
-from IPython.display import display
+from IPython.display import Markdown, display
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
+import parameters
+import plots
 from batches import BALANCES, evaluation_batches
 from data import image_store
-from scoring import macro_f1
+from scoring import RULES, macro_f1
 
 ROOT = Path(__file__).resolve().parent
 DATA, RUNS, REPORT = ROOT / "data", ROOT / "runs", ROOT / "report"
@@ -102,7 +105,7 @@ def load_images(split, part, size):
 
     def decode(row):
         try:
-            content = (ROOT / row.path).read_bytes()
+            content = read_regular(ROOT / row.path)
         except OSError:
             content = b""
         if hashlib.sha256(content).hexdigest() != row.sha256:
@@ -343,7 +346,8 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
     `train_seconds` counts the preparation too. InputError if another process is still training it after `patience`
     seconds.
     """
-    with locked(RUNS / "locks" / spec_hash(spec), patience):
+    work = f"The training of {spec['name']}, seed {spec['seed']},"
+    with locked(RUNS / "locks" / spec_hash(spec), patience, work):
         folder = run_folder(spec)
         fault = fault_of(folder, spec)
         if not fault:  # another process has just finished it
@@ -486,6 +490,15 @@ MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "Efficie
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
+def begin(names):
+    """Check the parameters among a notebook's ``globals()``, and give all figures one look.
+
+    InputError names a parameter with a wrong value and the values it takes.
+    """
+    parameters.check(names)
+    set_style()
+
+
 def set_style():
     """One look for every figure of the series."""
     sns.set_theme(
@@ -501,13 +514,30 @@ def set_style():
     )
 
 
-def show(figure, name, caption):
-    """Save a figure as report/figures/<name>.png and display it with its caption as alternative text."""
+def show(figure, name, caption, table=None):
+    """Save a figure as report/figures/<name>.png and display it with its caption as alternative text.
+
+    Parameters
+    ----------
+    table : DataFrame or Series, optional
+        What a figure with names on an axis was drawn from; it is compared with the drawn marks, see
+        `plots.check_drawn`. The file's metadata say whether that was done.
+    """
+    plots.plain_log_ticks(figure)
+    names = "on an axis" if plots.has_categories(figure) else "none"
+    if names != "none" and table is not None:
+        plots.check_drawn(figure, table)
+        names = "compared with the table"
     file = REPORT / "figures" / f"{name}.png"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Title": name, "Description": caption})
+    with whole_path(file) as unfinished:
+        figure.savefig(unfinished, metadata={"Title": name, "Description": caption, "Names": names})
     plt.close(figure)
     display(DisplayImage(file.read_bytes(), alt=caption, metadata={"name": name}))
+
+
+def explain(*rules):
+    """Display rules of verdicts by their names in `scoring.RULES`."""
+    display(Markdown(" ".join(RULES[rule] for rule in rules)))
 
 
 def plot_curves(runs, title):

@@ -5,6 +5,7 @@ Until the options are read only the standard library is needed, so that a wrong 
 
 import argparse
 import ast
+import datetime
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import resource
 import secrets
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -20,11 +22,16 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from files import InputError, disk_trouble_told, locked, own_cores, write_whole
+from files import InputError, disk_trouble_told, locked, own_cores, user_path, write_whole
+from parameters import PARAMETERS, fault_of_value
 
 ROOT = Path(__file__).resolve().parent
 NOTEBOOKS, REPORT, RUNS = ROOT / "notebooks", ROOT / "report", ROOT / "runs"
-SPLIT_CSV = ROOT / "data" / "split.csv"
+SPLIT_CSV, SOURCE_JSON = ROOT / "data" / "split.csv", ROOT / "data" / "source.json"
+FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
+LAST_REPORT = REPORT / ".last"  # the finished report that lay there before this command
+REPORT_FILES = ("0?_*.ipynb", "report.html", "scores.csv", "predictions.csv", "best_model.keras", "figures/*.png")
+OF_CHAPTER_6 = ("scores.csv", "predictions.csv", "best_model.keras")  # what it leaves beside its page
 CHAPTERS = sorted(NOTEBOOKS.glob("0?_*.ipynb"))
 PROFILES = sorted(file.stem for file in (NOTEBOOKS / "profiles").glob("*.yaml"))
 
@@ -49,8 +56,7 @@ AHEAD = "import sys; sys.path.append('..'); import helpers; del sys, helpers"
 KERNELS, ONE_STOPS = [], threading.Lock()  # the kernels that were started, and who may stop them
 STOPPING = threading.Event()  # set by Ctrl-C or a full disk: what a chapter has executed then is not kept
 
-# Parameters that take one of a few words.
-CHOICES = {"balance": ("none", "class_weight", "oversample"), "precision": ("auto", "float32", "bfloat16")}
+DATA_WORDS = ("sample", "plant_village")  # in the place of a folder of photos
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -76,19 +82,21 @@ def literal(text):
         return text
 
 
-def read_options(arguments):
-    """Parse and check the command line; the result's `parameters` holds what goes to the notebooks."""
+def argument_parser():
+    """The options of run_all.sh."""
     parser = OneSentenceParser(prog="run_all.sh", description="Executes the chapters and renders report/report.html.")
     parser.add_argument("--profile", choices=PROFILES, default="sample", help="how much to compute (default: sample)")
     parser.add_argument(
         "--data",
-        metavar="DIR|plant_village",
-        help="a folder with one sub-folder of images per class, or plant_village to download that data set",
+        metavar="DIR|plant_village|sample",
+        help="a folder with one sub-folder of images per class, plant_village to download that data set, or sample for "
+        "the synthetic leaves (default: the data used last, at first the sample)",
     )
     parser.add_argument(
         "--test",
         metavar="DIR",
-        help="a second folder of photos: classes as sub-folders are scored, photos without are named",
+        help="a second folder of photos: photos in sub-folders named like classes are scored, photos without are "
+        "classified",
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
@@ -100,37 +108,82 @@ def read_options(arguments):
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the notebooks"
     )
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    return parser
 
+
+def read_options(arguments):
+    """Parse and check the command line; the result's `parameters` holds what goes to the notebooks.
+
+    Whatever is wrong is said in one sentence, with exit status 2, before anything runs.
+    """
+    parser = argument_parser()
+    options = parser.parse_args(arguments)
     if options.scheduler and not re.fullmatch(r"local:[1-9]\d*|(?!local:)([a-z]+://)?[^/\s]+:\d+", options.scheduler):
         parser.error(f"--scheduler {options.scheduler} is neither local:N nor an address like tcp://127.0.0.1:8786")
     numbers = [number.strip() for number in options.only.split(",")] if options.only else [*EXPECTED_SHARE]
     if unknown := [number for number in numbers if number not in EXPECTED_SHARE]:
         parser.error(f"there is no chapter {unknown[0]!r}: the chapters are {', '.join(EXPECTED_SHARE)}")
     options.chapters = [chapter for chapter in CHAPTERS if chapter.name[:2] in numbers]
+    if numbers == ["01"] and (unread := "--force" if options.force else "--scheduler" if options.scheduler else ""):
+        parser.error(f"{unread} is about trainings, and chapter 1 trains nothing: add other chapters to --only")
 
+    readers = parameter_readers()
+    given = [("--data", "data", options.data), ("--weights", "weights", options.weights)]
+    given += [("--test", "external", options.test), *((f"-p {name}", name, value) for name, value in options.p)]
     options.parameters = {}
-    for option in ("data", "weights", "test"):
-        if option == "data" and options.data == "plant_village":
-            options.parameters["data"] = options.data
-        elif folder := getattr(options, option):
-            if not os.path.isdir(Path(folder).expanduser()):  # False too where it may not be looked at
-                parser.error(f"--{option} {folder} is not a folder that can be opened")
-            options.parameters[option] = str(Path(folder).expanduser().resolve())
-    if options.data and Path(options.parameters["data"]).is_relative_to(ROOT / "data" / "split"):
-        parser.error(f"--data {options.data} is made anew by chapter 1: name the folder it was made from")
-    known = {name: value for chapter in CHAPTERS for name, value in chapter_parameters(chapter).items()}
-    for name, text in options.p:
-        if name not in known:
-            parser.error(f"no chapter has a parameter {name}: they are {', '.join(sorted(known))}")
-        value, default = literal(text), known[name]
-        kind = {float: (int, float), type(None): (int, type(None))}.get(type(default), type(default))
-        if not isinstance(value, kind) or isinstance(value, bool):  # no parameter is a switch
-            parser.error(f"the parameter {name} takes a value like {default!r}, not {text!r}")
-        if value not in CHOICES.get(name, [value]):
-            parser.error(f"the parameter {name} is one of {', '.join(CHOICES[name])}, not {text!r}")
-        options.parameters[name] = value
+    for option, name, value in given:
+        if value is None:
+            continue
+        if name not in readers:
+            parser.error(f"no chapter has a parameter {name}: they are {', '.join(sorted(readers))}")
+        options.parameters[name] = read_value(parser, option, name, value)
+        others = [int(number) for number in readers[name] if number not in numbers]
+        if len(others) == len(readers[name]) and name != "data":
+            parser.error(f"{option} is read by chapter {' and '.join(map(str, others))} alone: add it to --only")
+    if "data" in options.parameters and "01" not in numbers:
+        if (present := last_data()) != options.parameters["data"]:
+            now = f"the present split is made from {present}" if present else "there is no split yet"
+            parser.error(f"--data {options.parameters['data']} is read by chapter 1, and {now}: add 01 to --only")
+        del options.parameters["data"]
     return options
+
+
+def parameter_readers():
+    """Which chapters have a parameter: dict of its name to a list of their numbers."""
+    readers = {}
+    for chapter in CHAPTERS:
+        for name in chapter_parameters(chapter):
+            readers.setdefault(name, []).append(chapter.name[:2])
+    return readers
+
+
+def read_value(parser, option, name, value):
+    """The value of a parameter from its text on the command line; ends the program if it cannot be used.
+
+    A relative path begins at the folder in which the command was given.
+    """
+    place = PARAMETERS[name].place
+    found = literal(value) if not place or value == "None" else value
+    if fault := fault_of_value(name, found):
+        parser.error(fault)
+    if not place or not found or (name == "data" and found in DATA_WORDS):
+        return found
+    path = user_path(found, os.getcwd())
+    if place == "folder" and not os.path.isdir(path):  # False too where it may not be looked at
+        parser.error(f"{option} {value} is not a folder that can be opened")
+    if place == "file" and not os.path.isfile(path):
+        parser.error(f"{option} {value} is not a file that can be opened")
+    if name == "data" and path.resolve().is_relative_to(ROOT / "data" / "split"):
+        parser.error(f"{option} {value} is written by chapter 1: name the folder that it was made from")
+    return str(path.resolve())
+
+
+def last_data():
+    """The data that the present split was made from: a folder, "sample" or "plant_village"; None without a split."""
+    try:
+        return json.loads(SOURCE_JSON.read_text(encoding="utf-8"))["data"] if SPLIT_CSV.exists() else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def read_by(number):
@@ -140,18 +193,86 @@ def read_by(number):
     return {other: hashlib.sha256(left[other].read_bytes()).hexdigest()[:16] for other in read}
 
 
-def forget_stale():
-    """Drop the executed chapters that read something else than what lies there now: the page never mixes two runs."""
-    for made in REPORT.glob("0?_*.ipynb"):
-        number = made.name[:2]
+def keep_last_report():
+    """Keep the finished report that lies in report/ beside it, by hard links, as long as chapters are executed.
+
+    All its files are replaced and never written into, so that the links keep the old ones. What an interrupted command
+    has kept stays.
+    """
+    if LAST_REPORT.exists() or not (REPORT / "scores.csv").exists():
+        return
+    unfinished = LAST_REPORT.with_name(".last.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for file in (file for pattern in REPORT_FILES for file in REPORT.glob(pattern)):
+        link = unfinished / file.relative_to(REPORT)
+        link.parent.mkdir(parents=True, exist_ok=True)
         try:
-            told = json.loads(made.read_text(encoding="utf-8"))["metadata"].get("read")
+            os.link(file, link)
+        except OSError:  # a file system without hard links
+            shutil.copy2(file, link)
+    unfinished.rename(LAST_REPORT)
+
+
+def settle_last_report(stale, split_before):
+    """Set the last finished report aside if chapters of it are gone or it was of other photos; else drop its links."""
+    if not LAST_REPORT.exists():
+        return
+    if not stale and split_before == hash_of(SPLIT_CSV):
+        shutil.rmtree(LAST_REPORT)
+        return
+    made = datetime.datetime.fromtimestamp((LAST_REPORT / "scores.csv").stat().st_mtime)
+    place = REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(exist_ok=True)
+    LAST_REPORT.rename(place)
+    gone = f"chapters {', '.join(stale)} of it read something that has changed" if stale else "its photos were others"
+    print(f"The last report is kept in {place.relative_to(ROOT)}, because {gone}.")
+
+
+def hash_of(file):
+    """First 16 hex digits of a file's SHA-256, or nothing if it is missing."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+
+
+def forget_stale():
+    """Drop the executed chapters that read something else than what lies there now: the page never mixes two runs.
+
+    Returns
+    -------
+    list of str, the numbers of these chapters
+    """
+    stale = set()
+    for executed in REPORT.glob("*0?_*.ipynb"):
+        number = executed.name.removeprefix(FAILED)[:2]
+        try:
+            was_read = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("read")
         except (ValueError, KeyError):
-            told = "nothing that can be read"
-        if told != read_by(number):
-            made.unlink()
-            if number == "06":
-                (REPORT / "scores.csv").unlink(missing_ok=True)
+            was_read = "nothing that can be read"
+        if was_read != read_by(number):
+            executed.unlink()
+            if not executed.name.startswith(FAILED):
+                stale.add(number)
+    if "06" in stale:
+        for name in OF_CHAPTER_6:
+            (REPORT / name).unlink(missing_ok=True)
+    return sorted(stale)
+
+
+def shown_chapters():
+    """What the page shows of each chapter that was executed.
+
+    Returns
+    -------
+    list of (Path of the executed notebook, sentence or None): of a chapter that failed the last good execution, if
+    there is one, and why the later one stopped
+    """
+    shown = []
+    for chapter in CHAPTERS:
+        good, failed = REPORT / chapter.name, REPORT / f"{FAILED}{chapter.name}"
+        stopped = json.loads(failed.read_text(encoding="utf-8"))["metadata"]["stopped"] if failed.exists() else None
+        if good.exists() or failed.exists():
+            shown.append((good if good.exists() else failed, stopped))
+    return shown
 
 
 @disk_trouble_told(REPORT)
@@ -201,7 +322,8 @@ def execute_chapter(notebook, parameters, kernel, line):
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    output, unfinished = REPORT / notebook.name, REPORT / f"unfinished_{notebook.name}"
+    output, failed = REPORT / notebook.name, REPORT / f"{FAILED}{notebook.name}"
+    unfinished = REPORT / f"unfinished_{notebook.name}"
     wanted = {name: value for name, value in parameters.items() if name in chapter_parameters(notebook)}
     start, told = time.monotonic(), ""
     try:
@@ -217,9 +339,9 @@ def execute_chapter(notebook, parameters, kernel, line):
         )
     except papermill.PapermillExecutionError as error:
         told = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
-        told = f"{told.strip().splitlines()[0]} (The traceback stands in {output.relative_to(ROOT)}.)"
+        told = f"{told.strip().splitlines()[0]} (The traceback stands in {failed.relative_to(ROOT)}.)"
     except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it answered at all
-        told = f"The kernel died, of too little memory perhaps; see {output.relative_to(ROOT)}."
+        told = f"The kernel died, of too little memory perhaps; see {failed.relative_to(ROOT)}."
     finally:
         stop_kernel(kernel)
         if STOPPING.is_set():
@@ -227,12 +349,14 @@ def execute_chapter(notebook, parameters, kernel, line):
             raise KeyboardInterrupt
     executed = nbformat.read(unfinished, as_version=4)
     if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
-        told = told or f"The kernel ended early; see {output.relative_to(ROOT)}."
-    executed.metadata["read"] = read_by(notebook.name[:2])
+        told = told or f"The kernel ended early; see {failed.relative_to(ROOT)}."
+    executed.metadata |= {"read": read_by(notebook.name[:2]), "stopped": told}
     write_whole(unfinished, nbformat.writes(executed))
-    unfinished.replace(output)
     if told:
+        unfinished.replace(failed)
         raise RuntimeError(told)
+    unfinished.replace(output)
+    failed.unlink(missing_ok=True)
     return time.monotonic() - start
 
 
@@ -280,7 +404,7 @@ def clock(seconds):
 
 
 def execute_chapters(chapters, parameters, kernels, at_once):
-    """Execute chapters, each as soon as those that it reads are done; what reads a failed one is left out.
+    """Execute chapters, each as soon as those that it reads are done; what reads a failed one is skipped.
 
     Parameters
     ----------
@@ -336,8 +460,24 @@ def execute_chapters(chapters, parameters, kernels, at_once):
             raise
     for number in to_come:
         missing = next(other for other in failed if number in READERS[other])
-        print(f"{notebooks[number].stem}: left out, since it reads what chapter {int(missing)} did not finish")
+        print(f"{notebooks[number].stem}: skipped, because it reads what chapter {int(missing)} did not finish")
     return list(failed.values())
+
+
+def effective_parameters(options):
+    """The profile's parameters and over them those of the command line; ends the program if two do not fit."""
+    import yaml  # only in .venv
+
+    profile = yaml.safe_load((NOTEBOOKS / "profiles" / f"{options.profile}.yaml").read_text(encoding="utf-8")) or {}
+    values = {**profile, **options.parameters}
+    numbers = [chapter.name[:2] for chapter in options.chapters]
+    if {"04", "05"} <= {*numbers}:
+        heads = values.get("seeds", chapter_parameters(CHAPTERS[3])["seeds"])
+        tails = values.get("fine_tuning_seeds", chapter_parameters(CHAPTERS[4])["fine_tuning_seeds"])
+        if tails > heads:
+            fault = f"fine_tuning_seeds is {tails}, more than the {heads} heads of chapter 4: raise seeds or lower it"
+            argument_parser().error(fault)
+    return values
 
 
 def main():
@@ -345,10 +485,7 @@ def main():
     options = read_options(sys.argv[1:])
     if options.check:
         return
-    import yaml  # only in .venv
-
-    profile = yaml.safe_load((NOTEBOOKS / "profiles" / f"{options.profile}.yaml").read_text(encoding="utf-8")) or {}
-    parameters = {**profile, **options.parameters}
+    values = effective_parameters(options)
     start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
     if options.scheduler and not options.scheduler.startswith("local:"):
         import cluster
@@ -360,8 +497,13 @@ def main():
             os.environ["DASK_SCHEDULER_ADDRESS"] = options.scheduler  # read by helpers.train_all in the kernels
         if options.force:
             os.environ["RETRAIN"] = token_of(command)  # read by helpers.is_as_forced in the kernels
-        if parameters.get("data") == "plant_village" and options.chapters[0].name.startswith("01"):
+        first = options.chapters[0].name.startswith("01")
+        if first and "data" not in values and last_data() not in (None, "sample"):
+            print(f"Going on with the photos of {last_data()}, used last (--data sample: the synthetic sample).")
+        if first and values.get("data") == "plant_village":
             fetch_plant_village()
+        keep_last_report()
+        split_before = hash_of(SPLIT_CSV)
         # With a scheduler the trainings of one chapter keep all cores busy; on a GPU two could run out of its memory.
         workers = options.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS")
         at_once = 1 if workers or list(Path("/dev").glob("nvidia[0-9]*")) else AT_ONCE
@@ -369,11 +511,11 @@ def main():
         kernels = [start_kernel()]
         from notebooks.template.render_report import render_report  # takes seconds, as do the kernel's own imports
 
-        stopped = execute_chapters(options.chapters, parameters, kernels, at_once)
-        forget_stale()
-        executed = [file for chapter in CHAPTERS if (file := REPORT / chapter.name).exists()]
-        if executed:
-            page = render_report(executed, REPORT / "report.html", options.profile, command)
+        stopped = execute_chapters(options.chapters, values, kernels, at_once)
+        settle_last_report(forget_stale(), split_before)
+        if shown := shown_chapters():
+            seconds = time.monotonic() - start
+            page = render_report(shown, REPORT / "report.html", options.profile, command, seconds)
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
             peak /= 2**30 if sys.platform == "darwin" else 2**20
             print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")

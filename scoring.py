@@ -4,9 +4,49 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
+MARGIN = 0.05  # macro F1: a difference that is surely smaller counts as none
+VANISHING = 0.01  # of a convolution's gradient, compared with a dense layer's
+FAR_FEWER = 10  # times
+SMALL_LOSS = 0.1  # macro F1; a little more than the original's own 0.085
+
+# The rules of verdicts, in words. Notebooks show them, the README repeats them, and a test compares.
+RULES = {
+    "noise floor": (
+        "The **noise floor** is the largest difference between trainings of one model that differ in the seed alone."
+    ),
+    "clear": (
+        "A difference is clear if its 95 % interval over seeds and images excludes zero and if it exceeds the noise "
+        "floor."
+    ),
+    "higher": (
+        "A claim that a score is *higher* or *lower* is **confirmed** by a clear difference in this direction. It is "
+        "**refuted** by a clear difference in the other direction, and by an interval that leaves room only for a "
+        "difference below the margin."
+    ),
+    "same": (
+        f"A claim of *same* or *not higher* is **confirmed** if the interval stays within the margin (here {MARGIN}), "
+        "which takes two seeds or more. It is **refuted** by a clear difference against it."
+    ),
+    "undecided": "Anything else is **undecided**.",
+    "tie": (
+        "A model **ties** with the best model if the 95 % interval of their difference, over the test images, contains "
+        "zero."
+    ),
+    "vanishing": (
+        "A gradient **vanishes** if the weakest gradient of a convolution, relative to its kernel, is less than "
+        f"{VANISHING} times the strongest of a dense layer, in the worst epoch."
+    ),
+    "parameters": (
+        f"FinalModel has *far fewer* parameters if it has at most 1/{FAR_FEWER} of the other model's, and a *small* "
+        f"loss if it loses less than {SMALL_LOSS} macro F1."
+    ),
+}
+
 
 def macro_f1(truth, prediction):
-    """Macro F1 over the classes that occur, along the last axis.
+    """Macro F1 over the classes that occur in the truth, along the last axis.
+
+    A photo that is taken for a class outside the truth is a mistake of its own class, and adds no class to the mean.
 
     Parameters
     ----------
@@ -14,11 +54,12 @@ def macro_f1(truth, prediction):
 
     Returns
     -------
-    array of float, shape (...); equal to scikit-learn's f1_score(average="macro"), and vectorised over resamples
+    array of float, shape (...); equal to scikit-learn's f1_score(labels=classes of the truth, average="macro"), and
+    vectorised over resamples
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     scores = []
-    for label in np.union1d(truth, prediction):
+    for label in np.unique(truth):
         hit = ((truth == label) & (prediction == label)).sum(axis=-1)
         either = (truth == label).sum(axis=-1) + (prediction == label).sum(axis=-1)
         scores.append(np.where(either, 2 * hit / np.maximum(either, 1), np.nan))
@@ -141,7 +182,7 @@ def verdict(claim, holds):
     return "refuted" if any(holds[statement] for statement in against[claim]) else "undecided"
 
 
-def compare(truth, predictions, baselines, claim, floor, margin=0.05):
+def compare(truth, predictions, baselines, claim, floor, margin=MARGIN):
     """Macro F1 of one model less that of another, each trained with several seeds, and the verdict on a claim.
 
     Parameters

@@ -1,5 +1,6 @@
 """The hyperparameter search of chapter 3: an Optuna study on disk that goes on where it was stopped."""
 
+import os
 import time
 import warnings
 from pathlib import Path
@@ -18,7 +19,8 @@ FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 def open_study(file, name):
     """Open the Optuna study of this name in an SQLite file, or make both.
 
-    A file that is damaged is set aside: its trials are found again among the runs.
+    A file that is damaged is set aside: its trials are found again among the runs. With ./run_all.sh --force (it sets
+    RETRAIN) a study of an earlier command is deleted.
 
     Raises
     ------
@@ -34,7 +36,13 @@ def open_study(file, name):
         others = optuna.get_all_study_names(storage) if file.exists() else []
         if others and name not in others:
             raise InputError(f"{file} holds the search {others[0]}, not {name}: {way_out}.")
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        wanted = {"storage": storage, "study_name": name, "direction": "maximize"}
+        study, forced = optuna.create_study(**wanted, load_if_exists=True), os.environ.get("RETRAIN")
+        if forced and study.user_attrs.get("forced") != forced:  # another command has searched
+            optuna.delete_study(study_name=name, storage=storage)
+            study = optuna.create_study(**wanted)
+            study.set_user_attr("forced", forced)
+        return study
     except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: made by another version of Optuna
         if file.name == f"{name}.db":  # the search's own file, and no other that happens to lie there
             print(f"{file.name} is damaged and set aside: the search goes through its trials again.")

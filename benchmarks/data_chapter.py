@@ -73,7 +73,7 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         project, made = Path(place) / "project", Path(place) / "made"
         others = shutil.ignore_patterns(
-            ".*", "__pycache__", "runs", "report", "cache", "sample-*", "split", "splits", "plant_*"
+            ".*", "__pycache__", "runs", "report", "cache", "sample-*", "split*", "source.json", "plant_*"
         )
         shutil.copytree(ROOT, project, ignore=others)
         make_images(photos, made, options.count)

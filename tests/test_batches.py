@@ -14,6 +14,16 @@ def test_augmentation_of_nothing_changes_nothing():
     np.testing.assert_allclose(batches.augment(images, uniform, still), images, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_no_augmentation_gives_the_images_as_float32(dtype):
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(dtype)
+    uniform = tf.random.stateless_uniform([5, 6], [0, 0])
+    for given in (images, tf.constant(images)):
+        same = batches.augment(given, uniform, None)
+        assert same.dtype == tf.float32
+        assert (same.numpy() == images).all()
+
+
 def test_flips_are_flips():
     images = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
     uniform = np.full((4, 6), 0.5, np.float32)

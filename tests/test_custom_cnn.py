@@ -1,5 +1,7 @@
 """Tests of custom_cnn.py: models as data, their checks, and the refit."""
 
+import inspect
+
 import helpers  # before Keras, whose settings it makes
 
 # isort: split
@@ -57,6 +59,21 @@ def test_a_difference_goes_to_the_layers_or_to_the_training(split):
     assert spec(split)["layers"] == custom_cnn.final_model_layers(14)
 
 
+@pytest.mark.parametrize("side", [1, 31])
+def test_images_too_small_for_the_poolings_are_named_before_keras_builds(side):
+    layers = custom_cnn.final_model_layers(14)
+    sentence = "^FinalModel: layer .*, MaxPooling2D, would shrink 1 x 1 x .* take fewer poolings or larger images"
+    with pytest.raises(helpers.InputError, match=sentence):
+        custom_cnn.build_model(layers, (side, side, 3), "FinalModel")
+
+
+def test_building_checks_no_number_of_classes():
+    head = custom_cnn.build_model([["Dropout", {"rate": 0.3}], ["Dense", {"units": 5}]], (8,), "head")
+    assert head.output_shape == (None, 5)
+    with pytest.raises(helpers.InputError, match="^head: layer 1, Conv2D, does not take 8"):
+        custom_cnn.build_model([["Conv2D", {"filters": 4, "kernel_size": 3}]], (8,), "head")
+
+
 WRONG_LAYERS = [
     ([["Conv2d", {"filters": 4, "kernel_size": 3}]], "Keras has no layer 'Conv2d'.*did you mean Conv2D"),
     (
@@ -86,22 +103,72 @@ def test_a_list_of_layers_is_answered_before_anything_is_built(split, layers, se
 WRONG_CHANGES = [
     ({"filtres": [8]}, "mine: there is no choice 'filtres' .did you mean filters.*batch_size"),
     ({"filters": [8], "layers": [["Flatten", {}], SOFTMAX]}, "takes no filters"),
-    ({"batch_size": 0}, "batch_size is 0"),
-    ({"batch_size": 2.5}, "batch_size is 2.5"),
+    ({"batch_size": 0}, "^mine: batch_size takes a whole number from 1 to 1024, not 0.$"),
+    ({"batch_size": 2.5}, "batch_size takes a whole number from 1 to 1024, not 2.5"),
+    ({"batch_size": True}, "batch_size takes .*, not True"),
+    ({"epochs": 0}, "epochs takes a whole number from 1 to 1000, not 0"),
+    ({"patience": 0}, "patience takes a whole number from 1 to 1000 or None, not 0"),
+    ({"filters": "abc"}, "^mine: filters takes a list of 1 to 8 whole numbers from 1 to 2048, not 'abc'.$"),
+    ({"filters": []}, "filters takes a list of 1 to 8 .*, not \\[\\]"),
+    ({"filters": [8, "16"]}, "filters takes .*, not \\[8, '16'\\]"),
+    ({"kernel_size": 0}, "kernel_size takes a whole number from 1 to 99 or a pair of them, not 0"),
+    ({"kernel_size": [3, 3, 3]}, "kernel_size takes"),
+    ({"activation": "relu"}, "activation takes a layer of Keras like .*, not 'relu'"),
+    ({"activation": ["ReLUU", {}]}, "Keras has no layer 'ReLUU'"),
+    ({"initializer": None}, "initializer takes the name of an initializer of Keras like .*, not None"),
+    ({"l2": -0.1}, "l2 takes a number from 0 to 1, not -0.1"),
+    ({"l2": float("nan")}, "l2 takes a number from 0 to 1, not nan"),
+    ({"batch_normalization": "yes"}, "batch_normalization takes True or False, not 'yes'"),
+    ({"reduction": 2}, "reduction takes the name of a layer of Keras like .*, not 2"),
+    ({"reduction": "Flaten"}, "Keras has no layer 'Flaten' .*did you mean Flatten"),
+    ({"dropout": 0.3}, "dropout takes a pair of numbers from 0 to below 1, not 0.3"),
+    ({"dropout": [0.3, 1]}, "dropout takes a pair of numbers from 0 to below 1, not \\[0.3, 1\\]"),
+    ({"dropout": [0.3]}, "dropout takes"),
+    ({"dense_units": 0}, "dense_units takes a whole number from 1 to 65536, not 0"),
+    ({"image_size": 0}, "image_size takes a whole number from 1, not 0"),
+    ({"image_size": "64"}, "image_size takes a whole number from 1, not '64'"),
+    ({"mixup": 1.5}, "mixup takes a number from 0 to 1, not 1.5"),
+    ({"label_smoothing": 1}, "label_smoothing takes a number from 0 to below 1, not 1"),
+    ({"precision": "auto"}, "precision takes one of float32, bfloat16, not 'auto'"),
+    ({"log_layers": 1}, "log_layers takes True or False, not 1"),
+    ({"refit": {"folds": 2, "fold": 2}}, "refit takes None or a dict like"),
+    ({"layers": []}, "layers takes None or a list of one layer or more, .* not \\[\\]"),
+    ({"optimizer": "adam"}, "optimizer takes a dict like .*, not 'adam'"),
+    ({"schema": 2}, "there is no choice 'schema'"),
     ({"image_size": 16}, "would shrink 1 x 1 x 256 to less than one pixel"),
     ({"optimizer": {"class_name": "Adamm", "config": {}}}, "cannot make the optimizer.*Adamm"),
     ({"optimizer": {"class_name": "Adam", "config": {"rate": 1}}}, "cannot make the optimizer"),
     ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build it.*he_unifrom"),
-    ({"augmentation": {"flips": True}}, "augmentation is .*must be None or like .'flip': True, 'rotation': 30"),
-    ({"balance": "smote"}, "balance is 'smote'"),
+    ({"augmentation": {"flips": True}}, "augmentation takes None or a dict like .*, not {'flips': True}"),
+    ({"augmentation": custom_cnn.AUGMENTATION | {"zoom": 1}}, "augmentation takes .*zoom up to 0.9"),
+    ({"balance": "smote"}, "^mine: balance takes one of none, class_weight, oversample, not 'smote'"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "sentence"), WRONG_CHANGES, ids=lambda value: str(value)[:30])
 def test_a_change_that_cannot_be_made_is_one_sentence(split, changes, sentence):
     with pytest.raises(helpers.InputError, match=sentence) as caught:
-        spec(split, **changes)
+        custom_cnn.cnn_spec("03", "mine", split, 64, **({"epochs": 1, "seed": 0} | changes))
     assert "\n" not in str(caught.value)
+
+
+def test_every_choice_is_checked(split):
+    of_final_model = set(inspect.signature(custom_cnn.final_model_layers).parameters) - {"classes"}
+    about = {"chapter", "name", "seed", "split", "schema"}
+    assert set(custom_cnn.CHOICES) == of_final_model | set(spec(split)) - about
+
+
+def test_tuples_are_taken_as_lists_are(split):
+    lists = {"filters": [8, 16], "kernel_size": [3, 5], "activation": ["ReLU", {}], "dropout": [0.1, 0]}
+    tuples = {choice: tuple(value) for choice, value in lists.items()}
+    assert helpers.spec_hash(spec(split, **tuples)) == helpers.spec_hash(spec(split, **lists))
+
+
+def test_the_ends_of_the_bounds_are_taken(split):
+    ends = {"mixup": 1, "label_smoothing": 0, "dropout": [0, 0.99], "l2": 0, "patience": None, "augmentation": None}
+    assert spec(split, **ends)["patience"] is None
+    small = [["Flatten", {}], SOFTMAX]
+    assert spec(split, image_size=1, layers=small)["image_size"] == 1
 
 
 @pytest.mark.parametrize("folds", [2, 20])

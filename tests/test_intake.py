@@ -3,21 +3,27 @@
 import contextlib
 import http.server
 import io
+import json
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 import zipfile
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_dirty, paint, short
+from conftest import ROOT, make_dirty, paint, short
 from PIL import Image
 
+import files
 import helpers
-from data import image_store, intake
+import parameters
+from data import image_store, intake, splitting
 from helpers import InputError
 
 
@@ -26,11 +32,15 @@ def test_finds_the_images_of_each_class(photos):
     (photos / "Oak" / ".DS_Store").write_text("hidden")
     (photos / "readme.txt").write_text("nobody's business")
     shutil.copy(photos / "Oak" / "0.jpg", photos / "stray.jpg")
-    (photos / ".hidden").mkdir()
+    (photos / ".hidden").write_text("no folder")
+    (photos / ".Birch").mkdir()
+    shutil.copy(photos / "Oak" / "0.jpg", photos / ".Birch" / "0.jpg")
     (photos / "Elm" / "UPPER.JPEG").write_bytes((photos / "Elm" / "0.jpg").read_bytes())
     images, issues = intake.find_images(photos)
     assert images["label"].value_counts().to_dict() == {"Elm": 21, "Oak": 10}
-    assert issues[["label", "check"]].to_numpy().tolist() == [["Oak", "no photo"], ["", "no class"]]
+    found = [["", "hidden folder"], ["Oak", "no photo"], ["", "no class"]]
+    assert issues[["label", "check"]].to_numpy().tolist() == found
+    assert issues["path"].iloc[0].endswith(".Birch")
     assert issues["action"].eq("left out").all()
 
 
@@ -60,6 +70,11 @@ def test_a_folder_that_cannot_be_used_is_named(photos, spoil, sentence):
         intake.find_images(photos)
 
 
+def checks_of(facts):
+    """The checks of one photo, as a dict of name to detail."""
+    return json.loads(facts["checks"])
+
+
 def nest(folder):
     (folder / "inner").mkdir()
     (folder / "Thumbs.db").write_text("an index of pictures")
@@ -77,6 +92,70 @@ def test_a_class_with_too_few_images_is_named(photos, count, sentence):
         intake.check_class_counts(few["label"], images["label"], photos)
     with pytest.raises(InputError, match="only the class Elm"):
         intake.check_class_counts(images["label"][images["label"] == "Elm"], ["Elm"], photos)
+
+
+# ---------------------------------------------------------------- which data
+
+
+def note_source(data):
+    """Leave data/source.json as chapter 1 does."""
+    helpers.write_whole(
+        helpers.DATA / "source.json", json.dumps({"data": data, "name": "", "split": "0" * 16}, indent=1)
+    )
+
+
+def test_without_a_name_the_data_used_last_are_taken(photos, working_folder):
+    assert intake.last_source() == {}
+    assert intake.chosen_data(None) == "sample"
+    assert intake.origin_sentence(None).startswith("The photos are those of the synthetic sample; set the parameter")
+    for data, name in {
+        "plant_village": "PlantVillage",
+        "sample": "the synthetic sample",
+        str(photos): f"the folder {photos}",
+    }.items():
+        note_source(data)
+        assert intake.chosen_data(None) == intake.last_source()["data"] == data
+        assert intake.origin_sentence(None).startswith(f"Going on with {name}, used last; ")
+        assert intake.origin_sentence(data) == f"The photos are those of {name}, as in the last run."
+    assert intake.locate(None, 70, 32, 0) == (photos, "the folder photos")
+    told = f"The photos were those of the folder {photos}; from now on they are those of the synthetic sample."
+    assert intake.origin_sentence("sample") == told
+
+
+def test_a_folder_used_last_that_has_gone_is_named(photos, working_folder):
+    note_source(str(photos))
+    photos.rename(photos.with_name("moved"))
+    with pytest.raises(InputError, match=f"{photos}, used last, has gone .*--data DIR.*--data sample"):
+        intake.locate(None, 70, 32, 0)
+    assert intake.locate(str(photos.with_name("moved")), 70, 32, 0)[0] == photos.with_name("moved")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"data": 3}', '{"da'])
+def test_a_damaged_record_of_the_data_means_none(working_folder, text):
+    (helpers.DATA / "source.json").write_text(text)
+    assert intake.last_source() == {}
+    assert intake.chosen_data(None) == "sample"
+
+
+def test_a_folder_begins_at_the_project_and_may_begin_with_a_tilde(photos, working_folder, monkeypatch):
+    (working_folder / "notebooks").mkdir()
+    monkeypatch.chdir(working_folder / "notebooks")
+    photos.rename(working_folder / "~two")
+    folder, source = intake.locate("./~two", 70, 32, 0)
+    assert (folder, source) == (working_folder / "~two", "the folder ~two")
+    assert len(intake.find_images(folder)[0]) == len(intake.find_images("./~two")[0]) == 30
+    monkeypatch.setenv("HOME", str(working_folder))
+    (working_folder / "~two").rename(working_folder / "leaves")
+    assert intake.locate("~/leaves", 70, 32, 0)[0] == working_folder / "leaves"
+
+
+def test_the_sample_is_called_synthetic(working_folder):
+    folder, source = intake.locate("sample", 70, 32, 5)
+    assert folder.parent == helpers.DATA
+    assert source == "synthetic leaves, 32 x 32 pixels, seed 5 (data/sample_leaves.py)"
+
+
+# ---------------------------------------------------------------- rights, links, odd names
 
 
 @contextlib.contextmanager
@@ -119,7 +198,7 @@ def test_a_file_without_read_permission_is_left_out_until_it_may_be_read(public,
     (public / "Oak" / "1.jpg").chmod(0)
     with powerless():
         facts, pixels = intake.inspect_image(public / "Oak" / "1.jpg", 32)
-    assert (facts["checks"], facts["detail"], pixels) == ("does not open", "Permission denied", None)
+    assert (checks_of(facts), pixels) == ({"does not open": "Permission denied"}, None)
 
 
 def test_links_that_lead_nowhere_or_in_circles(photos, working_folder):
@@ -130,10 +209,59 @@ def test_links_that_lead_nowhere_or_in_circles(photos, working_folder):
     images, issues = intake.find_images(photos)
     assert issues["check"].tolist() == ["nested folder"]
     images, _ = intake.inspect_images(images)
-    broken = images[images["checks"] != ""]
+    broken = images[images["checks"] != "{}"]
     assert [os.path.basename(path) for path in broken["path"]] == ["gone.jpg", "self.jpg"]
-    assert broken["checks"].eq("does not open").all()
-    assert "symbolic links" in broken["detail"].iloc[1]
+    assert [[*checks_of(row)] for row in broken.to_dict("records")] == [["does not open"]] * 2
+    assert "symbolic links" in broken["checks"].iloc[1]
+    assert "does not open (Too many levels of symbolic links)" in [intake.reason(row) for row in broken.itertuples()]
+
+
+@pytest.fixture
+def special(photos):
+    """Entries of the class Oak, and beside the classes, that no run may open; returns the folder of the classes."""
+    for folder in (photos, photos / "Oak"):
+        os.mkfifo(folder / "pipe.jpg")
+        os.mkfifo(folder / "pipe")
+        (folder / "endless.jpg").symlink_to("/dev/zero")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(folder / "socket.jpg"))  # a relative path, for it must be short
+    return photos
+
+
+def test_pipes_devices_and_sockets_are_named_and_never_opened(special, working_folder):
+    images, issues = intake.find_images(special)
+    assert len(images) == 30
+    assert issues["check"].eq("no regular file").all()
+    names = ["endless.jpg", "pipe", "pipe.jpg", "socket.jpg"]
+    assert sorted(map(short, issues["path"])) == sorted(
+        f"{place}/{name}" for place in ("Oak", "photos") for name in names
+    )
+    found = pd.DataFrame({"path": [str(special / name) for name in names[:1] + names[2:]], "label": "Oak"})
+    images, size = intake.inspect_images(found)  # as of a flat folder, which `find_images` has not seen
+    assert [[*checks_of(row)] for row in images.to_dict("records")] == [["no regular file"]] * 3
+    assert np.isnan(intake.header_size(special / "pipe.jpg")).all()
+    assert size == 32
+
+
+def test_a_huge_file_is_left_out_and_its_size_told(photos, working_folder, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    vast = photos / "Oak" / "vast.jpg"
+    vast.touch()
+    os.truncate(vast, files.LARGEST_FILE + 2_000_000_000)
+    facts, pixels = intake.inspect_image(vast, 32)
+    assert (checks_of(facts), pixels) == ({"too large": "2,500 MB, more than 500 MB"}, None)
+    assert np.isnan(intake.header_size(vast)).all()
+    monkeypatch.undo()
+
+
+def test_huge_files_do_not_stop_the_others(photos, working_folder, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST_FILE", (photos / "Oak" / "3.jpg").stat().st_size - 1)
+    images, _ = intake.inspect_images(intake.find_images(photos)[0])
+    issues = intake.issues_of(images)
+    too_large = [file for file in photos.glob("*/*") if file.stat().st_size > files.LARGEST_FILE]
+    assert 0 < len(too_large) < 30
+    assert sorted(issues["path"]) == sorted(map(str, too_large))
+    assert issues["check"].eq("too large").all()
 
 
 ODD_NAMES = [
@@ -162,7 +290,7 @@ def test_odd_names_survive_the_split_file(working_folder):
         r"carriage\rreturn.jpg",
     ]
     images, _ = intake.inspect_images(images)
-    assert set(images["checks"]) == {""}
+    assert set(images["checks"]) == {"{}"}
     again, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0])
     pd.testing.assert_frame_equal(again, images, check_dtype=False)
 
@@ -192,7 +320,7 @@ def test_every_check_finds_its_file(working_folder):
     planted = make_dirty(working_folder / "photos")
     images, found = intake.find_images(working_folder / "photos")
     images, _ = intake.inspect_images(images)
-    issues = intake.issues_of(images)
+    issues = intake.settled(intake.issues_of(images))
     told = dict(zip(map(short, issues["path"]), issues["check"], strict=True))
     told |= dict(zip(map(short, found["path"]), found["check"], strict=True))
     seen_later = ("exact copy", "label conflict", "near duplicate")
@@ -200,10 +328,51 @@ def test_every_check_finds_its_file(working_folder):
     assert set(planted.values()) | {"bridge", "name", "no class", "same leaf"} == set(intake.CHECKS)
     sizes = images.set_index(images["path"].map(short))[["width", "height"]]
     assert sizes.loc["Oak/turned.jpg"].tolist() == [60, 90]
-    sound = images[images["checks"] == ""]
+    sound = images[images["checks"] == "{}"]
     assert (sound["phashes"].str.len() == 8 * 16).all()
     left_out = {short(path) for path in set(images["path"]) - set(intake.usable(images, issues)["path"])}
-    assert left_out == {f"Oak/{name}" for name in ("empty.jpg", "text.jpg", "half.jpg", "huge.png", "white.png")}
+    names = ("empty.jpg", "text.jpg", "half.jpg", "huge.png", "white.png", "clear.png")
+    assert left_out == {f"Oak/{name}" for name in names}
+
+
+def test_a_photo_has_one_action_and_a_finding_its_own_detail(working_folder):
+    folder = working_folder / "photos" / "Oak"
+    folder.mkdir(parents=True)
+    Image.new("RGBA", (60, 10), (0, 0, 0, 0)).save(folder / "blank.png")
+    paint(folder / "colour.png", seed=1)
+    with Image.open(folder / "colour.png") as image:
+        image.convert("L").resize((20, 90)).save(folder / "grey.jpg")
+    images, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0])
+    issues = intake.settled(intake.issues_of(images))
+    by_hand = [
+        ("blank.png", "blank", "grey levels differ by 0.0 of 255", "left out"),
+        ("grey.jpg", "grayscale", "mode L", "kept"),
+        ("grey.jpg", "tiny", "20 x 90 pixels", "kept"),
+        ("grey.jpg", "extreme shape", "20 x 90 pixels", "kept"),
+    ]
+    issues["path"] = issues["path"].map(os.path.basename)
+    assert [*issues[["path", "check", "detail", "action"]].itertuples(index=False, name=None)] == by_hand
+    reasons = {os.path.basename(row.path): intake.reason(row) for row in images.itertuples()}
+    assert reasons == {"blank.png": "blank (grey levels differ by 0.0 of 255)", "colour.png": "", "grey.jpg": ""}
+
+
+def test_a_bridge_loses_the_findings_that_keep_it():
+    rows = [("a", "Oak", "near duplicate", "2 of 64 bits", "b"), ("c", "Oak", "tiny", "", "")]
+    bridge = intake.issue_table([("a", "Oak", "bridge", "new", "")])
+    issues = intake.settled(pd.concat([intake.issue_table(rows), bridge]))
+    assert issues[["path", "check"]].to_numpy().tolist() == [["a", "bridge"], ["c", "tiny"]]
+    nothing = intake.settled(pd.concat([intake.issue_table([])] * 2))
+    assert nothing.empty
+    assert nothing["path"].str.removeprefix("x").empty  # a column of text even so
+
+
+def test_every_row_of_findings_can_be_written(photos):
+    shutil.copy(photos / "Oak" / "0.jpg", photos / os.fsdecode(b"stray \xff.jpg"))
+    (photos / os.fsdecode(b".\xfe")).mkdir()
+    _, issues = intake.find_images(photos)
+    assert issues["check"].tolist() == ["hidden folder", "no class"]
+    assert [os.path.basename(path) for path in issues["path"]] == [r".\udcfe", r"stray \udcff.jpg"]
+    issues.to_csv(index=False).encode()
 
 
 def test_huge_images_are_refused_by_pillows_own_guard(working_folder, monkeypatch):
@@ -212,8 +381,9 @@ def test_huge_images_are_refused_by_pillows_own_guard(working_folder, monkeypatc
         paint(working_folder / "photos" / "Oak" / f"{side}.jpg", side, size=side)
     paint(working_folder / "photos" / "Oak" / "30.jpg", 30, size=30)
     images, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0], 32)
-    assert images["checks"].tolist() == ["tiny", "too large", "too large"]
-    assert images["detail"].iloc[1:].str.contains("exceeds limit of 1000 pixels|exceeds limit of 2000 pixels").all()
+    issues = intake.issues_of(images)
+    assert issues["check"].tolist() == ["tiny", "too large", "too large"]
+    assert issues["detail"].iloc[1:].str.contains("exceeds limit of 1000 pixels|exceeds limit of 2000 pixels").all()
 
 
 def test_a_second_look_decodes_nothing_but_what_changed(working_folder, photos, monkeypatch):
@@ -423,3 +593,93 @@ def test_no_network_is_one_sentence(tmp_path):
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/file"
         with pytest.raises(InputError, match="Connection refused.*name a folder of photos with --data DIR"):
             intake.fetch_plant_village(tmp_path / "data" / "plant_village", url, "0" * 64, 7)
+
+
+# ---------------------------------------------------------------- the chapter
+
+
+NOTEBOOK = json.loads((ROOT / "notebooks" / "01_data_split.ipynb").read_text(encoding="utf-8"))
+CELLS = [(cell["id"], "".join(cell["source"])) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+
+
+def test_every_parameter_is_explained_as_the_registry_does():
+    told = dict(line.split("  # ", 1) for line in CELLS[0][1].splitlines())
+    values = dict(assignment.split(" = ") for assignment in told)
+    assert {"validation_share", "test_share"} <= {*values}
+    assert values["data"] == "None"
+    for name, comment in zip(values, told.values(), strict=True):
+        meaning = parameters.PARAMETERS[name].meaning
+        assert comment.startswith(meaning)
+        assert comment[len(meaning) :][:1] in {"", ":", ";", ","}
+
+
+@pytest.fixture
+def chapter(working_folder, monkeypatch, capsys):
+    """Execute chapter 1 in `working_folder`; returns the number of findings it tells of each check, and its output."""
+
+    def call(**changes):
+        space = {}
+        for number, (name, source) in enumerate(CELLS):
+            exec(compile(source, name, "exec"), space)  # noqa: S102 - our own notebook
+            space |= changes if number == 0 else {}
+            if name == "01-31":
+                told = space["checks"]["found"]
+        return told[told > 0].to_dict(), capsys.readouterr().out
+
+    monkeypatch.setattr(helpers, "show", lambda figure, *_, **__: plt.close(figure))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return call
+
+
+def split_of(folder):
+    return pd.read_csv(folder / "data" / "split.csv").set_index("sha256")["split"]
+
+
+def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, chapter, working_folder):
+    found, told = chapter(data=str(photos), image_size=32)
+    assert found == {}
+    assert f"The photos are those of the folder {photos}.\n" in told
+    assert "No file has a finding.\n" in told
+    source = intake.last_source()
+    assert source == {
+        "data": str(photos),
+        "name": "the folder photos",
+        "split": helpers.load_split().attrs["hash"],
+        "settings": {"validation_share": 0.2, "test_share": 0.2, "phash_distance": 4, "data_seed": 0},
+    }
+    first = split_of(working_folder)
+    moved = photos.rename(photos.with_name("moved"))
+    with pytest.raises(InputError, match="used last, has gone"):
+        chapter()
+    assert intake.last_source() == source
+    for seed in range(20):
+        paint(moved / "Oak" / f"added {seed}.jpg", seed=[5, 5, seed])
+    _, told = chapter(data="moved", image_size=32)
+    assert f"The photos were those of the folder {photos}; from now on they are those of the folder {moved}.\n" in told
+    second = split_of(working_folder)
+    assert len(second) == 50
+    assert second[first.index].to_dict() == first.to_dict()
+    _, told = chapter(image_size=32)
+    assert f"Going on with the folder {moved}, used last; " in told
+    assert split_of(working_folder).to_dict() == second.to_dict()
+
+
+def test_the_chapter_tells_and_writes_the_same_findings(chapter, working_folder):
+    planted = make_dirty(working_folder / "leaves")
+    found, _ = chapter(data="leaves", image_size=32)
+    issues = pd.read_csv(helpers.DATA / "data_issues.csv", keep_default_na=False)
+    assert issues["check"].value_counts().to_dict() == found
+    assert found == pd.Series(planted).value_counts().to_dict()
+    assert issues.groupby("path")["action"].nunique().eq(1).all()
+    memory, _ = splitting.memory_of_split(**intake.last_source()["settings"])
+    pair = [intake.inspect_image(working_folder / "leaves" / "Oak" / name, 32)[0]["sha256"] for name in PAIR]
+    decisions = {**split_of(working_folder), **dict(zip(pair, ("train", "test"), strict=True))}
+    splitting.remember_split(memory, decisions, pd.DataFrame(columns=["sha256", "split"]))
+    found, _ = chapter(data="leaves", image_size=32)  # two that are alike turn out to be in two subsets
+    issues = pd.read_csv(helpers.DATA / "data_issues.csv", keep_default_na=False)
+    assert issues["check"].value_counts().to_dict() == found
+    assert (found["bridge"], found.get("near duplicate")) == (1, None)
+    assert issues.groupby("path")["action"].nunique().eq(1).all()
+
+
+PAIR = ("original.jpg", "mirrored.jpg")  # of `make_dirty`: the first is told to be like the second

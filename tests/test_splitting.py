@@ -45,7 +45,7 @@ def divided(folder, seed=0, before=None, distance=4, validation=0.2, test=0.2):
     pairs, duplicates = splitting.find_duplicates(photos, distance)
     photos = intake.usable(photos, duplicates)
     photos, bridges = splitting.divide(photos, pairs, validation, test, seed, before or {})
-    return photos, pairs, pd.concat([issues, duplicates, bridges])
+    return photos, pairs, intake.settled(pd.concat([issues, duplicates, bridges]))
 
 
 def names(table):
@@ -158,6 +158,60 @@ def test_two_leaves_alike_are_no_label_conflict(photos, working_folder):
     assert len(pairs) == 1
 
 
+def inspected(folder):
+    """The photos of a folder with the facts of `inspect_images`."""
+    return intake.inspect_images(intake.find_images(folder)[0])[0]
+
+
+def test_known_photos_are_recognised(photos, working_folder):
+    other = working_folder / "other"
+    for number, file in enumerate(sorted(photos.glob("*/*"))):
+        paint(other / "Oak" / f"{number}.jpg", seed=[3, 3, number])  # not known
+        if number % 9 == 0:
+            planted = other / "Oak" / f"known {number}.jpg"
+            shutil.copy(file, planted)
+            plant(planted)
+    (other / "Oak" / "empty.jpg").write_bytes(b"")
+    (other / "Oak" / "gone.jpg").symlink_to(other / "nowhere.jpg")
+    table, known = inspected(other), inspected(photos)
+    seen = splitting.seen_before(table, known, 4)
+    assert seen.dtype == bool
+    assert (seen == table["path"].map(short).str.contains("known")).all()
+    assert seen.sum() == 4 * (1 + len(ALTERED))
+    (photos / "Oak" / "empty.jpg").write_bytes(b"")
+    (photos / "Oak" / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    again = splitting.seen_before(table.sample(frac=1, random_state=0), inspected(photos), 4)
+    assert again.sum() == seen.sum() + 1  # files of zero bytes are equal, those that cannot be read are not
+    assert not splitting.seen_before(table, known.iloc[:0], 4).any()
+    assert splitting.seen_before(table.iloc[:0], known, 4).shape == (0,)
+
+
+def test_known_photos_are_recognised_by_the_rules_of_duplicates(photos, working_folder):
+    """Beyond the threshold of the hash, up to twice as far, the pixels decide."""
+    with Image.open(photos / "Elm" / "3.jpg") as image:
+        image.save(photos / "Elm" / "another shot.jpg", quality=60)
+    images = inspected(photos)
+    row = {name: number for number, name in enumerate(names(images))}
+    new = [row[name] for name in ("Elm/another shot.jpg", "Oak/0.jpg", "Oak/2.jpg", "Oak/4.jpg")]
+    give_hash(images, new[0], like=row["Elm/3.jpg"], bits=0b111111)
+    give_hash(images, new[1], like=row["Oak/1.jpg"], bits=0b111111)
+    give_hash(images, new[2], like=row["Oak/1.jpg"], bits=0b1111)
+    table, known = images.iloc[new], images.drop(new)
+    assert splitting.seen_before(table, known, 4).tolist() == [True, False, True, False]
+    assert splitting.seen_before(table, known, 2).tolist() == [False, False, False, False]
+    assert splitting.seen_before(table, known, 6).tolist() == [True, True, True, False]
+
+
+def test_comparing_with_known_photos_fits_together_in_blocks():
+    rng = np.random.default_rng(0)
+    digits = ["".join(f"{value:016x}" for value in row) for row in rng.integers(0, 2**63, (5300, 8)).tolist()]
+    table = pd.DataFrame({"phashes": digits, "thumb": "00ff" * 128, "sha256": [f"{number}" for number in range(5300)]})
+    new = table.iloc[[*range(200)]].copy()
+    known = table.iloc[200:].copy()
+    known.iloc[[3, 4500, 5099], 0] = new["phashes"].iloc[[150, 7, 64]].to_numpy()
+    assert np.flatnonzero(splitting.seen_before(new, known, 4)).tolist() == [7, 64, 150]
+
+
 def test_two_shots_of_one_leaf_stay_together(photos, working_folder):
     """Somewhat beyond the threshold of the hash, the pixels decide."""
     with Image.open(photos / "Elm" / "3.jpg") as image:
@@ -222,7 +276,10 @@ def test_gaps_are_filled_with_whole_new_groups():
         assert divided.groupby("group")["split"].nunique().max() == 1
         assert divided.groupby("label")["split"].nunique().min() == 3
     before = {"000": "train", "004": "train", "007": "train"}
-    with pytest.raises(InputError, match="class a can be given to validation.*bound by an earlier split"):
+    told = (
+        "class a can be given to validation.*bound by an earlier split.*another data_seed or after deleting data/splits"
+    )
+    with pytest.raises(InputError, match=told):
         splitting.divide(photos, pairs, 0.2, 0.2, 0, before)
 
 
@@ -300,13 +357,41 @@ def test_many_photos_alike_are_one_finding_each(working_folder, labels):
     assert counts == ({"near duplicate": 23} if len(labels) == 1 else {"label conflict": 24})
 
 
-def test_the_memory_of_a_split_belongs_to_its_folder_and_settings(tmp_path):
-    one, before = splitting.memory_of_split(tmp_path / "my leaves", validation=0.2, test=0.2)
-    assert one == splitting.memory_of_split(tmp_path / "my leaves", test=0.2, validation=0.2)[0]
-    assert one.name.startswith("my_leaves-")
+def test_the_memory_of_a_split_belongs_to_its_settings(working_folder):
+    file, before = splitting.memory_of_split(validation_share=0.2, test_share=0.2)
+    assert file == splitting.memory_of_split(test_share=0.2, validation_share=0.2)[0]
     assert before == {}
-    assert one != splitting.memory_of_split(tmp_path / "my leaves", validation=0.2, test=0.3)[0]
-    assert one != splitting.memory_of_split(tmp_path / "x" / "my leaves", validation=0.2, test=0.2)[0]
+    assert file != splitting.memory_of_split(validation_share=0.2, test_share=0.3)[0]
+    file.parent.mkdir()
+    file.write_text("sha256,split\nab,nowhere\n")
+    with pytest.raises(InputError, match=f"data/splits/{file.name} is damaged: bring back a copy, or delete it"):
+        splitting.memory_of_split(validation_share=0.2, test_share=0.2)
+
+
+def remembered(folder, **settings):
+    """The split of a folder by chapter 1, with its memory, as a Series of SHA-256 to subset."""
+    file, before = splitting.memory_of_split(**settings)
+    photos, _, _ = divided(folder, before=before)
+    splitting.remember_split(file, before, photos)
+    return photos.set_index("sha256")["split"]
+
+
+def test_a_moved_folder_keeps_its_split(photos, working_folder):
+    first = remembered(photos, data_seed=0)
+    elm = photos.with_name("elsewhere") / "Elm only a few"
+    photos = photos.rename(photos.with_name("moved and renamed"))
+    for number in range(25):
+        paint(photos / "Oak" / f"added {number}.jpg", seed=[7, number])
+    second = remembered(photos, data_seed=0)
+    assert len(second) == 55
+    assert second[first.index].to_dict() == first.to_dict()
+    shutil.copytree(photos, elm)
+    for file in sorted(elm.glob("*/*"))[::3]:
+        file.unlink()
+    third = remembered(elm, data_seed=0)
+    assert third.to_dict() == second[third.index].to_dict()
+    assert remembered(photos, data_seed=0).to_dict() == second.to_dict()  # what was away is not forgotten
+    assert len(list((helpers.DATA / "splits").iterdir())) == 1
 
 
 # ---------------------------------------------------------------- folders
@@ -395,5 +480,5 @@ def test_copies_are_made_where_links_are_impossible(split, photos, working_folde
 
 def test_the_folders_made_are_no_input(split, working_folder):
     splitting.lay_out(split, helpers.DATA / "split")
-    with pytest.raises(InputError, match="is made anew by chapter 1: name the folder it was made from"):
+    with pytest.raises(InputError, match="is written by chapter 1: name the folder that it was made from"):
         intake.find_images(helpers.DATA / "split" / "train")

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -28,23 +29,25 @@ LEAD = (
 )
 
 
-def render_report(notebooks, page, profile, command):
+def render_report(shown, page, profile, command, seconds):
     """Render executed notebooks into one page.
 
     Parameters
     ----------
-    notebooks : list of Path
-        Executed chapters, in order.
+    shown : list of (Path, str or None)
+        Executed chapters, in order, each with the sentence that says why a later execution of it stopped.
     page : Path
         The HTML file to write.
     profile, command : str
         How the chapters were run, for the cover and the provenance.
+    seconds : float
+        Wall time of the command, until the page is rendered.
 
     Returns
     -------
     Path of the page
     """
-    chapters = [nbformat.read(notebook, as_version=4) for notebook in notebooks]
+    chapters = [read_chapter(*one) for one in shown]
     merged = nbformat.v4.new_notebook(metadata=chapters[0].metadata, cells=[])
     for number, chapter in enumerate(chapters):
         told = [cell for cell in chapter.cells if not PAPERMILL_NOTES & {*cell.metadata.get("tags", [])}]
@@ -55,10 +58,20 @@ def render_report(notebooks, page, profile, command):
             merged.cells.append(cell)
     exporter = HTMLExporter(template_name="leaf_report", extra_template_basedirs=[str(TEMPLATES)])
     report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
-    report |= {"facts": cover_facts(chapters, profile), "provenance": provenance(chapters, profile, command)}
+    report |= {"facts": cover_facts(chapters, profile, seconds), "provenance": provenance(chapters, profile, command)}
     html, _ = exporter.from_notebook_node(merged, resources={"report": report})
     write_whole(page, finish_page(html))
     return page
+
+
+def read_chapter(notebook, stopped):
+    """An executed notebook; below its title a notice if a later execution of it stopped."""
+    chapter = nbformat.read(notebook, as_version=4)
+    if stopped and not chapter.metadata.get("stopped"):
+        notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} Shown is the run before it."
+        cell = nbformat.v4.new_markdown_cell(f'<div class="failed" role="alert"><p>{notice}</p></div>')
+        chapter.cells.insert(1, cell)
+    return chapter
 
 
 def style():
@@ -94,13 +107,12 @@ def last_states(text):
     return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)
 
 
-def cover_facts(chapters, profile):
+def cover_facts(chapters, profile, seconds):
     """How the chapters were run: term to value; on what, says the data card of chapter 1."""
-    seconds = sum(chapter.metadata.get("papermill", {}).get("duration") or 0 for chapter in chapters)
     return {
         "Profile": profile,
         "Chapters": len(chapters),
-        "All chapters' time": f"{seconds / 60:.1f} minutes",
+        "Time of this run": f"{seconds / 60:.1f} minutes",
         "Date": datetime.date.today().isoformat(),
     }
 
