@@ -84,7 +84,10 @@ SHARED_BY_VARIANTS = ("epochs", "seed", "split", "size", "chapter", "name", "ref
 def are_variants(value):
     """Whether a value is a dict of names to dicts of changes, none of them to what all variants share."""
     return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(changes, dict) and not {*SHARED_BY_VARIANTS} & {*changes}
+        isinstance(name, str)
+        and isinstance(changes, dict)
+        and all(isinstance(key, str) for key in changes)
+        and not {*SHARED_BY_VARIANTS} & {*changes}
         for name, changes in value.items()
     )
 

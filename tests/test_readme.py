@@ -1,0 +1,82 @@
+"""README.md says what the published files and the code say."""
+
+import re
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+import scoring
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+START = {"imagenet": "ImageNet", "random": "random (control)", "none": "from scratch"}
+STEP = {4: ", transfer learning", 5: ", fine tuning"}
+PUBLISHED = [ROOT / "figures" / "scores.csv", ROOT / "figures" / "real_photos.csv"]
+
+
+def plain(text):
+    """A text with single spaces."""
+    return " ".join(text.split())
+
+
+def tables(text):
+    """The tables of scores in a Markdown text, each as a list of rows, each a dict of column to cell."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        if "test macro F1" in rows[0]:
+            found.append([dict(zip(rows[0], row, strict=True)) for row in rows[2:]])
+    return found
+
+
+def as_row(row):
+    """A row of scores.csv as README writes it."""
+
+    def number(value, form):
+        return "" if pd.isna(value) else format(value, form)
+
+    return {
+        "model": row["model"] + STEP.get(row["chapter"], ""),
+        "initial weights": START[row["initial_weights"]],
+        "test macro F1": number(row["test_macro_f1"], ".3f"),
+        "95 % interval": f"{row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f}",
+        "test accuracy": number(row["test_accuracy"], ".3f"),
+        "second test set, macro F1": number(row["external_macro_f1"], ".3f"),
+        "parameters": f"{row['params']:,}",
+        "the original's score": number(row["original_score"], ""),
+    }
+
+
+def faults(table, published):
+    """The rows of a table that differ from the published file, and those that are missing."""
+    expected = {row["model"]: row for row in (as_row(row) for _, row in published.iterrows())}
+    wrong = [row for row in table if any(expected[row["model"]][column] != cell for column, cell in row.items())]
+    return wrong, {*expected} - {row["model"] for row in table}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_tables_are_the_published_files(number):
+    assert len(tables(README)) == len(PUBLISHED)
+    assert faults(tables(README)[number], pd.read_csv(PUBLISHED[number])) == ([], set())
+
+
+def test_a_wrong_digit_is_found():
+    published = pd.read_csv(PUBLISHED[0])
+    table = tables(README)[0]
+    table[0] = table[0] | {"test macro F1": "0.999"}
+    wrong, _ = faults(table, published)
+    assert wrong == [table[0]]
+    assert faults(table[1:], published)[1] == {table[0]["model"]}
+
+
+def test_rules_of_verdicts_stand_in_one_place():
+    told = plain(README)
+    for rule in ("noise floor", "clear", "higher", "same", "undecided", "tie"):
+        assert plain(scoring.RULES[rule]) in told
+    rest = told
+    for rule in scoring.RULES.values():
+        rest = rest.replace(plain(rule), "")
+    sources = {"README.md": rest}
+    sources |= {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "notebooks").glob("*.ipynb")}
+    for name, text in sources.items():
+        assert not re.search(r"(excludes|contains) zero|is \*\*(confirmed|refuted)\*\*", text), name
