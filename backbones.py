@@ -99,7 +99,8 @@ def find_weights(names, folder, seed=0, timeout=5):
                 known = {"hash": helpers.file_hash(file), "file": str(file.resolve())}
             found[name] = {"kind": "imagenet", "source": source, **known}
         else:
-            source = f"random numbers: no {name}.weights.h5 in {folder}, and Keras's download of {name} {fault}"
+            place = folder.relative_to(helpers.ROOT) if folder.is_relative_to(helpers.ROOT) else folder
+            source = f"random numbers: no {name}.weights.h5 in {place}, and Keras's download of {name} {fault}"
             found[name] = {"kind": "random", "source": source, "hash": f"random-{seed}", "file": None}
     return found
 

@@ -49,6 +49,19 @@ def read_regular(file):
 
 
 @contextmanager
+def without_stderr():
+    """Hide what C++ code writes to the standard error output; Python's exceptions are not hidden."""
+    usual, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(usual, 2)
+        os.close(usual)
+        os.close(nowhere)
+
+
+@contextmanager
 def disk_trouble_told(place):
     """Turn an OSError of writing to a file or folder into an InputError that says what to do."""
     try:

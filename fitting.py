@@ -12,17 +12,20 @@ import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its C++ errors are about GPUs and fusions that it can do without
+from files import own_cores, sync, whole_file, without_stderr
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # not even errors: they are about GPUs that are not there
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several processes may share a GPU
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, yet up to four times faster
 
-import keras
+with without_stderr():  # TensorFlow announces its options, whatever the level
+    import keras
+    import tensorflow as tf
+
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
-from files import own_cores, sync, whole_file
 
 tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
 

@@ -1,5 +1,6 @@
 """The hyperparameter search of chapter 3: an Optuna study on disk that goes on where it was stopped."""
 
+import inspect
 import os
 import time
 import warnings
@@ -9,6 +10,7 @@ import numpy as np
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
+import helpers
 from helpers import InputError, disk_trouble_told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a bar shows the trials instead
@@ -49,6 +51,20 @@ def open_study(file, name):
             file.replace(file.with_suffix(".damaged"))
             return open_study(file, name)
         raise InputError(f"{file} is no storage that Optuna can read: {way_out}.") from error
+
+
+def name_of_search(conditions, suggest):
+    """The name of a search: other conditions, another search space or another version of the code is another search.
+
+    Parameters
+    ----------
+    conditions : dict, JSON-able
+        All that its trainings have in common.
+    suggest : callable(optuna.Trial) -> dict
+        Its source code is the search space.
+    """
+    content = conditions | {"version": helpers.SCHEMA, "space": inspect.getsource(suggest)}
+    return f"search-{helpers.spec_hash(content)}"
 
 
 def run_search(study, spec_of, train_all, trials, minutes, seed, at_once):

@@ -56,6 +56,13 @@ class TestNotebook:
         assert ('"test")' in source or '== "test"' in source) == (path.name[:2] == "06")
 
 
+def test_importing_tells_nothing_of_what_is_inside():
+    """TensorFlow's own messages about processors, missing GPUs and fusions are no news for a reader of a notebook."""
+    code = "import helpers, optuna, tqdm.auto; helpers.tf.config.list_physical_devices('GPU')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_ruff_finds_nothing():
     for command in (["check"], ["format", "--check"]):
         found = subprocess.run(

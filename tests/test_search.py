@@ -76,6 +76,31 @@ def test_no_trial_begins_after_the_time(tmp_path):
     assert not study.trials
 
 
+def test_another_search_space_is_another_search():
+    def wider(trial):
+        return {"x": trial.suggest_float("x", -20, 20), "epochs": 3}
+
+    names = {search.name_of_search({"size": 32}, suggest) for suggest in (parabola, wider, parabola)}
+    assert len(names) == 2
+    assert search.name_of_search({"size": 64}, parabola) not in names
+
+
+def test_force_searches_again_and_only_once(tmp_path, monkeypatch):
+    file, asked = tmp_path / "one.db", []
+
+    def train(specs):
+        asked.append(len(specs))
+        return train_all(specs)
+
+    search_for(search.open_study(file, "one"), 4, train)
+    monkeypatch.setenv("RETRAIN", "a command")
+    for _ in range(2):
+        search_for(search.open_study(file, "one"), 4, train)
+    monkeypatch.delenv("RETRAIN")
+    search_for(search.open_study(file, "one"), 4, train)
+    assert asked == [4, 4]
+
+
 def test_a_storage_of_another_study_is_named(tmp_path):
     search.open_study(tmp_path / "other.db", "theirs")
     with pytest.raises(helpers.InputError, match=r"other.db holds the search theirs, not ours: move it away"):
