@@ -4,16 +4,26 @@ import hashlib
 import time
 from pathlib import Path
 
+import fitting
+import helpers  # before Keras: it makes TensorFlow's settings
+
+# isort: split
+import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-import fitting
-import helpers
 from data import image_store, intake, splitting
 from files import InputError
 
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+VERSIONS = f"{image_store.CODE} {keras.__version__} {tf.__version__}"
+CODE = hashlib.sha256(Path(__file__).read_bytes() + VERSIONS.encode()).hexdigest()[:8]
+MIRRORS = [
+    lambda batch: batch,
+    lambda batch: batch[:, ::-1],
+    lambda batch: batch[:, :, ::-1],
+    lambda batch: batch[:, ::-1, ::-1],
+]
 COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
@@ -39,11 +49,16 @@ def predict_all(predict, images, change=lambda batch: batch):
 
 def computed_once(file, compute):
     """The arrays in an .npz file, computed by `compute` (-> dict of arrays) if this code has not written it."""
-    known = fitting.read_arrays(file)
-    if str(known.pop("code", "")) != CODE:
+    if not (known := kept(file)):
         known = compute()
         keep(file, known)
     return known
+
+
+def kept(file):
+    """The arrays that this code wrote into an .npz file; an empty dict without such a file."""
+    known = fitting.read_arrays(file)
+    return known if str(known.pop("code", "")) == CODE else {}
 
 
 def keep(file, arrays):
@@ -65,6 +80,26 @@ def milliseconds(predict, batch):
         predict(batch)
         times.append(1000 * (time.perf_counter() - start))
     return float(np.median(times[1:]))
+
+
+def with_labels(network, size, classes):
+    """A network that takes pictures of any size and answers with the names of classes too.
+
+    Parameters
+    ----------
+    network : keras.Model, RGB pixels 0..255 of shape (n, size, size, 3) to probabilities
+    classes : list of str
+
+    Returns
+    -------
+    keras.Model, RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)) and
+    "probabilities" (float32, shape (n, classes))
+    """
+    pixels = keras.Input((None, None, 3), name="pixels")
+    resized = keras.layers.Resizing(size, size, interpolation="bicubic", antialias=True)(pixels)
+    answer = network(keras.ops.round(keras.ops.clip(resized, 0, 255)), training=False)  # no dropout
+    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 is none of them
+    return keras.Model(pixels, {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer})
 
 
 def answers_of_saved_model(model, files):
@@ -185,9 +220,15 @@ def external_photos(folder, split, sizes):
     photos = external_files(folder, split.attrs["classes"])
     for size in sizes:
         inspected, _ = intake.inspect_images(photos, size)
-    for row in inspected[inspected["phashes"] == ""].itertuples():
+    excluded = [row for row in inspected.itertuples() if intake.reason(row)]
+    for row in excluded:
         print(f"Skipped: {row.path}, {intake.reason(row)}.")
-    inspected = inspected[inspected["phashes"] != ""]
+    inspected = inspected[~inspected["path"].isin([row.path for row in excluded])]
+    if (inspected["label"] != "").any():  # as in chapter 1, no photo counts twice or under two labels
+        copies = splitting.equal_files(inspected)
+        for row in copies.itertuples():
+            print(f"Skipped: {row.path}, {row.check}.")
+        inspected = intake.usable(inspected, copies)
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(helpers.ROOT / path) for path in learnt["path"]])
     known, _ = intake.inspect_images(learnt, size)  # which chapter 1 has inspected: nothing is opened again

@@ -79,7 +79,8 @@ def check_drawn(figure, table):
     ----------
     table : DataFrame or Series
         Its index holds the names as they are written on the axis. Every number in a row (in a Series also lists of
-        numbers) must be drawn at the row's name. Of a heat map: the matrix, with the names of both axes.
+        numbers) must be drawn at the row's name, with whatever mark. Of a heat map: the matrix, with the names of both
+        axes.
 
     Raises
     ------
@@ -109,7 +110,7 @@ def check_drawn(figure, table):
 def check_mesh(axes, mesh, table):
     """`check_drawn` for a heat map."""
     names = [[*category_ticks(axis).values()] for axis in (axes.yaxis, axes.xaxis)]
-    if names != [[*map(str, table.index)], [*map(str, table.columns)]]:
+    if names != [[str(name).strip() for name in wanted] for wanted in (table.index, table.columns)]:
         raise ValueError(f"The axes and the table have different names: {names}.")
     if not np.allclose(np.asarray(mesh.get_array()).reshape(table.shape), table.to_numpy()):
         raise ValueError("The heat map shows other numbers than the table.")

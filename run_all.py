@@ -197,10 +197,14 @@ def keep_last_report():
     """Keep the finished report that lies in report/ beside it, by hard links, as long as chapters are executed.
 
     All its files are replaced and never written into, so that the links keep the old ones. What an interrupted command
-    has kept stays.
+    has kept of the same photos stays; what it has kept of other photos is set aside.
     """
-    if LAST_REPORT.exists() or not (REPORT / "scores.csv").exists():
+    if not (REPORT / "scores.csv").exists() or not split_of(REPORT):
         return
+    if LAST_REPORT.exists():
+        if split_of(LAST_REPORT) == split_of(REPORT):
+            return
+        set_aside("its photos were others")
     unfinished = LAST_REPORT.with_name(".last.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     for file in (file for pattern in REPORT_FILES for file in REPORT.glob(pattern)):
@@ -213,20 +217,43 @@ def keep_last_report():
     unfinished.rename(LAST_REPORT)
 
 
-def settle_last_report(stale, split_before):
-    """Set the last finished report aside if chapters of it are gone or it was of other photos; else drop its links."""
+def split_of(report):
+    """The hash of the split that the last chapter of a report was executed for; nothing without that chapter."""
+    try:
+        executed = json.loads((report / CHAPTERS[-1].name).read_text(encoding="utf-8"))
+        return executed["metadata"]["read"]["01"]
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def settle_last_report(stale):
+    """Set the last finished report aside if chapters of it are gone or its photos were others; else drop its links.
+
+    If chapter 6 was not finished, the files that belong to its last good execution come back.
+    """
     if not LAST_REPORT.exists():
         return
-    if not stale and split_before == hash_of(SPLIT_CSV):
+    if stale:
+        set_aside(f"chapters {', '.join(stale)} of it read something that has changed")
+    elif split_of(LAST_REPORT) != hash_of(SPLIT_CSV):
+        set_aside("its photos were others")
+    else:
+        if (REPORT / f"{FAILED}{CHAPTERS[-1].name}").exists():
+            pictures = [f"figures/{file.name}" for file in LAST_REPORT.glob("figures/06-*.png")]
+            for name in (*OF_CHAPTER_6, *pictures):
+                if (LAST_REPORT / name).exists():
+                    (LAST_REPORT / name).replace(REPORT / name)
         shutil.rmtree(LAST_REPORT)
-        return
+
+
+def set_aside(reason):
+    """Move the last finished report to report/earlier, under the time at which it was made, and say why."""
     made = datetime.datetime.fromtimestamp((LAST_REPORT / "scores.csv").stat().st_mtime)
     place = REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(exist_ok=True)
     LAST_REPORT.rename(place)
-    gone = f"chapters {', '.join(stale)} of it read something that has changed" if stale else "its photos were others"
-    print(f"The last report is kept in {place.relative_to(ROOT)}, because {gone}.")
+    print(f"The last report is kept in {place.relative_to(ROOT)}, because {reason}.")
 
 
 def hash_of(file):
@@ -242,7 +269,7 @@ def forget_stale():
     list of str, the numbers of these chapters
     """
     stale = set()
-    for executed in REPORT.glob("*0?_*.ipynb"):
+    for executed in (*REPORT.glob("0?_*.ipynb"), *REPORT.glob(f"{FAILED}0?_*.ipynb")):
         number = executed.name.removeprefix(FAILED)[:2]
         try:
             was_read = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("read")
@@ -498,12 +525,19 @@ def main():
         if options.force:
             os.environ["RETRAIN"] = token_of(command)  # read by helpers.is_as_forced in the kernels
         first = options.chapters[0].name.startswith("01")
-        if first and "data" not in values and last_data() not in (None, "sample"):
-            print(f"Going on with the photos of {last_data()}, used last (--data sample: the synthetic sample).")
+        going_on = values.get("data") is None
+        data = last_data() if going_on else values["data"]
+        if first and going_on and data not in (None, "sample"):
+            print(f"Going on with the photos of {data}, used last (--data sample: the synthetic sample).")
+        if (
+            first
+            and data not in (None, "sample")
+            and (unused := {"sample_count", "sample_size"} & {*options.parameters})
+        ):
+            print(f"{' and '.join(sorted(unused))}: not used, because the photos are those of {data}.")
         if first and values.get("data") == "plant_village":
             fetch_plant_village()
         keep_last_report()
-        split_before = hash_of(SPLIT_CSV)
         # With a scheduler the trainings of one chapter keep all cores busy; on a GPU two could run out of its memory.
         workers = options.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS")
         at_once = 1 if workers or list(Path("/dev").glob("nvidia[0-9]*")) else AT_ONCE
@@ -512,7 +546,7 @@ def main():
         from notebooks.template.render_report import render_report  # takes seconds, as do the kernel's own imports
 
         stopped = execute_chapters(options.chapters, values, kernels, at_once)
-        settle_last_report(forget_stale(), split_before)
+        settle_last_report(forget_stale())
         if shown := shown_chapters():
             seconds = time.monotonic() - start
             page = render_report(shown, REPORT / "report.html", options.profile, command, seconds)

@@ -1,6 +1,6 @@
 """What checkpoints cost: trainings of FinalModel with and without them, in turn, in one run.
 
-python benchmarks/checkpoints.py [--size 64] [--epochs 20]
+python benchmarks/checkpoints.py [--size 64] [--epochs 20] [--rounds 3]
 """
 
 import argparse
@@ -19,13 +19,14 @@ import numpy as np
 import custom_cnn
 from batches import AUGMENTATION
 
-ROUNDS, PHOTOS, CLASSES = 3, 640, 14
+PHOTOS, CLASSES = 640, 14
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=64, help="pixels per side")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each way that are measured (default: 3)")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (PHOTOS, options.size, options.size, 3), dtype=np.uint8)
@@ -43,7 +44,7 @@ def main():
     ways = {"none": {"on_epoch_end": lambda self, epoch, logs=None: self.history.append(dict(logs))}}
     ways |= {"after every epoch": {"times_its_cost": 0}, "as they are": {"times_its_cost": usual}}
     seconds = {way: [] for way in ways}
-    for turn in range(1 + ROUNDS):  # the first warms up
+    for turn in range(1 + options.rounds):  # the first warms up
         for way in sorted(ways, reverse=turn % 2):
             with (
                 patch.multiple(fitting.Checkpoint, **ways[way]),

@@ -1,6 +1,6 @@
 """FinalModel's training step: plain Keras in float32, this project, and PyTorch, side by side in one run.
 
-    python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON]
+    python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
 PYTHON is an interpreter that has PyTorch, of another environment perhaps. Each contestant runs in a process of its own,
 and they take turns; the best of its rounds counts.
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
+TURNS, PEAK_SIDE = 2, 2048  # of the contestants; of the matrices whose product gives the peak
+QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that all of it runs
 FILTERS = (16, 32, 64, 128, 256)
 
 
@@ -151,7 +153,7 @@ def matrix_peak():
     # isort: split
     import tensorflow as tf
 
-    side = 2048
+    side = PEAK_SIDE
     left, right = (tf.cast(tf.random.stateless_normal((side, side), (0, 0)), tf.bfloat16) for _ in "ab")
     product = tf.function(tf.matmul)
     return {"matrix product": max(rate(lambda: product(left, right), 10) for _ in range(ROUNDS)) / BATCH * 2 * side**3}
@@ -210,16 +212,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
+    parser.add_argument("--quick", action="store_true", help="see in a minute that it runs; its figures mean nothing")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    globals().update(QUICK if options.quick else {})
     if options.contestant:
         print(json.dumps(CONTESTANTS[options.contestant](options.size)))
         return
     best = {}
-    for turn in range(2):
+    for turn in range(TURNS):
         for name in CONTESTANTS:
             python = options.torch if name == "torch" else sys.executable
-            command = [python, __file__, "--size", str(options.size), "--contestant", name]
+            command = [
+                python,
+                __file__,
+                "--size",
+                str(options.size),
+                "--contestant",
+                name,
+                *["--quick"] * options.quick,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 print(f"{name} left out: {done.stderr.strip().splitlines()[-1]}")
@@ -232,7 +244,8 @@ def main():
     print("|---|---|---|")
     for label, speed in best.items():
         print(f"| {label} | {speed:,.0f} | {speed * operations(options.size) / peak:.0%} |")
-    print(f"\npeak: {peak / 1e9:,.0f} billion operations a second, a bfloat16 matrix product of 2,048 x 2,048")
+    print(f"\npeak: {peak / 1e9:,.0f} billion operations a second,", end=" ")
+    print(f"a bfloat16 matrix product of {PEAK_SIDE:,} x {PEAK_SIDE:,}")
     torch = max((speed for label, speed in best.items() if label.startswith("PyTorch")), default=None)
     ours = max(best["Keras, bfloat16"], best["Keras, float32"])
     if torch:

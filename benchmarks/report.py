@@ -1,11 +1,12 @@
 """Time and peak memory of each chapter on the sample, with nothing cached and with everything cached.
 
-    python benchmarks/report.py [options of run_all.sh]
+    python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
 
 Runs the whole report in one command in a copy of the project, twice; then chapter after chapter in another copy (each
 draws the page too), where none has another one beside.
 """
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -60,14 +61,17 @@ def run_chapter(copy, chapter, *options):
 
 
 def main():
-    options = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--chapters", nargs="+", choices=CHAPTERS, default=CHAPTERS, help="(default: all)")
+    asked, options = parser.parse_known_args()
+    chosen = [] if len(asked.chapters) == len(CHAPTERS) else ["--only", ",".join(asked.chapters)]
     with copy_of_project() as copy:
         for cached in ("nothing", "everything"):
-            seconds, memory = run(copy, *options)
+            seconds, memory = run(copy, *chosen, *options)
             print(f"The whole report with {cached} cached: {seconds:.0f} s, {memory:.2f} GB", flush=True)
     print("\n| chapter alone | cold, s | warm, s | peak memory, GB |\n|---|---|---|---|")
     with copy_of_project() as copy:
-        first = {chapter: run_chapter(copy, chapter, *options) for chapter in CHAPTERS}
+        first = {chapter: run_chapter(copy, chapter, *options) for chapter in asked.chapters}
         for chapter, (cold, most) in first.items():
             warm, memory = run_chapter(copy, chapter, *options)
             print(f"| {chapter} | {cold:.0f} | {warm:.0f} | {max(most, memory):.2f} |", flush=True)

@@ -1,6 +1,6 @@
 """Time and peak memory of each chapter against the number of images.
 
-    python benchmarks/scaling.py [--counts 1000 4000 16000] [-p NAME VALUE ...]
+    python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
 
 Runs chapter after chapter in a copy of the project, with the tiny profile and the given number of rendered leaves;
 writes benchmarks/scaling.csv and scaling.png.
@@ -20,12 +20,13 @@ HERE = Path(__file__).resolve().parent
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 4000, 16000])
+    parser.add_argument("--chapters", nargs="+", choices=CHAPTERS, default=CHAPTERS, help="(default: all)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args()
     rows = []
     for count in options.counts:
         with copy_of_project() as copy:
-            for chapter in CHAPTERS:
+            for chapter in options.chapters:
                 settings = [*options.p, ("sample_count", count)]
                 more = [part for setting in settings for part in ("-p", *map(str, setting))]
                 seconds, memory = run_chapter(copy, chapter, "--profile", "tiny", *more)

@@ -99,6 +99,11 @@ def chosen_data(data):
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(files.user_path(data, helpers.ROOT))
+    if "data" not in last_source() and helpers.SPLIT_CSV.exists():
+        raise InputError(
+            "There is a split, but data/source.json, which names its photos, is missing or damaged: name the photos "
+            "with --data DIR, or take the synthetic sample with --data sample."
+        )
     data = last_source().get("data", "sample")
     if data not in DATA_WORDS and not os.path.isdir(data):
         raise InputError(

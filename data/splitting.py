@@ -345,6 +345,8 @@ def memory_of_split(**settings):
     try:
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
+        if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
+            print(f"Not read: {', '.join(sorted(others))}, by an earlier version; the photos are divided anew.")
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])

@@ -5,12 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import paint
 from PIL import Image
 from sklearn.metrics import f1_score
 
 import evaluation
 import robustness
 import scoring
+from files import InputError
 
 
 def run(name, params, trainable, seconds, **more):
@@ -52,6 +54,20 @@ def test_a_probe_has_every_class_in_its_proportion():
     assert (evaluation.stratified_rows(truth, 10_000, seed=0) == np.arange(len(truth))).all()
     assert (rows == evaluation.stratified_rows(truth, 100, seed=0)).all()
     assert (rows != evaluation.stratified_rows(truth, 100, seed=1)).any()
+
+
+def test_a_second_test_set_without_a_photo_of_a_known_class_is_named(tmp_path, capsys):
+    classes = ["Elm", "Oak"]
+    with pytest.raises(InputError, match="holds no photo of the classes Elm, Oak: name another folder as external"):
+        evaluation.external_files(tmp_path, classes)
+    paint(tmp_path / "Moss" / "0.jpg", seed=1)
+    with pytest.raises(InputError, match="holds no photo of the classes"):
+        evaluation.external_files(tmp_path, classes)
+    assert capsys.readouterr().out == "Skipped: the class Moss, which no model knows.\n"
+    paint(tmp_path / "Oak___healthy" / "0.jpg", seed=2)
+    assert evaluation.external_files(tmp_path, classes)["label"].tolist() == ["Oak"]
+    with pytest.raises(InputError, match="nowhere cannot be read .No such file or directory.: name another folder"):
+        evaluation.external_files(tmp_path / "nowhere", classes)
 
 
 def test_arrays_are_computed_once_for_one_version_of_the_code(tmp_path, monkeypatch):
