@@ -8,6 +8,7 @@ and they take turns; the best of its rounds counts.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -215,6 +216,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="see in a minute that it runs; its figures mean nothing")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not shutil.which(options.torch):
+        parser.error(f"--torch {options.torch} is no program that can be run")
     globals().update(QUICK if options.quick else {})
     if options.contestant:
         print(json.dumps(CONTESTANTS[options.contestant](options.size)))

@@ -9,7 +9,6 @@ The chapter runs twice on each folder, in a copy of the project: with nothing ca
 import argparse
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import pandas as pd
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
+from report import copy_of_project
 
 
 def jitter(task):
@@ -70,12 +69,8 @@ def main():
     photos = sorted(file for file in options.data.resolve().glob("*/*") if file.suffix.lower() in (".jpg", ".png"))
     if not photos:
         parser.error(f"{options.data} holds no photos in sub-folders")
-    with tempfile.TemporaryDirectory() as place:
-        project, made = Path(place) / "project", Path(place) / "made"
-        others = shutil.ignore_patterns(
-            ".*", "__pycache__", "runs", "report", "cache", "sample-*", "split*", "source.json", "plant_*"
-        )
-        shutil.copytree(ROOT, project, ignore=others)
+    with tempfile.TemporaryDirectory() as place, copy_of_project() as project:
+        made = Path(place) / "made"
         make_images(photos, made, options.count)
         rows = []
         for data, count in ((options.data.resolve(), len(photos)), (made, options.count)):

@@ -311,18 +311,6 @@ def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, r
     assert "second test set" in page
 
 
-def test_photos_without_labels_are_named(whole_run, run_all, tmp_path):
-    copy = whole_run[0]
-    for number, photo in enumerate(sorted((copy / "data" / "split" / "test").glob("*/*"))[:5]):
-        shutil.copy(photo, tmp_path / f"{number}{photo.suffix}")
-    done = run_all("--profile", "tiny", "--only", "06", "--test", tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    named = pd.read_csv(copy / "report" / "predictions.csv")
-    assert list(named.columns) == ["path", "label", "confidence", "top_3"]
-    assert len(named) == 5
-    assert all(top.split(", ")[0] == label for top, label in zip(named["top_3"], named["label"], strict=True))
-
-
 def test_an_external_folder_without_a_known_photo_stops_the_chapter(whole_run, run_all, tmp_path):
     sentence = "no photo of the classes Apple"
     paint(tmp_path / "Moss" / "0.jpg", seed=1)
