@@ -439,6 +439,7 @@ def inspect_images(images, size=None):
     code = Path(__file__).read_text(encoding="utf-8") + image_store.CODE + imagehash.__version__
     record = helpers.CACHE / f"inspected-{hashlib.sha256(code.encode()).hexdigest()[:8]}.csv"
     key, found = ["path", "bytes", "changed"], []
+    images = images.reset_index(drop=True)
     images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
     known = images[key].merge(read_record(record, [*key, *FACTS]), on=key, how="left")
     if size is None:

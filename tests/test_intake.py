@@ -402,6 +402,13 @@ def test_a_second_look_decodes_nothing_but_what_changed(working_folder, photos, 
     assert (changed["sha256"] != "").all()
 
 
+def test_some_rows_of_a_table_are_inspected_like_a_table_of_their_own(working_folder, photos):
+    images, _ = intake.find_images(photos)
+    some, _ = intake.inspect_images(images[images.index % 3 == 2], 32)
+    whole, _ = intake.inspect_images(images, 32)
+    pd.testing.assert_frame_equal(some, whole[whole["path"].isin(some["path"])].reset_index(drop=True))
+
+
 def test_pixels_that_are_not_in_the_store_are_decoded_again(working_folder, photos):
     first, size = intake.inspect_images(intake.find_images(photos)[0])
     for other in (40, None):
