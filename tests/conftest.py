@@ -25,6 +25,7 @@ def group_of(item):
     return "command" if {"run_all", "whole_run", "undisturbed"} & {*item.fixturenames} else ""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """The two long groups begin first, one in each process.
 
