@@ -4,4 +4,4 @@ set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 "$here/setup.sh"
 cd "$here"
-exec .venv/bin/python -m pytest -n 2 --dist loadgroup "$@" # two processes
+exec .venv/bin/python -m pytest "$@"

@@ -18,27 +18,12 @@ import helpers
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def group_of(item):
-    """The tests that share one project, and so one process: those of the command, those of the documents, no others."""
-    if item.path.name == "test_documented_commands.py":
-        return "documents"
-    return "command" if {"run_all", "whole_run", "undisturbed"} & {*item.fixturenames} else ""
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """The two long groups begin first, one in each process.
-
-    In a group, tests of a project in which nothing was run yet come before those of one that was, and bad days last.
-    """
+    """Tests of a project in which nothing was run yet come before those of one that was, and bad days last."""
 
     def turn(item):
-        used = bool({"whole_run", "undisturbed"} & {*item.fixturenames})
-        return ["command", "documents", ""].index(group_of(item)), used, item.path.name == "test_faults.py"
+        return bool({"whole_run", "undisturbed"} & {*item.fixturenames}), item.path.name == "test_faults.py"
 
-    for item in items:
-        if group := group_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=turn)
 
 

@@ -186,7 +186,7 @@ COMMANDS = {
     "worker": "cd notebooks\nPYTHONPATH=.. ../.venv/bin/dask worker tcp://127.0.0.1:{port} --nthreads 1 --no-dashboard",
     "cluster": "TF_NUM_INTRAOP_THREADS=16 ./run_all.sh --profile full --scheduler tcp://127.0.0.1:{port} --only 01,02 "
     "-p epochs 1 -p seeds 2 -p precision bfloat16 -p image_size 32",
-    "tests": "./run_tests.sh tests/test_parameters.py -n 0 -k two_meanings",
+    "tests": "./run_tests.sh tests/test_parameters.py -k two_meanings",
     "lab": ".venv/bin/jupyter lab notebooks --no-browser --allow-root --ServerApp.ip=127.0.0.1 "
     "--ServerApp.port={port} --IdentityProvider.token=known",
     "tensorboard": ".venv/bin/tensorboard --logdir runs --host 127.0.0.1 --port {port}",
