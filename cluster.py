@@ -72,6 +72,7 @@ def train_on_worker(spec, split_hash, prepare, count, threads, forced):
     os.environ.pop("RETRAIN", None)
     os.environ |= {"RETRAIN": forced} if forced else {}
 
+    prepare = cloudpickle.loads(prepare)  # imports TensorFlow, with the settings above
     import helpers
     from fitting import THREADS, OnEpoch
 
@@ -115,6 +116,7 @@ def train_queue(queue, split, prepare, address, progress):
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
     run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle what is of this project
+    prepare = cloudpickle.dumps(prepare)  # unpickled by the worker when it knows how many threads it has
     settings = split.attrs["hash"], prepare, count, THREADS, os.environ.get("RETRAIN")
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}

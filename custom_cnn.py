@@ -232,7 +232,10 @@ def make_layer(position, description):
     if missing := [name for name in required if name in named and name not in own]:
         raise InputError(f"{where}: the argument {missing[0]!r} is missing; it takes {', '.join(valid)}.")
     try:
-        return keras.layers.deserialize({"module": "keras.layers", "class_name": class_name, "config": dict(config)})
+        description = {"module": "keras.layers", "class_name": class_name, "config": dict(config)}
+        if class_name == "Rescaling":  # its from_config reads the offset without asking for its default
+            description["config"].setdefault("offset", 0.0)
+        return keras.layers.deserialize(description)
     except (TypeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{where}: Keras cannot build it with {config}: {reason}") from error

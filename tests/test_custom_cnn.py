@@ -51,6 +51,13 @@ def test_variants_change_what_they_say():
     assert len(model.losses) == 7
 
 
+def test_a_layer_may_leave_out_what_has_a_default(split):
+    """As in the example of README: Keras's own Rescaling.from_config asks for the offset."""
+    own = [["Rescaling", {"scale": 0.004}], ["Flatten", {}], SOFTMAX]
+    assert spec(split, layers=own)["layers"] == own
+    assert custom_cnn.build_model(own, (8, 8, 3), "own").layers[0].offset == 0
+
+
 def test_a_difference_goes_to_the_layers_or_to_the_training(split):
     assert spec(split, filters=[8, 16])["layers"] == custom_cnn.final_model_layers(14, filters=[8, 16])
     assert spec(split, batch_size=8)["batch_size"] == 8
