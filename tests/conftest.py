@@ -18,11 +18,24 @@ import helpers
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Tests that share something expensive, by the fixture that makes it: they stay in one process.
+SHARED = {"own_copy": "benchmarks", "copy": "documented commands"} | dict.fromkeys(("run_all", "undisturbed"), "run_all.sh")
+
+
+def pytest_itemcollected(item):
+    """Say which tests belong together; the others stay with their file."""
+    group = next((SHARED[name] for name in SHARED if name in item.fixturenames), item.path.stem)
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_modifyitems(items):
-    """Tests of a project in which nothing was run yet come before those of one that was, and bad days last."""
+    """Long groups first; in them, tests of a project in which nothing was run yet come first, and bad days last."""
+    longest = ["documented commands", "run_all.sh", "benchmarks"]
 
     def turn(item):
-        return bool({"whole_run", "undisturbed"} & {*item.fixturenames}), item.path.name == "test_faults.py"
+        group = item.get_closest_marker("xdist_group").args[0]
+        place = longest.index(group) if group in longest else len(longest)
+        return place, bool({"whole_run", "undisturbed"} & {*item.fixturenames}), item.path.name == "test_faults.py"
 
     items.sort(key=turn)
 

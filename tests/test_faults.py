@@ -346,11 +346,12 @@ def test_a_second_command_names_the_first(whole_run, run_all):
 
 
 def test_ctrl_c_ends_within_seconds_and_the_same_command_goes_on(whole_run, run_all):
-    copy, long = whole_run[0], ["--profile", "tiny", "--only", "02", "-p", "epochs", "40", "-p", "seeds", "1"]
+    copy, long = whole_run[0], ["--profile", "tiny", "--only", "02", "-p", "epochs", "100", "-p", "patience", "None"]
     with open(copy / "log.txt", "w+", encoding="utf-8") as log:
         process = subprocess.Popen([copy / "run_all.sh", *long], stdout=log, stderr=log, start_new_session=True)
         while not list(copy.glob("runs/*/checkpoint.npz")) and process.poll() is None:
             time.sleep(0.1)
+        assert process.poll() is None, (copy / "log.txt").read_text()
         kernels = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=5) == 1
