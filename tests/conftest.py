@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
-SHARED = {"own_copy": "benchmarks", "copy": "documented commands"} | dict.fromkeys(("run_all", "undisturbed"), "run_all.sh")
+SHARED = {"own_copy": "benchmarks", "copy": "documented", "run_all": "run_all.sh", "undisturbed": "run_all.sh"}
 
 
 def pytest_itemcollected(item):
@@ -30,7 +30,7 @@ def pytest_itemcollected(item):
 
 def pytest_collection_modifyitems(items):
     """Long groups first; in them, tests of a project in which nothing was run yet come first, and bad days last."""
-    longest = ["documented commands", "run_all.sh", "benchmarks"]
+    longest = ["documented", "run_all.sh", "benchmarks"]
 
     def turn(item):
         group = item.get_closest_marker("xdist_group").args[0]
