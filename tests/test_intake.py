@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -172,15 +173,15 @@ def powerless():
 
 
 @pytest.fixture
-def public(tmp_path_factory):
+def public():
     """A folder that every user may enter, with the classes Elm and Oak."""
-    folder = tmp_path_factory.mktemp("public")
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
-    for label in ("Elm", "Oak"):
-        for seed in range(3):
-            paint(folder / label / f"{seed}.jpg", seed=[len(label), seed])
-    return folder
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        folder.chmod(0o755)
+        for label in ("Elm", "Oak"):
+            for seed in range(3):
+                paint(folder / label / f"{seed}.jpg", seed=[len(label), seed])
+        yield folder
 
 
 def test_a_folder_without_read_permission_is_named(public):
