@@ -46,3 +46,11 @@ if ! cat "$here/requirements.txt" "$here/constraints.txt" | cmp -s - "$stamp"; t
   fi
   cat "$here/requirements.txt" "$here/constraints.txt" >"$stamp"
 fi
+# Notebooks find helpers.py and leaves/ wherever they are started from. A linked .venv belongs to another folder.
+if ! [ -L "$venv" ] && [ "$(cat "$venv/project.installed" 2>/dev/null)" != "$here" ]; then
+  if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable "$here"; then
+    echo "The project could not be installed into .venv: see pip's message above, and run the same command again." >&2
+    exit 1
+  fi
+  echo "$here" >"$venv/project.installed"
+fi

@@ -4,20 +4,14 @@ python benchmarks/checkpoints.py [--size 64] [--epochs 20] [--rounds 3]
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from leaves import custom_cnn, training
+from leaves.batches import AUGMENTATION
 
-import fitting  # before Keras, whose settings it makes
-
-# isort: split
 import numpy as np
-
-import custom_cnn
-from batches import AUGMENTATION
 
 PHOTOS, CLASSES = 640, 14
 
@@ -35,22 +29,22 @@ def main():
     def prepare(*_):
         layers = custom_cnn.final_model_layers(CLASSES)
         model = custom_cnn.build_model(layers, images.shape[1:], "custom_cnn")
-        return fitting.Training(model, model, data, tuple(part[:160] for part in data), {})
+        return training.Training(model, model, data, tuple(part[:160] for part in data), {})
 
     spec = {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}}, "label_smoothing": 0.0}
     spec |= {"epochs": options.epochs, "patience": options.epochs, "batch_size": 32, "augmentation": AUGMENTATION}
     spec |= {"mixup": 0.0, "balance": "none", "log_layers": False, "precision": "float32", "seed": 0}
-    usual = fitting.Checkpoint.times_its_cost
+    usual = training.Checkpoint.times_its_cost
     ways = {"none": {"on_epoch_end": lambda self, epoch, logs=None: self.history.append(dict(logs))}}
     ways |= {"after every epoch": {"times_its_cost": 0}, "as they are": {"times_its_cost": usual}}
     seconds = {way: [] for way in ways}
     for turn in range(1 + options.rounds):  # the first warms up
         for way in sorted(ways, reverse=turn % 2):
             with (
-                patch.multiple(fitting.Checkpoint, **ways[way]),
+                patch.multiple(training.Checkpoint, **ways[way]),
                 tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder,
             ):
-                spent = fitting.fit(spec, None, prepare, folder=Path(folder))[2]
+                spent = training.fit(spec, None, prepare, folder=Path(folder))[2]
             seconds[way] += [spent] if turn else []
     base = np.median(seconds["none"])
     for way, spent in seconds.items():

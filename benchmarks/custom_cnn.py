@@ -1,6 +1,6 @@
 """FinalModel's training step: plain Keras in float32, this project, and PyTorch, side by side in one run.
 
-    python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
+    .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
 PYTHON is an interpreter that has PyTorch, of another environment perhaps. Each contestant runs in a process of its own,
 and they take turns; the best of its rounds counts.
@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
 TURNS, PEAK_SIDE = 2, 2048  # of the contestants; of the matrices whose product gives the peak
@@ -40,36 +39,32 @@ def fit_rate(model, data):
 
 def with_keras(size, precision):
     """Images per second of the training step on one batch that lies in memory."""
-    import fitting  # before Keras, whose settings it makes
+    from leaves import custom_cnn, training
 
-    # isort: split
     import keras
     import numpy as np
     import tensorflow as tf
 
-    import custom_cnn
-
     layers = custom_cnn.final_model_layers(CLASSES, FILTERS)
     spec = {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}}, "label_smoothing": 0.0}
     keras.utils.set_random_seed(0)
-    model = fitting.compiled_like(custom_cnn.build_model(layers, (size, size, 3), "m"), spec | {"precision": precision})
+    model = training.compiled_like(
+        custom_cnn.build_model(layers, (size, size, 3), "m"), spec | {"precision": precision}
+    )
     images = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3)).astype(np.float32)
     batch = images, np.eye(CLASSES, dtype=np.float32)[np.arange(BATCH) % CLASSES]
     data = tf.data.Dataset.from_tensors(batch).repeat()
-    with fitting.computing_in([model], precision):
+    with training.computing_in([model], precision):
         return {f"Keras, {precision}": max(fit_rate(model, data) for _ in range(ROUNDS))}
 
 
 def plain_epoch(size):
     """Images per second of an epoch in plain Keras: augmentation layers in front, images in memory, float32."""
-    import fitting  # noqa: F401 - before Keras, whose settings it makes
+    from leaves import custom_cnn
+    from leaves.batches import AUGMENTATION
 
-    # isort: split
     import keras
     import numpy as np
-
-    import custom_cnn
-    from batches import AUGMENTATION
 
     turn, shift, zoom = AUGMENTATION["rotation"] / 360, AUGMENTATION["shift"], AUGMENTATION["zoom"]
     keras.utils.set_random_seed(0)
@@ -95,22 +90,19 @@ def own_epoch(size, precision):
     """Images per second of an epoch here: one affine transform per image, read ahead from a memory map."""
     import tempfile
 
-    import fitting  # before Keras, whose settings it makes
+    from leaves import custom_cnn, training
+    from leaves.batches import AUGMENTATION, rows_of_epoch, training_batches
 
-    # isort: split
     import numpy as np
     import tensorflow as tf
-
-    import custom_cnn
-    from batches import AUGMENTATION, rows_of_epoch, training_batches
 
     spec = {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}}, "label_smoothing": 0.0}
     spec |= {"precision": precision, "seed": 0, "epochs": 2 + ROUNDS, "batch_size": BATCH, "mixup": 0.0}
     spec |= {"augmentation": AUGMENTATION}
     layers = custom_cnn.final_model_layers(CLASSES, FILTERS)
     tf.config.experimental.enable_op_determinism()  # as in every training here
-    with fitting.seeded(0):
-        model = fitting.compiled_like(custom_cnn.build_model(layers, (size, size, 3), "m"), spec)
+    with training.seeded(0):
+        model = training.compiled_like(custom_cnn.build_model(layers, (size, size, 3), "m"), spec)
     images, labels = photos(size)
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file.name, images)
@@ -118,7 +110,7 @@ def own_epoch(size, precision):
         targets = np.eye(CLASSES, dtype=np.float32)[labels]
         data, clock = training_batches(mapped, targets, rows_of_epoch(labels, "none"), spec), stopwatch()
         epochs = {"epochs": spec["epochs"], "steps_per_epoch": PHOTOS // BATCH}
-        with fitting.computing_in([model], precision):
+        with training.computing_in([model], precision):
             model.fit(data, **epochs, callbacks=[clock], shuffle=False, verbose=0)
     return {f"one affine transform, {precision}": PHOTOS / min(clock.seconds[1:-1])}
 
@@ -149,9 +141,8 @@ def photos(size):
 
 def matrix_peak():
     """Billions of floating point operations per second of a large bfloat16 matrix product in TensorFlow."""
-    import fitting  # noqa: F401 - it makes TensorFlow's settings
+    import leaves  # noqa: F401 - makes TensorFlow's settings
 
-    # isort: split
     import tensorflow as tf
 
     side = PEAK_SIDE
@@ -258,5 +249,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

@@ -1,6 +1,6 @@
 """Time and peak memory of chapter 1: on a folder of photos, and on 20,000 images of 256 x 256 made from it.
 
-    python benchmarks/data_chapter.py DIR [--count 20000]
+    .venv/bin/python benchmarks/data_chapter.py DIR [--count 20000]
 
 The images are made by copying and jittering: each photo again and again, shifted, turned and brightened at random.
 The chapter runs twice on each folder, in a copy of the project: with nothing cached, then unchanged.
@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
-from tqdm import tqdm
-
 from report import copy_of_project
+from tqdm import tqdm
 
 
 def jitter(task):
@@ -48,7 +47,7 @@ def make_images(photos, folder, count):
 
 def measure(project, data):
     """Seconds and peak memory (GB, of the largest process) of chapter 1 on a folder."""
-    command = [sys.executable, project / "run_all.py", "--only", "01", "--data", data]
+    command = [project / "run_all.sh", "--only", "01", "--data", data]
     start = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     told = child.stderr.read()

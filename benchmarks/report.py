@@ -1,6 +1,6 @@
 """Time and peak memory of each chapter on the sample, with nothing cached and with everything cached.
 
-    python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
+    .venv/bin/python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
 
 Runs the whole report in one command in a copy of the project, twice; then chapter after chapter in another copy (each
 draws the page too), where none has another one beside.
@@ -20,26 +20,40 @@ ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ("01", "02", "03", "04", "05", "06")
 
 
+# What a run or a tool makes; everything else belongs to the project.
+MADE = (
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".*cache",
+    "*.egg-info",
+    "runs",
+    "report",
+    "sample-*",
+    "split",
+    "splits",
+    "split.csv*",
+)
+MADE += ("source.json", "data_issues.csv", "cache", "plant_village*", "weights")
+
+
+def copy_project(copy):
+    """Copy the project's own files to a folder that shares the .venv; returns the folder."""
+
+    def made(folder, names):
+        inside = Path(folder) in (ROOT, ROOT / "data")  # leaves/report is no output
+        return shutil.ignore_patterns(*(MADE if inside else MADE[:5]))(folder, names)
+
+    shutil.copytree(ROOT, copy, ignore=made)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    return copy
+
+
 @contextlib.contextmanager
 def copy_of_project():
-    """A copy of the project's own files that shares the .venv, for as long as it is needed."""
+    """A copy of the project's own files, for as long as it is needed."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "leaf report"
-        made = (
-            "runs",
-            "report",
-            "sample-*",
-            "split",
-            "splits",
-            "split.csv*",
-            "source.json",
-            "data_issues.csv",
-            "cache",
-            "plant_village*",
-        )
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", *made))
-        (copy / ".venv").symlink_to(ROOT / ".venv")
-        yield copy
+        yield copy_project(Path(folder) / "leaf report")
 
 
 def run(copy, *options):

@@ -5,14 +5,15 @@ shown real ones. The share it gets right says how much of what tells the species
 the same classifier trained on photographs is the ceiling for these features.
 
 Command line: ``python benchmarks/sample_realism.py REAL_DIR [--count 1000] [--seed 0]``, where REAL_DIR holds one
-folder of photographs per species, named as in ``data.sample_leaves.SPECIES``.
+folder of photographs per species, named as in ``leaves.sample.SPECIES``.
 """
 
 import argparse
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+from leaves.sample import SPECIES, render_dataset
 
 import numpy as np
 from PIL import Image
@@ -23,11 +24,6 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from data.sample_leaves import SPECIES, render_dataset  # noqa: E402  (the project is not installed)
 
 SIDE = 128  # every image is brought to this size before it is measured
 SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -1,6 +1,6 @@
 """Time and peak memory of each chapter against the number of images.
 
-    python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
+    .venv/bin/python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
 
 Runs chapter after chapter in a copy of the project, with the tiny profile and the given number of rendered leaves;
 writes benchmarks/scaling.csv and scaling.png.
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import seaborn as sns
-
 from report import CHAPTERS, copy_of_project, run_chapter
 
 HERE = Path(__file__).resolve().parent

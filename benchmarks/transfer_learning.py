@@ -9,24 +9,17 @@ epochs, and are scored with the whole network in float32 on the validation part,
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import helpers
+from leaves import backbones, custom_cnn, dataset, features, places, runs, training
+from leaves.scoring import macro_f1
 
-import helpers  # before TensorFlow, whose settings it makes
-
-# isort: split
 import keras
 import numpy as np
 import pandas as pd
-
-import backbones
-import custom_cnn
-import fitting
-from scoring import macro_f1
 
 FLIPS = {"flip": True, "rotation": 0, "shift": 0, "zoom": 0}
 
@@ -62,7 +55,7 @@ def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
     for stage, learning_rate, count in (("head", 0.001, epochs), ("tail", 0.0001, tuning_epochs)):
         if stage == "tail":
             last_block.trainable = True
-            for layer in fitting.leaves(last_block):
+            for layer in training.flat_layers(last_block):
                 layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         metric = keras.metrics.F1Score(average="macro", name="macro_f1")
         whole.compile(keras.optimizers.Adam(learning_rate), "categorical_crossentropy", metrics=[metric])
@@ -79,7 +72,7 @@ def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
 def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
     """As chapters 4 and 5 do it; rows of stage, seconds and macro F1."""
     classes = len(split.attrs["classes"])
-    spec = helpers.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
+    spec = runs.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
     spec |= {
         "views": {"count": views, "augmentation": FLIPS, "seed": 0},
         "weights": {key: source[key] for key in ("kind", "hash")},
@@ -88,23 +81,23 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
     tail_spec |= {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.0001}}}
     parts = backbones.load_parts(name, size, **source)
     start = time.perf_counter()
-    train, validation = (backbones.frozen_outputs(spec, split, part, lambda: parts) for part in ("train", "validation"))
+    train, validation = (features.frozen_outputs(spec, split, part, lambda: parts) for part in ("train", "validation"))
     rows = [{"way": "cached", "stage": "features", "seconds": time.perf_counter() - start}]
 
     def prepare_head(_, __):
         head = custom_cnn.build_model(head_layers(classes), parts[1].output_shape[1:], "head")
-        whole = backbones.put_together(*parts, head)
+        whole = backbones.join_parts(*parts, head)
         inputs = (train.features, train.labels), (validation.features, validation.labels)
-        return fitting.Training(head, whole, *inputs, summary={})
+        return training.Training(head, whole, *inputs, summary={})
 
     def prepare_tail(_, __):
         inputs = (train.at_cut, train.labels), (validation.at_cut, validation.labels)
-        return fitting.Training(backbones.trainable_tail(whole), whole, *inputs, summary={})
+        return training.Training(backbones.trainable_tail(whole), whole, *inputs, summary={})
 
     for stage, one_spec, prepare in (("head", spec, prepare_head), ("tail", tail_spec, prepare_tail)):
         start = time.perf_counter()
-        training, *_ = helpers.fit(one_spec, split, prepare)
-        whole = training.whole
+        finished, *_ = training.fit(one_spec, split, prepare)
+        whole = finished.whole
         rows.append({"way": "cached", "stage": stage, "seconds": time.perf_counter() - start})
         rows[-1]["macro F1"] = score(whole, data["validation"])
     return rows
@@ -120,14 +113,14 @@ def main():
     parser.add_argument("--tuning-epochs", type=int, default=10, help="of fine tuning (default: 10)")
     parser.add_argument("--views", type=int, default=2, help="augmented views of each photo (default: 2)")
     options = parser.parse_args()
-    split = helpers.load_split()
+    split = dataset.load_split()
     source = backbones.find_weights([options.backbone], options.weights)[options.backbone]
     print(helpers.provenance(split), f"{options.backbone}, {source['kind']} weights from {source['source']}", sep="\n")
     common = {"name": options.backbone, "source": source, "size": options.size}
     common |= {"epochs": options.epochs, "tuning_epochs": options.tuning_epochs}
     with tempfile.TemporaryDirectory() as cache:
-        helpers.CACHE = Path(cache)  # nothing is cached at the start; decoded images are given to both
-        data = {part: helpers.load_images(split, part, options.size) for part in ("train", "validation")}
+        places.CACHE = Path(cache)  # nothing is cached at the start; decoded images are given to both
+        data = {part: dataset.load_images(split, part, options.size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
         rows = usual_way(classes=len(split.attrs["classes"]), data=data, **common)
         backbones.load_parts.cache_clear()  # its last block has learnt

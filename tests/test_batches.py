@@ -1,10 +1,10 @@
 """Tests of batches.py: augmentation, mixing, order."""
 
+from leaves import batches
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import batches
 
 
 def test_augmentation_of_nothing_changes_nothing():

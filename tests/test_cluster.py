@@ -5,12 +5,11 @@ import signal
 import threading
 import time
 
+import helpers
+from leaves import cluster, custom_cnn, files, places, runs
+
 import pytest
 from distributed import WorkerPlugin
-
-import cluster
-import custom_cnn
-import helpers
 
 
 class Paths(WorkerPlugin):
@@ -19,10 +18,10 @@ class Paths(WorkerPlugin):
     name = "paths"
 
     def __init__(self):
-        self.paths = {name: getattr(helpers, name) for name in ("ROOT", "DATA", "RUNS", "CACHE", "SPLIT_CSV")}
+        self.paths = {name: getattr(places, name) for name in ("ROOT", "DATA", "RUNS", "CACHE", "SPLIT_CSV")}
 
     def setup(self, worker):
-        vars(helpers).update(self.paths)
+        vars(places).update(self.paths)
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def specs_of(split, **changes):
 def outcome(runs):
     return [
         (
-            {key: value for key, value in run.result.items() if key != "train_seconds"},
+            {key: value for key, value in run.result.items() if key not in ("train_seconds", "hashes")},
             run.validation_probabilities.tolist(),
         )
         for run in runs
@@ -57,7 +56,7 @@ def test_two_workers_give_what_this_process_gives_though_one_is_killed(project, 
         target=lambda: remote.extend(helpers.train_all(specs, project, custom_cnn.prepare)), daemon=True
     )
     waiting.start()
-    while not (checkpoints := list(helpers.RUNS.glob("*/checkpoint.npz"))):
+    while not (checkpoints := list(places.RUNS.glob("*/checkpoint.npz"))):
         time.sleep(0.05)
     os.kill(next(iter(two_workers.run(os.getpid).values())), signal.SIGKILL)
     waiting.join(120)
@@ -71,7 +70,7 @@ def test_two_workers_give_what_this_process_gives_though_one_is_killed(project, 
 
 
 def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project, two_workers):
-    attempts = helpers.RUNS / "attempts"
+    attempts = places.RUNS / "attempts"
 
     def prepare(spec, split):
         if spec["seed"] == 1:
@@ -81,13 +80,13 @@ def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project,
         return custom_cnn.prepare(spec, split)
 
     specs = specs_of(project, epochs=1, filters=(4,))
-    with pytest.raises(helpers.InputError, match=r"Failed 3 times: Tiny, seed 1 \(too little memory\)"):
+    with pytest.raises(files.InputError, match=r"Failed 3 times: Tiny, seed 1 \(too little memory\)"):
         helpers.train_all(specs, project, prepare)
     assert attempts.read_text().count("once more") == 3
-    assert helpers.find_run(specs[0])
-    assert not helpers.find_run(specs[1])
+    assert runs.find_run(specs[0])
+    assert not runs.find_run(specs[1])
 
 
 def test_a_scheduler_that_does_not_answer_is_named():
-    with pytest.raises(helpers.InputError, match="No Dask scheduler answers at tcp://127.0.0.1:9: start one"):
+    with pytest.raises(files.InputError, match="No Dask scheduler answers at tcp://127.0.0.1:9: start one"):
         cluster.connect("tcp://127.0.0.1:9")

@@ -2,15 +2,12 @@
 
 import inspect
 
-import helpers  # before Keras, whose settings it makes
+from leaves import batches, custom_cnn, files, runs
 
-# isort: split
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-
-import custom_cnn
 
 SOFTMAX = ["Dense", {"units": 14, "activation": "softmax"}]
 
@@ -70,14 +67,14 @@ def test_a_difference_goes_to_the_layers_or_to_the_training(split):
 def test_images_too_small_for_the_poolings_are_named_before_keras_builds(side):
     layers = custom_cnn.final_model_layers(14)
     sentence = "^FinalModel: layer .*, MaxPooling2D, would shrink 1 x 1 x .* take fewer poolings or larger images"
-    with pytest.raises(helpers.InputError, match=sentence):
+    with pytest.raises(files.InputError, match=sentence):
         custom_cnn.build_model(layers, (side, side, 3), "FinalModel")
 
 
 def test_building_checks_no_number_of_classes():
     head = custom_cnn.build_model([["Dropout", {"rate": 0.3}], ["Dense", {"units": 5}]], (8,), "head")
     assert head.output_shape == (None, 5)
-    with pytest.raises(helpers.InputError, match="^head: layer 1, Conv2D, does not take 8"):
+    with pytest.raises(files.InputError, match="^head: layer 1, Conv2D, does not take 8"):
         custom_cnn.build_model([["Conv2D", {"filters": 4, "kernel_size": 3}]], (8,), "head")
 
 
@@ -102,7 +99,7 @@ WRONG_LAYERS = [
 
 @pytest.mark.parametrize(("layers", "sentence"), WRONG_LAYERS, ids=lambda value: str(value)[:30])
 def test_a_list_of_layers_is_answered_before_anything_is_built(split, layers, sentence):
-    with pytest.raises(helpers.InputError, match=f"mine: .*{sentence}") as caught:
+    with pytest.raises(files.InputError, match=f"mine: .*{sentence}") as caught:
         spec(split, layers=layers)
     assert "\n" not in str(caught.value)
 
@@ -147,14 +144,14 @@ WRONG_CHANGES = [
     ({"optimizer": {"class_name": "Adam", "config": {"rate": 1}}}, "cannot make the optimizer"),
     ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build it.*he_unifrom"),
     ({"augmentation": {"flips": True}}, "augmentation takes None or a dict like .*, not {'flips': True}"),
-    ({"augmentation": custom_cnn.AUGMENTATION | {"zoom": 1}}, "augmentation takes .*zoom up to 0.9"),
+    ({"augmentation": batches.AUGMENTATION | {"zoom": 1}}, "augmentation takes .*zoom up to 0.9"),
     ({"balance": "smote"}, "^mine: balance takes one of none, class_weight, oversample, not 'smote'"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "sentence"), WRONG_CHANGES, ids=lambda value: str(value)[:30])
 def test_a_change_that_cannot_be_made_is_one_sentence(split, changes, sentence):
-    with pytest.raises(helpers.InputError, match=sentence) as caught:
+    with pytest.raises(files.InputError, match=sentence) as caught:
         custom_cnn.cnn_spec("03", "mine", split, 64, **({"epochs": 1, "seed": 0} | changes))
     assert "\n" not in str(caught.value)
 
@@ -168,7 +165,7 @@ def test_every_choice_is_checked(split):
 def test_tuples_are_taken_as_lists_are(split):
     lists = {"filters": [8, 16], "kernel_size": [3, 5], "activation": ["ReLU", {}], "dropout": [0.1, 0]}
     tuples = {choice: tuple(value) for choice, value in lists.items()}
-    assert helpers.spec_hash(spec(split, **tuples)) == helpers.spec_hash(spec(split, **lists))
+    assert runs.spec_hash(spec(split, **tuples)) == runs.spec_hash(spec(split, **lists))
 
 
 def test_the_ends_of_the_bounds_are_taken(split):

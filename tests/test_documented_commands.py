@@ -1,8 +1,8 @@
 """Every command that the documents name is run, made small, or has a reason why it cannot be run here.
 
-The commands are found in README.md, CLUSTER.md, data/README.md, benchmarks/README.md and the notebooks' text. What is
-run contains the documented words: a command that is changed in a document, or new there, fails a test until it is
-changed or added here.
+The commands are found in README.md, CONTRIBUTING.md, docs/, data/README.md, benchmarks/README.md and in the text of the
+notebooks. What is run contains the documented words: a command that is changed in a document, or new there, fails a
+test until it is changed or added here.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conftest import ROOT, clone
+from leaves.parameters import PARAMETERS
+from leaves.report import chapters, options
+
 import keras
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, clone
 from distributed import Client
 from PIL import Image
 
-import run_all
-from parameters import PARAMETERS
-
 # ---------------------------------------------------------------- what the documents say
 
-DOCUMENTS = ("README.md", "CLUSTER.md", "data/README.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "benchmarks/README.md")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WHOLE_COMMAND = re.compile(r"(\./run_(all|tests)\.sh|(\.\./)?\.venv/bin/|python |dask |cp |cd |pip |[A-Z_]+=\S* )")
 BENCHMARK = re.compile(r"^\| `(\w+\.py[^`]*)` \|", re.MULTILINE)  # a row of the table in benchmarks/README.md
@@ -47,7 +47,8 @@ BENCHMARK = re.compile(r"^\| `(\w+\.py[^`]*)` \|", re.MULTILINE)  # a row of the
 
 def texts():
     """The name and the text of every document; of a notebook its markdown cells."""
-    yield from ((name, (ROOT / name).read_text(encoding="utf-8")) for name in DOCUMENTS)
+    pages = [*DOCUMENTS, *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
+    yield from ((name, (ROOT / name).read_text(encoding="utf-8")) for name in pages)
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(file, as_version=4).cells
         yield file.name, "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -96,7 +97,7 @@ def documented_commands():
     found += [span for _, span in code_spans() if WHOLE_COMMAND.match(span)]
     for name, text in texts():
         if name == "benchmarks/README.md":
-            found += [f"python benchmarks/{command}" for command in BENCHMARK.findall(text)]
+            found += [f".venv/bin/python benchmarks/{command}" for command in BENCHMARK.findall(text)]
     return [*dict.fromkeys(found)]
 
 
@@ -138,7 +139,6 @@ EVERY = {
     "search_minutes": 5,
     "search_epochs": 2,
     "trials_at_once": 5,
-    "search_file": "my_search.db",
     "weights": "my_weights",
     "views": 3,
     "head_epochs": 3,
@@ -181,25 +181,26 @@ COMMANDS = {
     "photos without labels": "./run_all.sh --profile tiny --only 06 -p photo leaf.jpg --test unlabelled",
     "plant_village": "./run_all.sh --data plant_village --profile tiny --weights my_weights -p augmentation None "
     "-p views 0 -p learning_rates [0.001]",
-    "own variants": f"{OWN_VARIANTS} --profile tiny -p augmentation None",
+    "own variants": f"./run_all.sh --profile tiny {OWN_VARIANTS.removeprefix('./run_all.sh ')} -p augmentation None",
     "scheduler": ".venv/bin/dask scheduler --host 127.0.0.1 --port {port}",
-    "worker": "cd notebooks\nPYTHONPATH=.. ../.venv/bin/dask worker tcp://127.0.0.1:{port} --nthreads 1 --no-dashboard",
+    "worker": ".venv/bin/dask worker tcp://127.0.0.1:{port} --nthreads 1 --no-dashboard",
     "cluster": "TF_NUM_INTRAOP_THREADS=16 ./run_all.sh --profile full --scheduler tcp://127.0.0.1:{port} --only 01,02 "
     "-p epochs 1 -p seeds 2 -p precision bfloat16 -p image_size 32",
-    "tests": "./run_tests.sh tests/test_parameters.py -k two_meanings",
+    "tests": "./run_tests.sh tests/test_parameters.py -n 0 -k two_meanings",
+    "style": ".venv/bin/ruff check --fix && .venv/bin/ruff format",
     "lab": ".venv/bin/jupyter lab notebooks --no-browser --allow-root --ServerApp.ip=127.0.0.1 "
     "--ServerApp.port={port} --IdentityProvider.token=known",
     "tensorboard": ".venv/bin/tensorboard --logdir runs --host 127.0.0.1 --port {port}",
-    "leaves": "python data/sample_leaves.py --out leaves --count 70 --size 48 --seed 0",
-    "sample_realism": "python benchmarks/sample_realism.py leaves --count 70",
-    "transfer_learning": "./run_all.sh --only 01 --data leaves --profile tiny "
-    "&& python benchmarks/transfer_learning.py --weights my_weights --backbone VGG16 --size 32 --epochs 1 "
+    "leaves": ".venv/bin/python -m leaves.sample --out synthetic --count 70 --size 48 --seed 0",
+    "sample_realism": ".venv/bin/python benchmarks/sample_realism.py synthetic --count 70",
+    "transfer_learning": "./run_all.sh --only 01 --data synthetic --profile tiny "
+    "&& .venv/bin/python benchmarks/transfer_learning.py --weights my_weights --backbone VGG16 --size 32 --epochs 1 "
     "--tuning-epochs 1 --views 1",
-    "data_chapter": "python benchmarks/data_chapter.py leaves --count 30",
-    "custom_cnn": "python benchmarks/custom_cnn.py --torch python --size 32 --quick",
-    "checkpoints": "python benchmarks/checkpoints.py --epochs 1 --size 32 --rounds 1",
-    "report": "python benchmarks/report.py --chapters 01 --profile tiny",
-    "scaling": "python benchmarks/scaling.py --counts 80 70 --chapters 01",
+    "data_chapter": ".venv/bin/python benchmarks/data_chapter.py synthetic --count 30",
+    "custom_cnn": ".venv/bin/python benchmarks/custom_cnn.py --torch .venv/bin/python --size 32 --quick",
+    "checkpoints": ".venv/bin/python benchmarks/checkpoints.py --epochs 1 --size 32 --rounds 1",
+    "report": ".venv/bin/python benchmarks/report.py --chapters 01 --profile tiny",
+    "scaling": ".venv/bin/python benchmarks/scaling.py --counts 80 70 --chapters 01",
 }
 
 
@@ -218,6 +219,12 @@ SERVER |= {"tcp://leaves-scheduler:8786": "tcp://127.0.0.1:{port}", "...": "tcp:
 DOCUMENTED = {
     "./run_all.sh": Run("other photos"),
     "./run_tests.sh": Run("tests"),
+    "./run_tests.sh tests/test_parameters.py": Run("tests"),
+    "./run_tests.sh -n 0 -k split": Run("tests", {"split": "two_meanings"}),
+    ".venv/bin/ruff check --fix": Run("style"),
+    ".venv/bin/ruff format": Run("style"),
+    "./run_all.sh --profile tiny --only 03": Run("own variants"),
+    "./run_all.sh --help": "run by test_help_names_every_option in test_run_all.py",
     "./run_all.sh --data my_photos --weights my_weights": Run("every option"),
     "./run_all.sh --data plant_village": Run("plant_village"),
     "./run_all.sh --test other_photos": Run("other photos"),
@@ -225,36 +232,38 @@ DOCUMENTED = {
     OWN_VARIANTS: Run("own variants"),
     "images -> data/split.csv -> runs/* -> report/scores.csv -> report/report.html": "no command: the flow of the data",
     ".venv/bin/jupyter lab notebooks": Run("lab"),
-    "python benchmarks/sample_realism.py DIR": Run("sample_realism", {"DIR": "leaves"}),
+    ".venv/bin/python benchmarks/sample_realism.py DIR": Run("sample_realism", {"DIR": "synthetic"}),
     "./run_all.sh && cp report/figures/*.png report/scores.csv figures/": Run("other photos"),
     "./run_all.sh --scheduler local:4": Run("every option", {"local:4": "local:2"}),
     ".venv/bin/dask scheduler --host 192.0.2.1 --port 8786": Run("scheduler", SERVER),
-    "cd /shared/leaf-report/notebooks": Run("worker", {"/shared/leaf-report/notebooks": "notebooks"}),
-    "PYTHONPATH=.. ../.venv/bin/dask worker tcp://192.0.2.1:8786 --nthreads 1 --no-dashboard": Run("worker", SERVER),
+    "cd /shared/leaf-report": "the folder in which the next command is given",
+    ".venv/bin/dask worker tcp://192.0.2.1:8786 --nthreads 1 --no-dashboard": Run("worker", SERVER),
     "python: from dask_jobqueue import SLURMCluster": "needs the commands of SLURM (sbatch)",
     "yaml: apiVersion: kubernetes.dask.org/v1": "needs a Kubernetes cluster with the Dask operator",
     "TF_NUM_INTRAOP_THREADS=16 ./run_all.sh --scheduler ...": Run("cluster", SERVER),
     "./run_all.sh --profile full --scheduler tcp://192.0.2.1:8786": Run("cluster", SERVER),
     ".venv/bin/pip install dask-jobqueue": "changes the .venv that all tests run in, and is for SLURM alone",
     "./run_all.sh --scheduler tcp://leaves-scheduler:8786": Run("cluster", SERVER),
-    "python data/sample_leaves.py --out leaves --count 1000 --size 128 --seed 0": Run(
+    ".venv/bin/python -m leaves.sample --out synthetic --count 1000 --size 128 --seed 0": Run(
         "leaves", {"1000": "70", "128": "48"}
     ),
-    "python benchmarks/custom_cnn.py --torch PYTHON": Run("custom_cnn", {"PYTHON": "python"}),
+    ".venv/bin/python benchmarks/custom_cnn.py --torch PYTHON": Run("custom_cnn", {"PYTHON": ".venv/bin/python"}),
     "./run_all.sh --only 01,02 -p epochs 28 -p seeds 3 -p precision bfloat16": Run("cluster", {"28": "1", "3": "2"}),
-    "python benchmarks/scaling.py --counts 16000 4000 1000": Run("scaling", {"16000": "80", "4000": "70", "1000": ""}),
-    "python benchmarks/checkpoints.py --epochs 8": Run("checkpoints", {"8": "1"}),
+    ".venv/bin/python benchmarks/scaling.py --counts 16000 4000 1000": Run(
+        "scaling", {"16000": "80", "4000": "70", "1000": ""}
+    ),
+    ".venv/bin/python benchmarks/checkpoints.py --epochs 8": Run("checkpoints", {"8": "1"}),
     "./run_all.sh --only 01": Run("transfer_learning"),
-    "./run_all.sh --only 01 --data DIR": Run("transfer_learning", {"DIR": "leaves"}),
-    "python benchmarks/transfer_learning.py --weights DIR": Run("transfer_learning", {"DIR": "my_weights"}),
+    "./run_all.sh --only 01 --data DIR": Run("transfer_learning", {"DIR": "synthetic"}),
+    ".venv/bin/python benchmarks/transfer_learning.py --weights DIR": Run("transfer_learning", {"DIR": "my_weights"}),
     "./run_all.sh -p balance class_weight": Run("every option"),
     ".venv/bin/tensorboard --logdir runs": Run("tensorboard"),
     "./run_all.sh --only 06 -p photo PATH": Run("photos without labels", {"PATH": "leaf.jpg"}),
     "./run_all.sh --data DIR": Run("every option", {"DIR": "my_photos"}),
-    "python benchmarks/data_chapter.py DIR": Run("data_chapter", {"DIR": "leaves"}),
-    "python benchmarks/checkpoints.py": Run("checkpoints"),
-    "python benchmarks/report.py": Run("report"),
-    "python benchmarks/scaling.py": Run("scaling"),
+    ".venv/bin/python benchmarks/data_chapter.py DIR": Run("data_chapter", {"DIR": "synthetic"}),
+    ".venv/bin/python benchmarks/checkpoints.py": Run("checkpoints"),
+    ".venv/bin/python benchmarks/report.py": Run("report"),
+    ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
 }
 
 
@@ -292,11 +301,12 @@ def test_what_is_run_holds_the_documented_words(command):
 
 def test_every_command_of_the_table_is_run():
     source = Path(__file__).read_text(encoding="utf-8")
+    everything = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
     for name in {*COMMANDS} - {*TOLD}:
         assert re.search(rf'(run_in|served)\(\w+, "{name}"', source)
     for how in DOCUMENTED.values():
         if isinstance(how, str) and how.startswith("run by"):
-            assert f"def {how.split()[2].strip(',')}(" in source
+            assert f"def {how.split()[2].strip(',')}(" in everything
 
 
 def test_a_changed_command_is_found():
@@ -315,9 +325,9 @@ OF_OTHERS = {"--nthreads 1": "of dask worker"}
 def test_every_documented_option_is_taken(span, tmp_path):
     words = shlex.split(span.replace("NAME VALUE", "seed 1").replace("DIR", shlex.quote(str(tmp_path))))
     if len(words) == 1 and words != ["--force"]:  # the option's name alone
-        assert words[0] in run_all.argument_parser().format_help()
+        assert words[0] in options.argument_parser().format_help()
     else:
-        run_all.read_options(words)
+        options.read_options(words)
 
 
 def test_the_blocks_that_cannot_be_run_are_whole():
@@ -358,9 +368,9 @@ def free_port():
         return nobody.getsockname()[1]
 
 
-def on_path(copy):
-    """The environment in which ``python`` is the copy's: as after ``source .venv/bin/activate``."""
-    return QUIET | {"PATH": f"{copy / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+def environment(copy):
+    """The environment in which Python finds the copy's own modules, as it does where .venv was made for the copy."""
+    return QUIET | {"PYTHONPATH": str(copy)}
 
 
 def run_in(copy, name, port=0):
@@ -368,7 +378,7 @@ def run_in(copy, name, port=0):
     done = subprocess.run(
         ["bash", "-c", COMMANDS[name].replace("{port}", str(port))],
         cwd=copy,
-        env=on_path(copy),
+        env=environment(copy),
         capture_output=True,
         text=True,
         check=False,
@@ -384,7 +394,7 @@ def served(copy, name, port, log):
     with open(copy / log, "w", encoding="utf-8") as out:
         text = COMMANDS[name].replace("{port}", str(port))
         process = subprocess.Popen(
-            ["bash", "-c", text], cwd=copy, env=on_path(copy), stdout=out, stderr=out, start_new_session=True
+            ["bash", "-c", text], cwd=copy, env=environment(copy), stdout=out, stderr=out, start_new_session=True
         )
         try:
             yield process
@@ -456,15 +466,15 @@ def copy(tmp_path_factory, mendeley):
             save(picture, copy / "unlabelled" / f"{label} {seed}.jpg", quality=95)
     (copy / "my_weights").mkdir()
     keras.applications.VGG16(include_top=False, weights=None).save_weights(copy / "my_weights" / "VGG16.weights.h5")
-    intake = (copy / "data" / "intake.py").read_text(encoding="utf-8")
+    source = (copy / "leaves" / "sources.py").read_text(encoding="utf-8")
     for pattern, new in {
         r'"url": "[^"]*"\s*"[^"]*"': f'"url": "http://127.0.0.1:{mendeley.server_port}/file_downloaded"',
         r'"sha256": "[0-9a-f]{64}"': f'"sha256": "{hashlib.sha256(mendeley.content).hexdigest()}"',
         r'"photos": 54305': '"photos": 120',
     }.items():
-        intake, count = re.subn(pattern, new, intake)
+        source, count = re.subn(pattern, new, source)
         assert count == 1
-    (copy / "data" / "intake.py").write_text(intake, encoding="utf-8")
+    (copy / "leaves" / "sources.py").write_text(source, encoding="utf-8")
     return copy
 
 
@@ -474,13 +484,13 @@ def copy(tmp_path_factory, mendeley):
 def test_every_parameter_has_a_value_that_differs_from_all_others():
     assert {*EVERY} == {*PARAMETERS}
     profile = yaml.safe_load((ROOT / "notebooks" / "profiles" / "tiny.yaml").read_text(encoding="utf-8"))
-    for others in (profile, *map(run_all.chapter_parameters, run_all.CHAPTERS)):
+    for others in (profile, *map(chapters.chapter_parameters, chapters.CHAPTERS)):
         assert not [name for name, value in others.items() if EVERY[name] == value]
 
 
 def test_every_option_is_given():
-    options = {option for action in run_all.argument_parser()._actions for option in action.option_strings}
-    assert options - {"-h", "--help", "--check"} == {
+    known = {option for action in options.argument_parser()._actions for option in action.option_strings}
+    assert known - {"-h", "--help"} == {
         word for word in shlex.split(COMMANDS["every option"]) if re.match(r"--[a-z]|-p$", word)
     }
 
@@ -493,14 +503,13 @@ def every(copy):
 
 
 def test_every_parameter_reaches_the_chapters_that_have_it(every):
-    for chapter in run_all.CHAPTERS:
+    for chapter in chapters.CHAPTERS:
         executed = nbformat.read(every / "report" / chapter.name, as_version=4)
         wanted = {
             name: str((every / EVERY[name]).resolve()) if PARAMETERS[name].place else EVERY[name]
-            for name in run_all.chapter_parameters(chapter)
+            for name in chapters.chapter_parameters(chapter)
         }
         assert executed.metadata.papermill.parameters == wanted
-    assert (every / "my_search.db").exists()
     assert {"03-search-importances.png", "06-external.png"} <= {
         file.name for file in every.glob("report/figures/*.png")
     }
@@ -583,7 +592,7 @@ def test_a_cluster_started_by_hand_trains(copy):
     with served(copy, "scheduler", port, "scheduler.log"), served(copy, "worker", port, "worker.log"):
         run_in(copy, "cluster", port)
         with Client(f"tcp://127.0.0.1:{port}", timeout=10) as client:
-            threads = client.run(lambda: getattr(sys.modules.get("fitting"), "THREADS", None))
+            threads = client.run(lambda: getattr(sys.modules.get("leaves.training"), "THREADS", None))
     assert [*threads.values()] == [16]  # the worker trained, with as many as the command was told
     assert len({*copy.glob("runs/02-*/result.json")} - before) == 3  # two seeds and the refit
 
@@ -592,7 +601,7 @@ def test_jupyter_lab_shows_the_notebooks(copy):
     port = free_port()
     with served(copy, "lab", port, "lab.log"):
         listing = json.loads(ask(f"http://127.0.0.1:{port}/api/contents?token=known"))
-        assert {chapter.name for chapter in run_all.CHAPTERS} <= {entry["name"] for entry in listing["content"]}
+        assert {chapter.name for chapter in chapters.CHAPTERS} <= {entry["name"] for entry in listing["content"]}
         assert "JupyterLab" in ask(f"http://127.0.0.1:{port}/lab?token=known")
 
 
@@ -607,6 +616,10 @@ def test_tensorboard_shows_the_histograms(every):
 
 def test_run_tests_runs_what_is_named(copy):
     assert " passed" in run_in(copy, "tests").stdout
+
+
+def test_ruff_finds_nothing_to_change(copy):
+    assert "All checks passed" in run_in(copy, "style").stdout
 
 
 # ---------------------------------------------------------------- benchmarks

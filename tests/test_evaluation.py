@@ -3,16 +3,14 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+from conftest import paint
+from leaves import cache, evaluation, external, robustness, scoring
+from leaves.files import InputError
+
 import numpy as np
 import pytest
-from conftest import paint
 from PIL import Image
 from sklearn.metrics import f1_score
-
-import evaluation
-import robustness
-import scoring
-from files import InputError
 
 
 def run(name, params, trainable, seconds, **more):
@@ -45,32 +43,32 @@ def test_an_ensemble_counts_what_its_members_share_once(models, params, trainabl
 
 def test_a_probe_has_every_class_in_its_proportion():
     truth = np.repeat(np.arange(5), [400, 200, 100, 6, 1])
-    rows = evaluation.stratified_rows(truth, 100, seed=0)
+    rows = robustness.stratified_rows(truth, 100, seed=0)
     counts = np.bincount(truth[rows])
     assert len(rows) == 100
     assert counts.min() >= 1
     np.testing.assert_allclose(counts[:3] / 100, truth.size**-1 * np.array([400, 200, 100]), atol=0.03)
-    assert len(evaluation.stratified_rows(truth, 2, seed=0)) == 5
-    assert (evaluation.stratified_rows(truth, 10_000, seed=0) == np.arange(len(truth))).all()
-    assert (rows == evaluation.stratified_rows(truth, 100, seed=0)).all()
-    assert (rows != evaluation.stratified_rows(truth, 100, seed=1)).any()
+    assert len(robustness.stratified_rows(truth, 2, seed=0)) == 5
+    assert (robustness.stratified_rows(truth, 10_000, seed=0) == np.arange(len(truth))).all()
+    assert (rows == robustness.stratified_rows(truth, 100, seed=0)).all()
+    assert (rows != robustness.stratified_rows(truth, 100, seed=1)).any()
 
 
 def test_a_second_test_set_without_a_photo_of_a_known_class_is_named(tmp_path, capsys):
     classes = ["Elm", "Oak"]
     with pytest.raises(InputError, match="holds no photo of the classes Elm, Oak: name another folder as external"):
-        evaluation.external_files(tmp_path, classes)
+        external.external_files(tmp_path, classes)
     paint(tmp_path / "Moss" / "0.jpg", seed=1)
     with pytest.raises(InputError, match="holds no photo of the classes"):
-        evaluation.external_files(tmp_path, classes)
+        external.external_files(tmp_path, classes)
     assert capsys.readouterr().out == "Skipped: the class Moss, which no model knows.\n"
     paint(tmp_path / "Oak___healthy" / "0.jpg", seed=2)
-    assert evaluation.external_files(tmp_path, classes)["label"].tolist() == ["Oak"]
+    assert external.external_files(tmp_path, classes)["label"].tolist() == ["Oak"]
     with pytest.raises(InputError, match="nowhere cannot be read .No such file or directory.: name another folder"):
-        evaluation.external_files(tmp_path / "nowhere", classes)
+        external.external_files(tmp_path / "nowhere", classes)
 
 
-def test_arrays_are_computed_once_for_one_version_of_the_code(tmp_path, monkeypatch):
+def test_arrays_are_computed_once_for_one_version_of_the_code(tmp_path):
     file, asked = tmp_path / "made.npz", []
 
     def compute():
@@ -78,10 +76,9 @@ def test_arrays_are_computed_once_for_one_version_of_the_code(tmp_path, monkeypa
         return {"probabilities": np.eye(2)}
 
     for _ in range(2):
-        assert (evaluation.computed_once(file, compute)["probabilities"] == np.eye(2)).all()
+        assert (cache.computed_once(file, "one version", compute)["probabilities"] == np.eye(2)).all()
     assert len(asked) == 1
-    monkeypatch.setattr(evaluation, "CODE", "another")
-    evaluation.computed_once(file, compute)
+    cache.computed_once(file, "another version", compute)
     assert len(asked) == 2
 
 

@@ -14,20 +14,18 @@ import subprocess
 import sys
 import time
 
+import helpers
+from conftest import ROOT, clone
+from leaves import custom_cnn, dataset, files, locks, places, runs, training
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, clone
-
-import custom_cnn
-import files
-import fitting
-import helpers
 
 KILLS, PROFILE = int(os.environ.get("KILLS", "10")), os.environ.get("KILLED_PROFILE", "tiny")
 SECONDS = (2, 10) if PROFILE == "tiny" else (4, 30)  # between two kills
-TIMINGS = ["train_seconds", "seconds_before", "ms_per_image"]
+TIMINGS = ["train_seconds", "seconds_before", "ms_per_image", "hashes"]  # files of Keras carry their time
 
 
 def spec_of(split, **changes):
@@ -43,11 +41,9 @@ def train(spec, split):
 
 def contents(run):
     """All that a run leaves but its timings, and its weights bit by bit."""
-    result = {key: value for key, value in run.result.items() if key != "train_seconds"}
+    result = {key: value for key, value in run.result.items() if key not in ("train_seconds", "hashes")}
     weights = [weight.tobytes() for weight in run.load_model().get_weights()]
-    gradients = {
-        layer: list(map(float, values)) for layer, values in helpers.logged(run, "layers", "gradient/").items()
-    }
+    gradients = {layer: list(map(float, values)) for layer, values in runs.logged(run, "layers", "gradient/").items()}
     return result, (run.folder / "history.csv").read_bytes(), run.validation_probabilities.tobytes(), weights, gradients
 
 
@@ -76,7 +72,7 @@ class StopAfter(keras.callbacks.Callback):
 @pytest.fixture
 def every_epoch(monkeypatch):
     """Checkpoints after every epoch, however short it is."""
-    monkeypatch.setattr(fitting.Checkpoint, "times_its_cost", 0)
+    monkeypatch.setattr(training.Checkpoint, "times_its_cost", 0)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +86,13 @@ def every_epoch(monkeypatch):
 def test_the_same_bits_twice_and_when_interrupted_in_every_epoch(project, every_epoch, changes):
     spec = spec_of(project, batch_size=8, **changes)
     whole = contents(train(spec, project))
-    shutil.rmtree(helpers.RUNS)
+    shutil.rmtree(places.RUNS)
     assert contents(train(spec, project)) == whole
-    shutil.rmtree(helpers.RUNS)
+    shutil.rmtree(places.RUNS)
     for epoch in range(whole[0]["epochs"]):
         with pytest.raises(Stopped):
-            helpers.train_once(spec, project, custom_cnn.prepare, StopAfter(epoch))
-        assert (helpers.run_folder(spec) / "checkpoint.npz").exists() == (epoch > 0)
+            runs.train_once(spec, project, custom_cnn.prepare, StopAfter(epoch))
+        assert (runs.run_folder(spec) / "checkpoint.npz").exists() == (epoch > 0)
     run = train(spec, project)
     assert contents(run) == whole
     assert not (run.folder / "checkpoint.npz").exists()
@@ -105,23 +101,23 @@ def test_the_same_bits_twice_and_when_interrupted_in_every_epoch(project, every_
 def test_a_training_that_ended_before_it_was_written_is_not_trained_on(project, every_epoch, monkeypatch):
     spec = spec_of(project, epochs=3)
     whole = contents(train(spec, project))
-    shutil.rmtree(helpers.RUNS)
+    shutil.rmtree(places.RUNS)
 
     def stop(*_):
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(helpers, "write_run", stop)
+        patched.setattr(runs, "write_run", stop)
         with pytest.raises(Stopped):
             train(spec, project)
-    monkeypatch.setattr(fitting.LayerLog, "on_epoch_begin", lambda *_: pytest.fail("trained on"))
+    monkeypatch.setattr(training.LayerLog, "on_epoch_begin", lambda *_: pytest.fail("trained on"))
     assert contents(train(spec, project)) == whole
 
 
 def test_a_training_that_diverged_is_not_trained_on(project, monkeypatch):
     hot = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1e30}}, "log_layers": False}
     with monkeypatch.context() as patched:
-        patched.setattr(helpers, "write_run", lambda *_: sys.exit())
+        patched.setattr(runs, "write_run", lambda *_: sys.exit())
         with pytest.raises(SystemExit):
             helpers.train_all([spec_of(project, **hot)], project, custom_cnn.prepare)
     [run] = helpers.train_all([spec_of(project, **hot)], project, custom_cnn.prepare)
@@ -132,22 +128,22 @@ def test_a_training_that_diverged_is_not_trained_on(project, monkeypatch):
 def test_a_damaged_checkpoint_is_named_and_not_used(project, capsys):
     spec = spec_of(project, batch_size=8)
     whole = contents(train(spec, project))
-    shutil.rmtree(helpers.RUNS)
+    shutil.rmtree(places.RUNS)
     with pytest.raises(Stopped):
-        helpers.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
-    checkpoint = helpers.run_folder(spec) / "checkpoint.npz"
+        runs.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
+    checkpoint = runs.run_folder(spec) / "checkpoint.npz"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     assert contents(train(spec, project)) == whole
-    assert "checkpoint.npz is damaged: what it held is made again" in capsys.readouterr().out
+    assert "checkpoint.npz is damaged: what it held is computed again" in capsys.readouterr().out
 
 
 def test_a_training_begun_with_another_number_of_threads_begins_anew(project, every_epoch, capsys, monkeypatch):
     spec = spec_of(project, batch_size=8)
     whole = contents(train(spec, project))
-    shutil.rmtree(helpers.RUNS)
+    shutil.rmtree(places.RUNS)
     with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(fitting, "THREADS", fitting.THREADS + 1)
-        helpers.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
+        patched.setattr(training, "THREADS", training.THREADS + 1)
+        runs.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
     assert contents(train(spec, project)) == whole
     assert "was begun with another number of threads, and begins anew" in capsys.readouterr().out
 
@@ -159,18 +155,8 @@ def cut_short(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def drop_a_column(file):
-    pd.read_csv(file).drop(columns="val_macro_f1").to_csv(file, index=False)
-
-
-def from_an_older_version(file):
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": helpers.SCHEMA - 1}))
-
-
 def made_by_an_older_version(file):
-    from_an_older_version(file)
-    sums = json.loads(file.with_name("checksums.json").read_text())
-    file.with_name("checksums.json").write_text(json.dumps(sums | {"spec.json": files.file_hash(file)}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": runs.SCHEMA - 1}))
 
 
 @pytest.mark.parametrize(
@@ -179,10 +165,9 @@ def made_by_an_older_version(file):
         ("result.json", cut_short, "result.json is damaged"),
         ("model.keras", lambda file: file.write_bytes(b""), "model.keras is damaged"),
         ("model.keras", lambda file: file.unlink(), "model.keras is damaged"),
-        ("history.csv", drop_a_column, "history.csv is damaged"),
+        ("history.csv", cut_short, "history.csv is damaged"),
         ("validation.npy", cut_short, "validation.npy is damaged"),
-        ("checksums.json", lambda file: file.unlink(), "is damaged"),
-        ("spec.json", from_an_older_version, "spec.json is damaged"),
+        ("spec.json", cut_short, "another version of the code made it"),
         ("spec.json", made_by_an_older_version, "another version of the code made it"),
     ],
 )
@@ -191,7 +176,7 @@ def test_a_damaged_run_is_named_and_trained_again(project, capsys, name, damage,
     run = train(spec, project)
     whole = contents(run)
     damage(run.folder / name)
-    assert helpers.find_run(spec) is None
+    assert runs.find_run(spec) is None
     again = train(spec, project)
     assert contents(again) == whole
     printed = capsys.readouterr().out
@@ -202,50 +187,55 @@ def test_a_later_chapter_names_the_damaged_run_and_the_chapter(project):
     run = train(spec_of(project, epochs=1), project)
     helpers.record_runs("02", {"Tiny": run})
     (run.folder / "model.keras").write_bytes(b"")
-    with pytest.raises(helpers.InputError, match="model.keras is damaged; run the notebook of chapter 02 again"):
+    with pytest.raises(files.InputError, match="model.keras is damaged; run the notebook of chapter 02 again"):
         helpers.recorded_runs("02", "02_custom_cnn")
 
 
 def test_a_split_that_was_edited_by_hand_is_refused(project):
-    files.write_signed(helpers.SPLIT_CSV, helpers.SPLIT_CSV.read_text())
-    assert helpers.load_split().equals(project)
-    helpers.SPLIT_CSV.write_text(helpers.SPLIT_CSV.read_text().replace("test", "train", 1))
-    with pytest.raises(helpers.InputError, match="split.csv is not as chapter 1 wrote it: run notebook 01_data_split"):
-        helpers.load_split()
+    files.write_with_checksum(places.SPLIT_CSV, places.SPLIT_CSV.read_text())
+    assert dataset.load_split().equals(project)
+    places.SPLIT_CSV.write_text(places.SPLIT_CSV.read_text().replace("test", "train", 1))
+    with pytest.raises(files.InputError, match="split.csv is not as chapter 1 wrote it: run notebook 01_data_split"):
+        dataset.load_split()
 
 
 # ---------------------------------------------------------------- locks
 
 
+HOLD = """
+import pathlib, time
+from leaves import locks
+with locks.locked(pathlib.Path({!r})):
+    print("held", flush=True)
+    time.sleep(SECONDS)
+"""
+
+
 def test_a_lock_names_the_process_that_holds_it_and_ends_with_it(tmp_path):
-    hold = (
-        "import files, pathlib, time\nwith files.locked(pathlib.Path({!r})): print('held', flush=True); time.sleep(60)"
-    )
+    hold = HOLD.replace("SECONDS", "60")
     command = [sys.executable, "-c", hold.format(str(tmp_path / "lock"))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(files.InputError, match=f"in use by process {holder.pid} on .*: wait until it ends, or stop"),
-            files.locked(tmp_path / "lock", patience=0.1),
+            locks.locked(tmp_path / "lock", patience=0.1),
         ):
             pytest.fail("locked twice")
         holder.kill()
-    with files.locked(tmp_path / "lock", patience=5):
-        assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+    with locks.locked(tmp_path / "lock", patience=5):
+        assert f"process {os.getpid()}" in (tmp_path / "lock.holder").read_text()
 
 
 def test_who_waits_for_a_training_says_so_once(tmp_path, capsys):
-    hold = (
-        "import files, pathlib, time\nwith files.locked(pathlib.Path({!r})): print('held', flush=True); time.sleep(1)"
-    )
+    hold = HOLD.replace("SECONDS", "1")
     command = [sys.executable, "-c", hold.format(str(tmp_path / "lock"))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with files.locked(tmp_path / "lock", patience=20, work="The training of FinalModel, seed 0,"):
+        with locks.locked(tmp_path / "lock", patience=20, work="The training of FinalModel, seed 0,"):
             told = capsys.readouterr().out
     assert told.count("\n") == 1
     assert f"The training of FinalModel, seed 0, is under way in process {holder.pid} on" in told
-    with files.locked(tmp_path / "lock", work="The training"):
+    with locks.locked(tmp_path / "lock", work="The training"):
         assert capsys.readouterr().out == ""  # nobody is waited for
 
 
@@ -337,7 +327,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_scores(undistur
 
 
 def test_a_second_command_names_the_first(whole_run, run_all):
-    with files.locked(whole_run[0] / "runs" / "lock"):
+    with locks.locked(whole_run[0] / "runs" / "lock"):
         done = run_all("--profile", "tiny", "--only", "02")
     assert done.returncode == 1
     assert re.fullmatch(

@@ -2,14 +2,14 @@
 
 import json
 
+import helpers
+from leaves import batches, custom_cnn, dataset, files, places, runs
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
-
-import batches
-import custom_cnn
-import helpers
 
 
 def tiny_spec(split, **changes):
@@ -24,53 +24,53 @@ def train(spec, split, prepare=custom_cnn.prepare):
 
 
 def test_split_hash_follows_content_not_place(project, tmp_path):
-    table = pd.read_csv(helpers.SPLIT_CSV)
+    table = pd.read_csv(places.SPLIT_CSV)
     moved = table.assign(path="elsewhere/" + table["path"]).sample(frac=1, random_state=0)
     moved.to_csv(tmp_path / "moved.csv", index=False)
     table.assign(label=table["label"].replace({"A": "C"})).to_csv(tmp_path / "relabelled.csv", index=False)
-    assert helpers.load_split(tmp_path / "moved.csv").attrs["hash"] == project.attrs["hash"]
-    assert helpers.load_split(tmp_path / "relabelled.csv").attrs["hash"] != project.attrs["hash"]
+    assert dataset.load_split(tmp_path / "moved.csv").attrs["hash"] == project.attrs["hash"]
+    assert dataset.load_split(tmp_path / "relabelled.csv").attrs["hash"] != project.attrs["hash"]
 
 
 def test_missing_split_names_the_notebook(tmp_path):
-    with pytest.raises(helpers.InputError, match="01_data_split"):
-        helpers.load_split(tmp_path / "split.csv")
+    with pytest.raises(files.InputError, match="01_data_split"):
+        dataset.load_split(tmp_path / "split.csv")
 
 
 def test_images_are_decoded_once_and_in_order(project, monkeypatch):
-    images, labels = helpers.load_images(project, "train", 32)
+    images, labels = dataset.load_images(project, "train", 32)
     assert images.shape == (20, 32, 32, 3)
     assert images[:].dtype == np.uint8
     blue = images[:][..., 2].mean(axis=(1, 2)) > 120
     assert (blue == (labels == 1)).all()
-    monkeypatch.setattr(helpers.image_store, "read_image", lambda *_: pytest.fail("decoded again"))
-    again, _ = helpers.load_images(project, "train", 32)
+    monkeypatch.setattr("leaves.image_store.read_image", lambda *_: pytest.fail("decoded again"))
+    again, _ = dataset.load_images(project, "train", 32)
     assert (again[:] == images[:]).all()
-    assert len(helpers.load_images(project, "test", 32)[0]) == 20
+    assert len(dataset.load_images(project, "test", 32)[0]) == 20
 
 
 def test_a_photo_that_changed_after_the_split_is_named(project, working_folder):
     (working_folder / "7.png").write_bytes((working_folder / "8.png").read_bytes())
-    with pytest.raises(helpers.InputError, match="7.png has changed or gone since the split: run notebook 01"):
-        helpers.load_images(project, "train", 32)
+    with pytest.raises(files.InputError, match="7.png has changed or gone since the split: run notebook 01"):
+        dataset.load_images(project, "train", 32)
     (working_folder / "7.png").unlink()
-    with pytest.raises(helpers.InputError, match="7.png has changed or gone"):
-        helpers.load_images(project, "train", 32)
+    with pytest.raises(files.InputError, match="7.png has changed or gone"):
+        dataset.load_images(project, "train", 32)
 
 
 def test_a_disk_that_fills_while_images_are_stored(project, small_disk):
-    with pytest.raises(helpers.InputError, match="File too large; make room on the disk"):
-        helpers.load_images(project, "train", 64)
+    with pytest.raises(files.InputError, match="File too large; make room on the disk"):
+        dataset.load_images(project, "train", 64)
     small_disk()  # room is made again
-    images, labels = helpers.load_images(project, "train", 64)
+    images, labels = dataset.load_images(project, "train", 64)
     blue = images[:][..., 2].mean(axis=(1, 2)) > 120
     assert (blue == (labels == 1)).all()
 
 
 def test_half_side_is_the_originals(project):
-    assert helpers.half_side(project.assign(width=256, height=256)) == 128
-    assert helpers.half_side(project.assign(width=4000, height=3000)) == 128
-    assert helpers.half_side(project) == 32
+    assert dataset.half_side(project.assign(width=256, height=256)) == 128
+    assert dataset.half_side(project.assign(width=4000, height=3000)) == 128
+    assert dataset.half_side(project) == 32
 
 
 @pytest.mark.parametrize("balance", batches.BALANCES)
@@ -85,8 +85,8 @@ def test_balance_changes_the_training(project, balance):
 
 
 def test_an_unknown_balance_is_named(project):
-    with pytest.raises(helpers.InputError, match="balance is 'smote'.*none, class_weight, oversample"):
-        helpers.training_spec("02", "Tiny", project, 1, 0, "smote")
+    with pytest.raises(files.InputError, match="balance is 'smote'.*none, class_weight, oversample"):
+        runs.training_spec("02", "Tiny", project, 1, 0, "smote")
 
 
 # ---------------------------------------------------------------- runs
@@ -94,9 +94,9 @@ def test_an_unknown_balance_is_named(project):
 
 def test_same_spec_same_hash_whatever_it_is_called(project):
     spec = tiny_spec(project)
-    assert helpers.spec_hash(spec) == helpers.spec_hash(json.loads(json.dumps(spec)))
-    assert helpers.spec_hash(spec) == helpers.spec_hash(spec | {"name": "Other", "chapter": "03"})
-    assert helpers.spec_hash(spec) != helpers.spec_hash(spec | {"seed": 1})
+    assert runs.spec_hash(spec) == runs.spec_hash(json.loads(json.dumps(spec)))
+    assert runs.spec_hash(spec) == runs.spec_hash(spec | {"name": "Other", "chapter": "03"})
+    assert runs.spec_hash(spec) != runs.spec_hash(spec | {"seed": 1})
 
 
 def test_a_spec_is_trained_once(project, tmp_path):
@@ -122,28 +122,10 @@ def test_a_run_without_a_result_is_trained_again(project):
 
 def test_the_saved_model_is_the_trained_one(project):
     run = train(tiny_spec(project, augmentation=None), project)
-    images, labels = helpers.load_images(project, "validation", 32)
+    images, labels = dataset.load_images(project, "validation", 32)
     saved = run.load_model().predict(images[:].astype(np.float32), verbose=0)
     np.testing.assert_allclose(saved, run.validation_probabilities, atol=1e-5)
     assert run.result["validation_macro_f1"] == pytest.approx(f1_score(labels, saved.argmax(axis=1), average="macro"))
-
-
-def test_force_trains_again_and_only_once(project, monkeypatch):
-    prepared = []
-
-    def prepare(spec, split):
-        prepared.append(spec)
-        return custom_cnn.prepare(spec, split)
-
-    run = train(tiny_spec(project), project, prepare)
-    monkeypatch.setenv("RETRAIN", "one command")
-    again = train(tiny_spec(project, chapter="03"), project, prepare)
-    assert (len(prepared), again.folder) == (2, run.folder)
-    assert again.result["validation_macro_f1"] == run.result["validation_macro_f1"]
-    train(tiny_spec(project), project, prepare)
-    monkeypatch.delenv("RETRAIN")
-    train(tiny_spec(project), project, prepare)
-    assert len(prepared) == 2
 
 
 def test_a_run_keeps_the_name_that_a_chapter_gave_it(project):
@@ -157,9 +139,9 @@ def test_recorded_runs_belong_to_the_present_split(project, tmp_path):
     run = train(tiny_spec(project), project)
     helpers.record_runs("02", {"Tiny": run})
     assert helpers.recorded_runs("02", "02_custom_cnn")["Tiny"].result == run.result
-    table = pd.read_csv(helpers.SPLIT_CSV)
-    table.assign(split=table["split"].sample(frac=1, random_state=0).to_numpy()).to_csv(helpers.SPLIT_CSV)
-    with pytest.raises(helpers.InputError, match="run notebook 02_custom_cnn first"):
+    table = pd.read_csv(places.SPLIT_CSV)
+    table.assign(split=table["split"].sample(frac=1, random_state=0).to_numpy()).to_csv(places.SPLIT_CSV)
+    with pytest.raises(files.InputError, match="run notebook 02_custom_cnn first"):
         helpers.recorded_runs("02", "02_custom_cnn")
 
 
@@ -170,7 +152,7 @@ def test_a_queue_goes_on_after_a_divergence(project):
     assert (diverged.result["diverged"], diverged.result["validation_macro_f1"]) == (True, None)
     assert not sound.result["diverged"]
     assert 0 <= sound.result["train_macro_f1"] <= 1
-    with pytest.raises(helpers.InputError, match="hot diverged: .* epoch [12]; lower the learning rate of 1e.30"):
+    with pytest.raises(files.InputError, match="hot diverged: .* epoch [12]; lower the learning rate of 1e.30"):
         train(queue[0], project)
 
 
@@ -195,9 +177,9 @@ def test_a_refit_trains_on_most_of_the_validation_part(project):
 
 def test_the_log_of_the_layers_has_every_kernel_and_epoch(project):
     run = train(tiny_spec(project, log_layers=True), project)
-    gradients = helpers.logged(run, "layers", "gradient/")
-    changes = helpers.logged(run, "layers", "change/")
-    histograms = helpers.logged(run, "train", "kernel/histogram")
+    gradients = runs.logged(run, "layers", "gradient/")
+    changes = runs.logged(run, "layers", "change/")
+    histograms = runs.logged(run, "train", "kernel/histogram")
     assert [len(found) for found in (gradients, changes, histograms)] == [4, 4, 4]
     for found in (*gradients.values(), *changes.values()):
         assert len(found) == 2
@@ -218,7 +200,7 @@ def test_other_runs_log_no_layers(project):
 def test_a_figure_is_saved_and_shown_with_its_caption(project, monkeypatch):
     shown = []
     monkeypatch.setattr(helpers, "display", shown.append)
-    figure, _ = helpers.plt.subplots()
+    figure, _ = plt.subplots()
     helpers.show(figure, "02-nothing", "An empty plot.")
-    assert (helpers.REPORT / "figures" / "02-nothing.png").stat().st_size > 1000
+    assert (places.REPORT / "figures" / "02-nothing.png").stat().st_size > 1000
     assert shown[0].alt == "An empty plot."

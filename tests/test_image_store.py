@@ -3,12 +3,12 @@
 import hashlib
 import io
 
+from leaves import image_store
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
-
-from data import image_store
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

@@ -1,6 +1,7 @@
 """Chapter 1's data: what is found, what is downloaded, what is said about every file."""
 
 import contextlib
+import hashlib
 import http.server
 import io
 import json
@@ -14,18 +15,30 @@ import time
 import zipfile
 from pathlib import Path
 
+import helpers
+from conftest import ROOT, make_dirty, paint, short
+from leaves import dataset, files, image_store, parameters, places, sources, splitting
+from leaves.files import InputError
+from leaves.photos import (
+    CHECKS,
+    check_class_counts,
+    examples,
+    find_images,
+    header_size,
+    inspect_image,
+    inspect_images,
+    issue_table,
+    issues_of,
+    reason,
+    settled,
+    usable,
+)
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, make_dirty, paint, short
 from PIL import Image
-
-import files
-import helpers
-import parameters
-from data import image_store, intake, splitting
-from helpers import InputError
 
 
 def test_finds_the_images_of_each_class(photos):
@@ -37,7 +50,7 @@ def test_finds_the_images_of_each_class(photos):
     (photos / ".Birch").mkdir()
     shutil.copy(photos / "Oak" / "0.jpg", photos / ".Birch" / "0.jpg")
     (photos / "Elm" / "UPPER.JPEG").write_bytes((photos / "Elm" / "0.jpg").read_bytes())
-    images, issues = intake.find_images(photos)
+    images, issues = find_images(photos)
     assert images["label"].value_counts().to_dict() == {"Elm": 21, "Oak": 10}
     found = [["", "hidden folder"], ["Oak", "no photo"], ["", "no class"]]
     assert issues[["label", "check"]].to_numpy().tolist() == found
@@ -68,7 +81,7 @@ def test_finds_the_images_of_each_class(photos):
 def test_a_folder_that_cannot_be_used_is_named(photos, spoil, sentence):
     spoil(photos)
     with pytest.raises(InputError, match=sentence):
-        intake.find_images(photos)
+        find_images(photos)
 
 
 def checks_of(facts):
@@ -87,12 +100,12 @@ def nest(folder):
     ("count", "sentence"), [(0, "Oak in .* has 0 usable images"), (4, "Oak in .* has 4 usable images")]
 )
 def test_a_class_with_too_few_images_is_named(photos, count, sentence):
-    images, _ = intake.find_images(photos)
+    images, _ = find_images(photos)
     few = images.drop(images.index[images["label"] == "Oak"][count:])
     with pytest.raises(InputError, match=sentence):
-        intake.check_class_counts(few["label"], images["label"], photos)
+        check_class_counts(few["label"], images["label"], photos)
     with pytest.raises(InputError, match="only the class Elm"):
-        intake.check_class_counts(images["label"][images["label"] == "Elm"], ["Elm"], photos)
+        check_class_counts(images["label"][images["label"] == "Elm"], ["Elm"], photos)
 
 
 # ---------------------------------------------------------------- which data
@@ -100,60 +113,58 @@ def test_a_class_with_too_few_images_is_named(photos, count, sentence):
 
 def note_source(data):
     """Leave data/source.json as chapter 1 does."""
-    helpers.write_whole(
-        helpers.DATA / "source.json", json.dumps({"data": data, "name": "", "split": "0" * 16}, indent=1)
-    )
+    files.write_atomic(places.DATA / "source.json", json.dumps({"data": data, "name": "", "split": "0" * 16}, indent=1))
 
 
 def test_without_a_name_the_data_used_last_are_taken(photos, working_folder):
-    assert intake.last_source() == {}
-    assert intake.chosen_data(None) == "sample"
-    assert intake.origin_sentence(None).startswith("The photos are those of the synthetic sample; set the parameter")
+    assert sources.last_source() == {}
+    assert sources.chosen_data(None) == "sample"
+    assert sources.origin_sentence(None).startswith("The photos are those of the synthetic sample; set the parameter")
     for data, name in {
         "plant_village": "PlantVillage",
         "sample": "the synthetic sample",
         str(photos): f"the folder {photos}",
     }.items():
         note_source(data)
-        assert intake.chosen_data(None) == intake.last_source()["data"] == data
-        assert intake.origin_sentence(None).startswith(f"Going on with {name}, used last; ")
-        assert intake.origin_sentence(data) == f"The photos are those of {name}, as in the last run."
-    assert intake.locate(None, 70, 32, 0) == (photos, "the folder photos")
+        assert sources.chosen_data(None) == sources.last_source()["data"] == data
+        assert sources.origin_sentence(None).startswith(f"Going on with {name}, used last; ")
+        assert sources.origin_sentence(data) == f"The photos are those of {name}, as in the last run."
+    assert sources.locate(None, 70, 32, 0) == (photos, "the folder photos")
     told = f"The photos were those of the folder {photos}; from now on they are those of the synthetic sample."
-    assert intake.origin_sentence("sample") == told
+    assert sources.origin_sentence("sample") == told
 
 
 def test_a_folder_used_last_that_has_gone_is_named(photos, working_folder):
     note_source(str(photos))
     photos.rename(photos.with_name("moved"))
     with pytest.raises(InputError, match=f"{photos}, used last, has gone .*--data DIR.*--data sample"):
-        intake.locate(None, 70, 32, 0)
-    assert intake.locate(str(photos.with_name("moved")), 70, 32, 0)[0] == photos.with_name("moved")
+        sources.locate(None, 70, 32, 0)
+    assert sources.locate(str(photos.with_name("moved")), 70, 32, 0)[0] == photos.with_name("moved")
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"data": 3}', '{"da'])
 def test_a_damaged_record_of_the_data_means_none(working_folder, text):
-    (helpers.DATA / "source.json").write_text(text)
-    assert intake.last_source() == {}
-    assert intake.chosen_data(None) == "sample"
+    (places.DATA / "source.json").write_text(text)
+    assert sources.last_source() == {}
+    assert sources.chosen_data(None) == "sample"
 
 
 def test_a_folder_begins_at_the_project_and_may_begin_with_a_tilde(photos, working_folder, monkeypatch):
     (working_folder / "notebooks").mkdir()
     monkeypatch.chdir(working_folder / "notebooks")
     photos.rename(working_folder / "~two")
-    folder, source = intake.locate("./~two", 70, 32, 0)
+    folder, source = sources.locate("./~two", 70, 32, 0)
     assert (folder, source) == (working_folder / "~two", "the folder ~two")
-    assert len(intake.find_images(folder)[0]) == len(intake.find_images("./~two")[0]) == 30
+    assert len(find_images(folder)[0]) == len(find_images("./~two")[0]) == 30
     monkeypatch.setenv("HOME", str(working_folder))
     (working_folder / "~two").rename(working_folder / "leaves")
-    assert intake.locate("~/leaves", 70, 32, 0)[0] == working_folder / "leaves"
+    assert sources.locate("~/leaves", 70, 32, 0)[0] == working_folder / "leaves"
 
 
 def test_the_sample_is_called_synthetic(working_folder):
-    folder, source = intake.locate("sample", 70, 32, 5)
-    assert folder.parent == helpers.DATA
-    assert source == "synthetic leaves, 32 x 32 pixels, seed 5 (data/sample_leaves.py)"
+    folder, source = sources.locate("sample", 70, 32, 5)
+    assert folder.parent == places.DATA
+    assert source == "synthetic leaves, 32 x 32 pixels, seed 5 (leaves/sample.py)"
 
 
 # ---------------------------------------------------------------- rights, links, odd names
@@ -187,18 +198,18 @@ def public():
 def test_a_folder_without_read_permission_is_named(public):
     (public / "Oak").chmod(0)
     with powerless(), pytest.raises(InputError, match=r"Oak cannot be read .Permission denied.: check its permissions"):
-        intake.find_images(public)
+        find_images(public)
     (public / "Oak").chmod(0o755)
     public.chmod(0)
     with powerless(), pytest.raises(InputError, match=r"cannot be read .Permission denied"):
-        intake.find_images(public)
+        find_images(public)
     public.chmod(0o755)
 
 
 def test_a_file_without_read_permission_is_left_out_until_it_may_be_read(public, working_folder):
     (public / "Oak" / "1.jpg").chmod(0)
     with powerless():
-        facts, pixels = intake.inspect_image(public / "Oak" / "1.jpg", 32)
+        facts, pixels = inspect_image(public / "Oak" / "1.jpg", 32)
     assert (checks_of(facts), pixels) == ({"does not open": "Permission denied"}, None)
 
 
@@ -207,14 +218,14 @@ def test_links_that_lead_nowhere_or_in_circles(photos, working_folder):
     (photos / "Oak" / "gone.jpg").symlink_to(photos / "nowhere.jpg")
     (photos / "Oak" / "circle").symlink_to(photos)
     (photos / "loop").symlink_to(photos / "loop")
-    images, issues = intake.find_images(photos)
+    images, issues = find_images(photos)
     assert issues["check"].tolist() == ["nested folder"]
-    images, _ = intake.inspect_images(images)
+    images, _ = inspect_images(images)
     broken = images[images["checks"] != "{}"]
     assert [os.path.basename(path) for path in broken["path"]] == ["gone.jpg", "self.jpg"]
     assert [[*checks_of(row)] for row in broken.to_dict("records")] == [["does not open"]] * 2
     assert "symbolic links" in broken["checks"].iloc[1]
-    assert "does not open (Too many levels of symbolic links)" in [intake.reason(row) for row in broken.itertuples()]
+    assert "does not open (Too many levels of symbolic links)" in [reason(row) for row in broken.itertuples()]
 
 
 @pytest.fixture
@@ -230,7 +241,7 @@ def special(photos):
 
 
 def test_pipes_devices_and_sockets_are_named_and_never_opened(special, working_folder):
-    images, issues = intake.find_images(special)
+    images, issues = find_images(special)
     assert len(images) == 30
     assert issues["check"].eq("no regular file").all()
     names = ["endless.jpg", "pipe", "pipe.jpg", "socket.jpg"]
@@ -238,9 +249,9 @@ def test_pipes_devices_and_sockets_are_named_and_never_opened(special, working_f
         f"{place}/{name}" for place in ("Oak", "photos") for name in names
     )
     found = pd.DataFrame({"path": [str(special / name) for name in names[:1] + names[2:]], "label": "Oak"})
-    images, size = intake.inspect_images(found)  # as of a flat folder, which `find_images` has not seen
+    images, size = inspect_images(found)  # as of a flat folder, which `find_images` has not seen
     assert [[*checks_of(row)] for row in images.to_dict("records")] == [["no regular file"]] * 3
-    assert np.isnan(intake.header_size(special / "pipe.jpg")).all()
+    assert np.isnan(header_size(special / "pipe.jpg")).all()
     assert size == 32
 
 
@@ -249,16 +260,16 @@ def test_a_huge_file_is_left_out_and_its_size_told(photos, working_folder, monke
     vast = photos / "Oak" / "vast.jpg"
     vast.touch()
     os.truncate(vast, files.LARGEST_FILE + 2_000_000_000)
-    facts, pixels = intake.inspect_image(vast, 32)
+    facts, pixels = inspect_image(vast, 32)
     assert (checks_of(facts), pixels) == ({"too large": "2,500 MB, more than 500 MB"}, None)
-    assert np.isnan(intake.header_size(vast)).all()
+    assert np.isnan(header_size(vast)).all()
     monkeypatch.undo()
 
 
 def test_huge_files_do_not_stop_the_others(photos, working_folder, monkeypatch):
     monkeypatch.setattr(files, "LARGEST_FILE", (photos / "Oak" / "3.jpg").stat().st_size - 1)
-    images, _ = intake.inspect_images(intake.find_images(photos)[0])
-    issues = intake.issues_of(images)
+    images, _ = inspect_images(find_images(photos)[0])
+    issues = issues_of(images)
     too_large = [file for file in photos.glob("*/*") if file.stat().st_size > files.LARGEST_FILE]
     assert 0 < len(too_large) < 30
     assert sorted(issues["path"]) == sorted(map(str, too_large))
@@ -283,16 +294,16 @@ def test_odd_names_survive_the_split_file(working_folder):
         for number, name in enumerate(ODD_NAMES):
             paint(working_folder / "photos" / label / name, seed=[len(label), number])
     (working_folder / "photos" / "Oak" / os.fsdecode(b"b\xe4r.jpg")).write_bytes(b"not valid UTF-8")
-    images, issues = intake.find_images(working_folder / "photos")
+    images, issues = find_images(working_folder / "photos")
     assert issues["check"].eq("name").all()
     assert [path.rsplit("/")[-1] for path in issues["path"]] == [
         r"carriage\rreturn.jpg",
         r"b\udce4r.jpg",
         r"carriage\rreturn.jpg",
     ]
-    images, _ = intake.inspect_images(images)
+    images, _ = inspect_images(images)
     assert set(images["checks"]) == {"{}"}
-    again, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0])
+    again, _ = inspect_images(find_images(working_folder / "photos")[0])
     pd.testing.assert_frame_equal(again, images, check_dtype=False)
 
 
@@ -308,7 +319,7 @@ def test_plant_villages_folders_are_folded(tmp_path):
     }
     for number, name in enumerate([*folders, "Background_without_leaves"]):
         paint(tmp_path / name / "image (1).JPG", number)
-    images, issues = intake.find_images(tmp_path)
+    images, issues = find_images(tmp_path)
     found = {os.path.basename(os.path.dirname(row.path)): (row.label, row.disease) for row in images.itertuples()}
     assert found == folders
     assert issues["label"].tolist() == ["Background_without_leaves"]
@@ -319,19 +330,19 @@ def test_plant_villages_folders_are_folded(tmp_path):
 
 def test_every_check_finds_its_file(working_folder):
     planted = make_dirty(working_folder / "photos")
-    images, found = intake.find_images(working_folder / "photos")
-    images, _ = intake.inspect_images(images)
-    issues = intake.settled(intake.issues_of(images))
+    images, found = find_images(working_folder / "photos")
+    images, _ = inspect_images(images)
+    issues = settled(issues_of(images))
     told = dict(zip(map(short, issues["path"]), issues["check"], strict=True))
     told |= dict(zip(map(short, found["path"]), found["check"], strict=True))
     seen_later = ("exact copy", "label conflict", "near duplicate")
     assert told == {file: check for file, check in planted.items() if check not in seen_later}
-    assert set(planted.values()) | {"bridge", "name", "no class", "same leaf"} == set(intake.CHECKS)
+    assert set(planted.values()) | {"bridge", "name", "no class", "same leaf"} == set(CHECKS)
     sizes = images.set_index(images["path"].map(short))[["width", "height"]]
     assert sizes.loc["Oak/turned.jpg"].tolist() == [60, 90]
     sound = images[images["checks"] == "{}"]
     assert (sound["phashes"].str.len() == 8 * 16).all()
-    left_out = {short(path) for path in set(images["path"]) - set(intake.usable(images, issues)["path"])}
+    left_out = {short(path) for path in set(images["path"]) - set(usable(images, issues)["path"])}
     names = ("empty.jpg", "text.jpg", "half.jpg", "huge.png", "white.png", "clear.png")
     assert left_out == {f"Oak/{name}" for name in names}
 
@@ -343,8 +354,8 @@ def test_a_photo_has_one_action_and_a_finding_its_own_detail(working_folder):
     paint(folder / "colour.png", seed=1)
     with Image.open(folder / "colour.png") as image:
         image.convert("L").resize((20, 90)).save(folder / "grey.jpg")
-    images, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0])
-    issues = intake.settled(intake.issues_of(images))
+    images, _ = inspect_images(find_images(working_folder / "photos")[0])
+    issues = settled(issues_of(images))
     by_hand = [
         ("blank.png", "blank", "grey levels differ by 0.0 of 255", "left out"),
         ("grey.jpg", "grayscale", "mode L", "kept"),
@@ -353,16 +364,16 @@ def test_a_photo_has_one_action_and_a_finding_its_own_detail(working_folder):
     ]
     issues["path"] = issues["path"].map(os.path.basename)
     assert [*issues[["path", "check", "detail", "action"]].itertuples(index=False, name=None)] == by_hand
-    reasons = {os.path.basename(row.path): intake.reason(row) for row in images.itertuples()}
+    reasons = {os.path.basename(row.path): reason(row) for row in images.itertuples()}
     assert reasons == {"blank.png": "blank (grey levels differ by 0.0 of 255)", "colour.png": "", "grey.jpg": ""}
 
 
 def test_a_bridge_loses_the_findings_that_keep_it():
     rows = [("a", "Oak", "near duplicate", "2 of 64 bits", "b"), ("c", "Oak", "tiny", "", "")]
-    bridge = intake.issue_table([("a", "Oak", "bridge", "new", "")])
-    issues = intake.settled(pd.concat([intake.issue_table(rows), bridge]))
+    bridge = issue_table([("a", "Oak", "bridge", "new", "")])
+    issues = settled(pd.concat([issue_table(rows), bridge]))
     assert issues[["path", "check"]].to_numpy().tolist() == [["a", "bridge"], ["c", "tiny"]]
-    nothing = intake.settled(pd.concat([intake.issue_table([])] * 2))
+    nothing = settled(pd.concat([issue_table([])] * 2))
     assert nothing.empty
     assert nothing["path"].str.removeprefix("x").empty  # a column of text even so
 
@@ -370,7 +381,7 @@ def test_a_bridge_loses_the_findings_that_keep_it():
 def test_every_row_of_findings_can_be_written(photos):
     shutil.copy(photos / "Oak" / "0.jpg", photos / os.fsdecode(b"stray \xff.jpg"))
     (photos / os.fsdecode(b".\xfe")).mkdir()
-    _, issues = intake.find_images(photos)
+    _, issues = find_images(photos)
     assert issues["check"].tolist() == ["hidden folder", "no class"]
     assert [os.path.basename(path) for path in issues["path"]] == [r".\udcfe", r"stray \udcff.jpg"]
     issues.to_csv(index=False).encode()
@@ -381,46 +392,46 @@ def test_huge_images_are_refused_by_pillows_own_guard(working_folder, monkeypatc
     for side in (40, 60):  # beyond the guard's warning, and beyond its error
         paint(working_folder / "photos" / "Oak" / f"{side}.jpg", side, size=side)
     paint(working_folder / "photos" / "Oak" / "30.jpg", 30, size=30)
-    images, _ = intake.inspect_images(intake.find_images(working_folder / "photos")[0], 32)
-    issues = intake.issues_of(images)
+    images, _ = inspect_images(find_images(working_folder / "photos")[0], 32)
+    issues = issues_of(images)
     assert issues["check"].tolist() == ["tiny", "too large", "too large"]
     assert issues["detail"].iloc[1:].str.contains("exceeds limit of 1000 pixels|exceeds limit of 2000 pixels").all()
 
 
 def test_a_second_look_decodes_nothing_but_what_changed(working_folder, photos, monkeypatch):
-    first, size = intake.inspect_images(intake.find_images(photos)[0])
+    first, size = inspect_images(find_images(photos)[0])
     opened = []
     usual = image_store.read_image
     monkeypatch.setattr(image_store, "read_image", lambda content: opened.append(content) or usual(content))
-    again, same_size = intake.inspect_images(intake.find_images(photos)[0])
+    again, same_size = inspect_images(find_images(photos)[0])
     pd.testing.assert_frame_equal(again, first, check_dtype=False)
     assert (size, opened) == (same_size, [])
     paint(photos / "Oak" / "3.jpg", seed=77)
     paint(photos / "Oak" / "added.jpg", seed=78)
-    changed, _ = intake.inspect_images(intake.find_images(photos)[0])
+    changed, _ = inspect_images(find_images(photos)[0])
     assert len(opened) == 2
     assert len(changed) == len(first) + 1
     assert (changed["sha256"] != "").all()
 
 
 def test_some_rows_of_a_table_are_inspected_like_a_table_of_their_own(working_folder, photos):
-    images, _ = intake.find_images(photos)
-    some, _ = intake.inspect_images(images[images.index % 3 == 2], 32)
-    whole, _ = intake.inspect_images(images, 32)
+    images, _ = find_images(photos)
+    some, _ = inspect_images(images[images.index % 3 == 2], 32)
+    whole, _ = inspect_images(images, 32)
     same = whole[whole["path"].isin(some["path"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, same, check_dtype=False)
 
 
 def test_pixels_that_are_not_in_the_store_are_decoded_again(working_folder, photos):
-    first, size = intake.inspect_images(intake.find_images(photos)[0])
+    first, size = inspect_images(find_images(photos)[0])
     for other in (40, None):
-        images, size = intake.inspect_images(intake.find_images(photos)[0], other)
-        assert image_store.open_images(helpers.CACHE, size, images["sha256"])[:].shape == (30, size, size, 3)
+        images, size = inspect_images(find_images(photos)[0], other)
+        assert image_store.open_images(places.CACHE, size, images["sha256"])[:].shape == (30, size, size, 3)
     for file in working_folder.glob("data/cache/images-*"):
         file.unlink()
-    again, size = intake.inspect_images(intake.find_images(photos)[0])
+    again, size = inspect_images(find_images(photos)[0])
     pd.testing.assert_frame_equal(again, first, check_dtype=False)
-    assert len(image_store.open_images(helpers.CACHE, size, again["sha256"])) == 30
+    assert len(image_store.open_images(places.CACHE, size, again["sha256"])) == 30
 
 
 def test_the_size_is_the_same_in_every_run(working_folder, photos):
@@ -430,28 +441,28 @@ def test_the_size_is_the_same_in_every_run(working_folder, photos):
         (photos / "Oak" / f"empty {number}.jpg").write_bytes(b"")
     for file in sorted(photos.glob("Elm/*"))[:8]:
         file.write_bytes(file.read_bytes()[:-500])  # the header still tells the size
-    sizes = {intake.inspect_images(intake.find_images(photos)[0])[1] for _ in range(3)}
+    sizes = {inspect_images(find_images(photos)[0])[1] for _ in range(3)}
     assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("size", [0, -3, 7])
 def test_a_size_that_shows_nothing_is_named(working_folder, photos, size):
     with pytest.raises(InputError, match=f"image_size is {size}"):
-        intake.inspect_images(intake.find_images(photos)[0], size)
+        inspect_images(find_images(photos)[0], size)
 
 
 def test_a_disk_that_fills_while_photos_are_checked(working_folder, photos, small_disk):
     with pytest.raises(InputError, match="make room on the disk"):
-        intake.inspect_images(intake.find_images(photos)[0], 96)
+        inspect_images(find_images(photos)[0], 96)
     small_disk()  # room is made again
-    images, size = intake.inspect_images(intake.find_images(photos)[0], 96)
-    stored = image_store.open_images(helpers.CACHE, size, images["sha256"])[:]
+    images, size = inspect_images(find_images(photos)[0], 96)
+    stored = image_store.open_images(places.CACHE, size, images["sha256"])[:]
     with Image.open(images["path"][17]) as photo:
         assert (stored[17] == np.asarray(photo.convert("RGB"))).all()
 
 
 def test_an_interrupted_look_goes_on_where_it_stopped(working_folder, photos, monkeypatch):
-    usual, opened = intake.inspect_image, []
+    usual, opened = inspect_image, []
 
     def until_ctrl_c(path, size):
         opened.append(path)
@@ -459,12 +470,12 @@ def test_an_interrupted_look_goes_on_where_it_stopped(working_folder, photos, mo
             raise KeyboardInterrupt
         return usual(path, size)
 
-    monkeypatch.setattr(intake, "inspect_image", until_ctrl_c)
+    monkeypatch.setattr("leaves.photos.inspect_image", until_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        intake.inspect_images(intake.find_images(photos)[0])
-    monkeypatch.setattr(intake, "inspect_image", lambda path, size: opened.append(path) or usual(path, size))
+        inspect_images(find_images(photos)[0])
+    monkeypatch.setattr("leaves.photos.inspect_image", lambda path, size: opened.append(path) or usual(path, size))
     del opened[:]
-    images, _ = intake.inspect_images(intake.find_images(photos)[0])
+    images, _ = inspect_images(find_images(photos)[0])
     assert len(images) == 30
     assert 5 <= len(opened) < 30
 
@@ -475,15 +486,15 @@ def test_examples_stand_with_their_own_check_and_show_a_pair_once():
     images.loc[9, "phashes"] = ""  # its header tells a size, but it is cut short
     rows = [("a", "grayscale", ""), ("c", "palette", ""), ("b", "grayscale", ""), ("j", "truncated", "")]
     rows += [("d", "label conflict", "e"), ("e", "label conflict", "d"), ("f", "near duplicate", "d")]
-    issues = intake.issue_table([(path, "Oak", check, "", other) for path, check, other in rows])
-    shown = intake.examples(issues, images)
+    issues = issue_table([(path, "Oak", check, "", other) for path, check, other in rows])
+    shown = examples(issues, images)
     assert shown.groupby("check")["sha256"].agg("".join).to_dict() == {
         "grayscale": "AB",
         "palette": "C",
         "label conflict": "DE",
         "near duplicate": "FD",
     }
-    assert intake.examples(issues, images, count=1).groupby("check").size().eq(1).all()
+    assert examples(issues, images, count=1).groupby("check").size().eq(1).all()
 
 
 # ---------------------------------------------------------------- download
@@ -545,8 +556,8 @@ def server(archive):
 
 
 def fetch(server, folder, **changes):
-    known = {"url": server.url, "sha256": intake.hashlib.sha256(server.content).hexdigest(), "photos": 6, "timeout": 1}
-    return intake.fetch_plant_village(folder, **known | changes)
+    known = {"url": server.url, "sha256": hashlib.sha256(server.content).hexdigest(), "photos": 6, "timeout": 1}
+    return sources.fetch_plant_village(folder, **known | changes)
 
 
 def test_plant_village_is_downloaded_once(server, tmp_path):
@@ -557,7 +568,7 @@ def test_plant_village_is_downloaded_once(server, tmp_path):
     assert not list(tmp_path.rglob("*.zip"))
     assert not list(tmp_path.rglob("Background*"))
     assert not list(tmp_path.rglob("outside.jpg"))
-    images, _ = intake.find_images(folder)
+    images, _ = find_images(folder)
     assert images["label"].value_counts().to_dict() == {"Apple": 3, "Corn": 3}
     assert images["disease"].tolist() == ["Apple_scab", "healthy", "healthy", "Common_rust", "Common_rust", "healthy"]
 
@@ -601,7 +612,7 @@ def test_no_network_is_one_sentence(tmp_path):
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/file"
         with pytest.raises(InputError, match="Connection refused.*name a folder of photos with --data DIR"):
-            intake.fetch_plant_village(tmp_path / "data" / "plant_village", url, "0" * 64, 7)
+            sources.fetch_plant_village(tmp_path / "data" / "plant_village", url, "0" * 64, 7)
 
 
 # ---------------------------------------------------------------- the chapter
@@ -649,18 +660,18 @@ def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, cha
     assert found == {}
     assert f"The photos are those of the folder {photos}.\n" in told
     assert "No file has a finding.\n" in told
-    source = intake.last_source()
+    source = sources.last_source()
     assert source == {
         "data": str(photos),
         "name": "the folder photos",
-        "split": helpers.load_split().attrs["hash"],
+        "split": dataset.load_split().attrs["hash"],
         "settings": {"validation_share": 0.2, "test_share": 0.2, "phash_distance": 4, "data_seed": 0},
     }
     first = split_of(working_folder)
     moved = photos.rename(photos.with_name("moved"))
     with pytest.raises(InputError, match="used last, has gone"):
         chapter()
-    assert intake.last_source() == source
+    assert sources.last_source() == source
     for seed in range(20):
         paint(moved / "Oak" / f"added {seed}.jpg", seed=[5, 5, seed])
     _, told = chapter(data="moved", image_size=32)
@@ -676,16 +687,16 @@ def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, cha
 def test_the_chapter_tells_and_writes_the_same_findings(chapter, working_folder):
     planted = make_dirty(working_folder / "leaves")
     found, _ = chapter(data="leaves", image_size=32)
-    issues = pd.read_csv(helpers.DATA / "data_issues.csv", keep_default_na=False)
+    issues = pd.read_csv(places.DATA / "data_issues.csv", keep_default_na=False)
     assert issues["check"].value_counts().to_dict() == found
     assert found == pd.Series(planted).value_counts().to_dict()
     assert issues.groupby("path")["action"].nunique().eq(1).all()
-    memory, _ = splitting.memory_of_split(**intake.last_source()["settings"])
-    pair = [intake.inspect_image(working_folder / "leaves" / "Oak" / name, 32)[0]["sha256"] for name in PAIR]
+    memory, _ = splitting.memory_of_split(**sources.last_source()["settings"])
+    pair = [inspect_image(working_folder / "leaves" / "Oak" / name, 32)[0]["sha256"] for name in PAIR]
     decisions = {**split_of(working_folder), **dict(zip(pair, ("train", "test"), strict=True))}
     splitting.remember_split(memory, decisions, pd.DataFrame(columns=["sha256", "split"]))
     found, _ = chapter(data="leaves", image_size=32)  # two that are alike turn out to be in two subsets
-    issues = pd.read_csv(helpers.DATA / "data_issues.csv", keep_default_na=False)
+    issues = pd.read_csv(places.DATA / "data_issues.csv", keep_default_na=False)
     assert issues["check"].value_counts().to_dict() == found
     assert (found["bridge"], found.get("near duplicate")) == (1, None)
     assert issues.groupby("path")["action"].nunique().eq(1).all()

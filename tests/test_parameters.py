@@ -2,14 +2,14 @@
 
 import ast
 
+from conftest import ROOT
+from leaves import parameters
+from leaves.files import InputError
+from leaves.parameters import PARAMETERS
+
 import nbformat
 import pytest
 import yaml
-from conftest import ROOT
-
-import parameters
-from files import InputError
-from parameters import PARAMETERS
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0?_*.ipynb"))
 

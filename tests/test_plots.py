@@ -1,20 +1,20 @@
 """Figures are compared with the tables they were drawn from, and logarithmic axes have plain numbers."""
 
+import helpers
+from leaves import plots
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import seaborn as sns
 
-import helpers
-import plots
-
 TABLE = pd.DataFrame({"low": [0.1, 0.3, 0.5], "high": [0.2, 0.4, 0.6]}, index=["Oak", "Elm $x$", "Ash"])
 
 
 @pytest.fixture(autouse=True)
 def style():
-    helpers.set_style()
+    plots.set_style()
     yield
     plt.close("all")
 
@@ -46,6 +46,15 @@ def marks():
     for name, row in TABLE.iterrows():
         axis.scatter(row, [name] * 2)
     return figure
+
+
+def test_a_line_without_a_place_is_no_mark():
+    """As of a variant whose training diverged: its score is no number."""
+    figure, axis = plt.subplots()
+    table = TABLE.assign(low=[np.nan, *TABLE["low"][1:]])
+    axis.hlines(table.index, table["low"], table["high"])
+    axis.plot(table["high"], table.index, "o")
+    plots.check_drawn(figure, table)
 
 
 @pytest.mark.parametrize("draw", [lines, bars, upright_bars, marks])

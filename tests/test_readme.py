@@ -2,11 +2,11 @@
 
 import re
 
+from conftest import ROOT
+from leaves import claims
+
 import pandas as pd
 import pytest
-from conftest import ROOT
-
-import scoring
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 START = {"imagenet": "ImageNet", "random": "random (control)", "none": "from scratch"}
@@ -70,13 +70,13 @@ def test_a_wrong_digit_is_found():
 
 
 def test_rules_of_verdicts_stand_in_one_place():
-    told = plain(README)
+    told = plain((ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8"))
     for rule in ("noise floor", "clear", "higher", "same", "undecided", "tie"):
-        assert plain(scoring.RULES[rule]) in told
+        assert plain(claims.RULES[rule]) in told
     rest = told
-    for rule in scoring.RULES.values():
+    for rule in claims.RULES.values():
         rest = rest.replace(plain(rule), "")
-    sources = {"README.md": rest}
+    sources = {"verdicts.md": rest, "README.md": README}
     sources |= {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "notebooks").glob("*.ipynb")}
     for name, text in sources.items():
         assert not re.search(r"(excludes|contains) zero|is \*\*(confirmed|refuted)\*\*", text), name

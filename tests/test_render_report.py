@@ -1,8 +1,8 @@
 """Details of the page that the whole run does not show."""
 
-import nbformat
+from leaves.report.render import finish_page, last_states, merge_logs
 
-from notebooks.template.render_report import finish_page, last_states, merge_logs
+import nbformat
 
 
 def test_of_a_progress_bar_only_the_end_is_kept():

@@ -7,19 +7,16 @@ import shutil
 import subprocess
 import sys
 
+from conftest import make_dirty, paint, short
+from leaves import image_store, training
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from conftest import make_dirty, paint, short
 from PIL import Image
 from sklearn.metrics import f1_score
-
-import fitting
-import search
-from data import image_store
-from run_all import AT_ONCE, READERS
 
 WRONG_OPTIONS = [
     (["--bogus"], "--bogus"),
@@ -118,19 +115,6 @@ def test_scores_of_every_model(whole_run):
     assert (scores["test_macro_f1"] <= scores["test_macro_f1_high"]).all()
     assert scores["test_accuracy"].between(0, 1).all()
     assert (scores["ms_per_image"] > 0).all()
-
-
-def test_a_chapter_waits_for_those_it_reads_and_for_no_other(whole_run):
-    times = {}
-    for file in (whole_run[0] / "whole_run" / "report").glob("0?_*.ipynb"):
-        told = json.loads(file.read_text(encoding="utf-8"))["metadata"]["papermill"]
-        times[file.name[:2]] = pd.Timestamp(told["start_time"]), pd.Timestamp(told["end_time"])
-    for earlier, readers in READERS.items():
-        assert all(times[earlier][1] <= times[reader][0] for reader in readers)
-    assert times["03"][0] < times["02"][1]
-    assert times["02"][0] < times["03"][1]
-    moments = [start for start, _ in times.values()]
-    assert max(sum(start <= moment < end for start, end in times.values()) for moment in moments) == AT_ONCE
 
 
 def test_page_is_whole_and_loads_nothing(whole_run):
@@ -333,7 +317,7 @@ def test_fine_tuning_changes_the_last_block_only(whole_run, name):
     before, after = (keras.models.load_model(one / "model.keras") for one in (start, folder))
     moved = set()
     for part in ("front", "last_block", "head"):
-        both = (fitting.leaves(network.get_layer(part)) for network in (before, after))
+        both = (training.flat_layers(network.get_layer(part)) for network in (before, after))
         for old, new in zip(*both, strict=True):
             same = all((a == b).all() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
             if part == "front" or isinstance(old, keras.layers.BatchNormalization):
@@ -384,6 +368,24 @@ def test_a_second_run_trains_nothing(whole_run, run_all):
     assert {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")} == results
 
 
+def test_force_trains_the_models_of_the_chapter_again_and_no_others(whole_run, run_all):
+    runs = whole_run[0] / "runs"
+
+    def trained():
+        return {file.parent.name: (file.stat().st_mtime_ns, read_score(file)) for file in runs.glob("*/result.json")}
+
+    def read_score(file):
+        return json.loads(file.read_text(encoding="utf-8"))["validation_macro_f1"]
+
+    before = trained()
+    assert run_all("--profile", "tiny", "--only", "02", "--force").returncode == 0
+    after = trained()
+    assert {*after} == {*before}
+    for name, (time, score) in after.items():
+        assert score == before[name][1]
+        assert (time > before[name][0]) == name.startswith("02-")
+
+
 def test_balance_reaches_the_training(whole_run, run_all):
     runs = whole_run[0] / "runs"
     known = set(runs.iterdir())
@@ -411,14 +413,10 @@ def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
         ("own_variants", {"mine": {"filtres": [8]}}, "mine: there is no choice 'filtres' .did you mean filters"),
         ("own_variants", {"mine": {"layers": [["Conv2d", {}]]}}, "mine: Keras has no layer 'Conv2d'"),
         ("left_out", ["flattn"], "left_out names 'flattn', which is none of full resolution"),
-        ("search_file", "other.db", "other.db holds the search theirs, not search-"),
     ],
 )
 def test_bad_input_of_chapter_three_is_one_sentence(whole_run, run_all, parameter, value, sentence):
     copy = whole_run[0]
-    if parameter == "search_file":
-        value = copy / value
-        search.open_study(value, "theirs")
     runs = set(copy.glob("runs/*/result.json"))
     done = run_all("--profile", "tiny", "--only", "03", "-p", parameter, value)
     assert done.returncode == 1

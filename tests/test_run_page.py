@@ -3,9 +3,10 @@
 import re
 import shutil
 
+from conftest import paint
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import paint
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

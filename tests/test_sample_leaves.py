@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from leaves import sample
+from leaves.sample import SPECIES, class_counts, render_dataset, render_leaf
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import sample_leaves
-from data.sample_leaves import SPECIES, class_counts, render_dataset, render_leaf
-
-SCRIPT = Path(sample_leaves.__file__)
+SCRIPT = Path(sample.__file__)
 SMALL = 5 * len(SPECIES)
 
 
@@ -84,7 +84,7 @@ def test_disease_shares_leave_room_for_healthy_leaves():
 )
 def test_bad_arguments_end_with_status_2_and_one_sentence(arguments, word, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        sample_leaves.main(["--out", str(tmp_path / "leaves"), *arguments])
+        sample.main(["--out", str(tmp_path / "leaves"), *arguments])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert stop.value.code == 2
     assert "error:" in last
@@ -120,7 +120,7 @@ def test_interrupted_render_leaves_nothing(stop, tmp_path, monkeypatch):
         if len(calls) == 3:
             raise stop
 
-    monkeypatch.setattr(sample_leaves, "_render_file", fail_at_the_third)
+    monkeypatch.setattr(sample, "_render_file", fail_at_the_third)
     with pytest.raises(stop):
         render_dataset(tmp_path / "leaves", count=SMALL, size=32, workers=1)
     assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,10 @@
 """Tests of scoring.py: scores, intervals, verdicts."""
 
+from leaves import claims, scoring
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-
-import scoring
 
 
 def test_macro_f1_is_scikit_learns_over_the_classes_of_the_truth():
@@ -73,29 +73,29 @@ def test_the_luck_of_the_seed_widens_the_interval():
     ],
 )
 def test_what_a_difference_shows(measured, seeds, expected):
-    holds = scoring.established(*measured, seeds=seeds, floor=0.1, margin=0.05)
+    holds = claims.established(*measured, seeds=seeds, floor=0.1, margin=0.05)
     assert {statement for statement, true in holds.items() if true} == expected
 
 
 def test_verdicts():
     nothing = dict.fromkeys(["higher", "lower", "not higher", "not lower", "same"], False)
-    assert scoring.verdict("higher", nothing) == "undecided"
-    assert scoring.verdict("higher", nothing | {"higher": True}) == "confirmed"
-    assert scoring.verdict("higher", nothing | {"not higher": True}) == "refuted"
-    assert scoring.verdict("same", nothing | {"lower": True}) == "refuted"
-    assert scoring.verdict("not higher", nothing | {"higher": True}) == "refuted"
+    assert claims.verdict("higher", nothing) == "undecided"
+    assert claims.verdict("higher", nothing | {"higher": True}) == "confirmed"
+    assert claims.verdict("higher", nothing | {"not higher": True}) == "refuted"
+    assert claims.verdict("same", nothing | {"lower": True}) == "refuted"
+    assert claims.verdict("not higher", nothing | {"higher": True}) == "refuted"
 
 
 def test_a_comparison_pairs_the_first_seeds_and_gives_a_verdict():
     truth = np.arange(200) % 4
     better = np.stack([truth] * 3)
     worse = np.where(np.arange(200) % 3 == 0, 0, truth)[None]
-    found = scoring.compare(truth, better, worse, "higher", floor=0.01)
+    found = claims.compare(truth, better, worse, "higher", floor=0.01)
     assert found["seeds"] == 1
     assert found["verdict"] == "confirmed"
     assert found["difference"] == pytest.approx(1 - f1_score(truth, worse[0], average="macro"))
-    assert scoring.compare(truth, worse, better, "higher", floor=0.01)["verdict"] == "refuted"
-    assert scoring.compare(truth, better, worse, "higher", floor=0.9)["verdict"] == "undecided"
+    assert claims.compare(truth, worse, better, "higher", floor=0.01)["verdict"] == "refuted"
+    assert claims.compare(truth, better, worse, "higher", floor=0.9)["verdict"] == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_comparison_pairs_the_first_seeds_and_gives_a_verdict():
     ],
 )
 def test_a_claim_of_several_parts_needs_them_all(verdicts, expected):
-    assert scoring.joint_verdict(verdicts) == expected
+    assert claims.joint_verdict(verdicts) == expected
 
 
 def overconfident(count=20_000, temperature=3.0):

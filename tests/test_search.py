@@ -1,12 +1,9 @@
 """Tests of search.py: a study on disk that can be stopped, and bad storages."""
 
-import helpers  # before Keras, whose settings it makes
+from leaves import search
 
-# isort: split
 import pandas as pd
 import pytest
-
-import search
 
 
 def parabola(trial):
@@ -15,7 +12,7 @@ def parabola(trial):
 
 
 class Run:
-    """A training that ends before the last epoch when it falls below its floor, as `fitting.StopBelow` does."""
+    """A training that ends before the last epoch when it falls below its floor, as `training.StopBelow` does."""
 
     def __init__(self, spec):
         curve = [10 - abs(spec["x"]) + 0.1 * epoch for epoch in range(3)]
@@ -37,12 +34,12 @@ def outcome(study):
 
 
 def test_a_search_stopped_anywhere_goes_on_as_if_never_stopped(tmp_path):
-    whole = search.open_study(tmp_path / "whole.db", "one")
+    whole = search.open_study(tmp_path / "whole.db")
     search_for(whole, 14)
     assert len(whole.trials) == 14
     assert "PRUNED" in {state for *_, state in outcome(whole)}
     for last in (0, 3, 6, 9):
-        stopped = search.open_study(tmp_path / f"stopped {last}.db", "one")
+        stopped = search.open_study(tmp_path / f"stopped {last}.db")
 
         def killed(specs, last=last, stopped=stopped):
             for run in train_all(specs):
@@ -52,26 +49,26 @@ def test_a_search_stopped_anywhere_goes_on_as_if_never_stopped(tmp_path):
 
         with pytest.raises(SystemExit):
             search_for(stopped, 14, killed)
-        again = search.open_study(tmp_path / f"stopped {last}.db", "one")
+        again = search.open_study(tmp_path / f"stopped {last}.db")
         assert len(again.trials) == last
         search_for(again, 14)
         assert outcome(again) == outcome(whole)
 
 
 def test_the_best_is_near_the_top(tmp_path):
-    study = search.open_study(tmp_path / "good.db", "one")
+    study = search.open_study(tmp_path / "good.db")
     search_for(study, 40)
     assert abs(study.best_params["x"]) < 0.5
 
 
 def test_a_finished_search_is_not_searched_again(tmp_path):
-    study = search.open_study(tmp_path / "done.db", "one")
+    study = search.open_study(tmp_path / "done.db")
     search_for(study, 3)
     search_for(study, 3, lambda _: pytest.fail("searched again"))
 
 
 def test_no_trial_begins_after_the_time(tmp_path):
-    study = search.open_study(tmp_path / "late.db", "one")
+    study = search.open_study(tmp_path / "late.db")
     search_for(study, 3, minutes=0)
     assert not study.trials
 
@@ -85,40 +82,12 @@ def test_another_search_space_is_another_search():
     assert search.name_of_search({"size": 64}, parabola) not in names
 
 
-def test_force_searches_again_and_only_once(tmp_path, monkeypatch):
-    file, asked = tmp_path / "one.db", []
-
-    def train(specs):
-        asked.append(len(specs))
-        return train_all(specs)
-
-    search_for(search.open_study(file, "one"), 4, train)
-    monkeypatch.setenv("RETRAIN", "a command")
-    for _ in range(2):
-        search_for(search.open_study(file, "one"), 4, train)
-    monkeypatch.delenv("RETRAIN")
-    search_for(search.open_study(file, "one"), 4, train)
-    assert asked == [4, 4]
-
-
-def test_a_storage_of_another_study_is_named(tmp_path):
-    search.open_study(tmp_path / "other.db", "theirs")
-    with pytest.raises(helpers.InputError, match=r"other.db holds the search theirs, not ours: move it away"):
-        search.open_study(tmp_path / "other.db", "ours")
-
-
-def test_a_file_that_is_no_storage_is_named(tmp_path):
-    (tmp_path / "text.db").write_text("no database at all, but long enough to be taken for one " * 20)
-    with pytest.raises(helpers.InputError, match=r"text.db is no storage that Optuna can read"):
-        search.open_study(tmp_path / "text.db", "ours")
-
-
 def test_a_damaged_file_of_its_own_is_set_aside(tmp_path, capsys):
-    whole = search.open_study(tmp_path / "one.db", "one")
+    whole = search.open_study(tmp_path / "one.db")
     search_for(whole, 4)
     known = outcome(whole)
     (tmp_path / "one.db").write_bytes(b"SQLite format 3\0" + b"?" * 5000)
-    again = search.open_study(tmp_path / "one.db", "one")
+    again = search.open_study(tmp_path / "one.db")
     assert "one.db is damaged and set aside" in capsys.readouterr().out
     search_for(again, 4)
     assert outcome(again) == known

@@ -5,15 +5,16 @@ import os
 import shutil
 from pathlib import Path
 
+from conftest import ROOT, make_dirty, paint, short
+from leaves import files, places, splitting
+from leaves.duplicates import find_duplicates, near_pairs, nearest, seen_before
+from leaves.files import InputError
+from leaves.photos import CHECKS, find_images, inspect_images, issues_of, settled, usable
+
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, make_dirty, paint, short
 from PIL import Image, ImageEnhance, ImageOps
-
-import helpers
-from data import intake, splitting
-from helpers import InputError
 
 REAL_PHOTOS = ROOT.parent / "shared" / "leaves14"
 ALTERED = {
@@ -38,14 +39,14 @@ def plant(file):
 
 def divided(folder, seed=0, before=None, distance=4, validation=0.2, test=0.2):
     """The whole of chapter 1's work on a folder: photos with group and part, pairs, issues."""
-    images, issues = intake.find_images(folder)
-    images, _size = intake.inspect_images(images)
-    issues = pd.concat([issues, intake.issues_of(images)])
-    photos = intake.usable(images, issues)
-    pairs, duplicates = splitting.find_duplicates(photos, distance)
-    photos = intake.usable(photos, duplicates)
-    photos, bridges = splitting.divide(photos, pairs, validation, test, seed, before or {})
-    return photos, pairs, intake.settled(pd.concat([issues, duplicates, bridges]))
+    images, issues = find_images(folder)
+    images, _size = inspect_images(images)
+    issues = pd.concat([issues, issues_of(images)])
+    photos = usable(images, issues)
+    pairs, duplicates = find_duplicates(photos, distance)
+    photos = usable(photos, duplicates)
+    photos, bridges = splitting.split_photos(photos, pairs, validation, test, seed, before or {})
+    return photos, pairs, settled(pd.concat([issues, duplicates, bridges]))
 
 
 def names(table):
@@ -103,12 +104,12 @@ def test_altered_copies_of_real_leaves_stay_on_one_side(tmp_path, working_folder
 
 def test_pairs_and_neighbours_are_those_found_by_hand(photos, working_folder):
     plant(photos / "Elm" / "3.jpg")
-    images, _ = intake.inspect_images(intake.find_images(photos)[0])
+    images, _ = inspect_images(find_images(photos)[0])
     by_hand = {(a, b): bits for a, b, bits in distances_by_hand(images)}
-    pairs = splitting.near_pairs(images, 16)
+    pairs = near_pairs(images, 16)
     found = {(pair.first, pair.second): pair.distance for pair in pairs.itertuples()}
     assert found == {pair: bits for pair, bits in by_hand.items() if bits <= 16}
-    place, bits = splitting.nearest(images[:10], images[10:])
+    place, bits = nearest(images[:10], images[10:])
     for row in range(10):
         apart = [by_hand[row, other] for other in range(10, len(images))]
         assert bits[row] == min(apart) == apart[place[row]]
@@ -120,7 +121,7 @@ def test_blocks_of_the_distance_matrix_fit_together(monkeypatch):
     hashes[4321] = hashes[17]
     hashes[4999] = hashes[4095]
     digits = ["".join(f"{value:016x}" for value in row) for row in hashes.tolist()]
-    pairs = splitting.near_pairs(pd.DataFrame({"phashes": digits}), 4)
+    pairs = near_pairs(pd.DataFrame({"phashes": digits}), 4)
     assert pairs[["first", "second"]].to_numpy().tolist() == [[17, 4321], [4095, 4999]]
     assert pairs["distance"].tolist() == [0, 0]
 
@@ -131,7 +132,7 @@ def test_label_conflicts_and_copies_are_left_out_and_named(working_folder):
     told = dict(zip(names(issues), issues["check"], strict=True))
     told["Oak/original.jpg"] = told.pop("Oak/mirrored.jpg", told.get("Oak/original.jpg"))  # either names the other
     assert told == planted
-    left_out = {file for file, check in planted.items() if intake.CHECKS[check][0] == "left out"}
+    left_out = {file for file, check in planted.items() if CHECKS[check][0] == "left out"}
     assert not left_out & set(names(photos))
     assert len(photos) == 36 - 2 + 10
     conflicts = issues[issues["check"] == "label conflict"]
@@ -149,10 +150,10 @@ def give_hash(images, row, like, bits):
 
 def test_two_leaves_alike_are_no_label_conflict(photos, working_folder):
     """Near by their hashes but not by their pixels: kept, on one side."""
-    images, _size = intake.inspect_images(intake.find_images(photos)[0])
+    images, _size = inspect_images(find_images(photos)[0])
     oak = images.index[images["label"] == "Oak"][0]
     give_hash(images, 0, like=oak, bits=0b1)
-    pairs, issues = splitting.find_duplicates(images, 4)
+    pairs, issues = find_duplicates(images, 4)
     assert images.loc[0, "label"] == "Elm"
     assert issues["check"].tolist() == ["near duplicate"]
     assert len(pairs) == 1
@@ -160,7 +161,7 @@ def test_two_leaves_alike_are_no_label_conflict(photos, working_folder):
 
 def inspected(folder):
     """The photos of a folder with the facts of `inspect_images`."""
-    return intake.inspect_images(intake.find_images(folder)[0])[0]
+    return inspect_images(find_images(folder)[0])[0]
 
 
 def test_known_photos_are_recognised(photos, working_folder):
@@ -174,16 +175,16 @@ def test_known_photos_are_recognised(photos, working_folder):
     (other / "Oak" / "empty.jpg").write_bytes(b"")
     (other / "Oak" / "gone.jpg").symlink_to(other / "nowhere.jpg")
     table, known = inspected(other), inspected(photos)
-    seen = splitting.seen_before(table, known, 4)
+    seen = seen_before(table, known, 4)
     assert seen.dtype == bool
     assert (seen == table["path"].map(short).str.contains("known")).all()
     assert seen.sum() == 4 * (1 + len(ALTERED))
     (photos / "Oak" / "empty.jpg").write_bytes(b"")
     (photos / "Oak" / "gone.jpg").symlink_to(photos / "nowhere.jpg")
-    again = splitting.seen_before(table.sample(frac=1, random_state=0), inspected(photos), 4)
+    again = seen_before(table.sample(frac=1, random_state=0), inspected(photos), 4)
     assert again.sum() == seen.sum() + 1  # files of zero bytes are equal, those that cannot be read are not
-    assert not splitting.seen_before(table, known.iloc[:0], 4).any()
-    assert splitting.seen_before(table.iloc[:0], known, 4).shape == (0,)
+    assert not seen_before(table, known.iloc[:0], 4).any()
+    assert seen_before(table.iloc[:0], known, 4).shape == (0,)
 
 
 def test_known_photos_are_recognised_by_the_rules_of_duplicates(photos, working_folder):
@@ -197,9 +198,9 @@ def test_known_photos_are_recognised_by_the_rules_of_duplicates(photos, working_
     give_hash(images, new[1], like=row["Oak/1.jpg"], bits=0b111111)
     give_hash(images, new[2], like=row["Oak/1.jpg"], bits=0b1111)
     table, known = images.iloc[new], images.drop(new)
-    assert splitting.seen_before(table, known, 4).tolist() == [True, False, True, False]
-    assert splitting.seen_before(table, known, 2).tolist() == [False, False, False, False]
-    assert splitting.seen_before(table, known, 6).tolist() == [True, True, True, False]
+    assert seen_before(table, known, 4).tolist() == [True, False, True, False]
+    assert seen_before(table, known, 2).tolist() == [False, False, False, False]
+    assert seen_before(table, known, 6).tolist() == [True, True, True, False]
 
 
 def test_comparing_with_known_photos_fits_together_in_blocks():
@@ -209,18 +210,18 @@ def test_comparing_with_known_photos_fits_together_in_blocks():
     new = table.iloc[[*range(200)]].copy()
     known = table.iloc[200:].copy()
     known.iloc[[3, 4500, 5099], 0] = new["phashes"].iloc[[150, 7, 64]].to_numpy()
-    assert np.flatnonzero(splitting.seen_before(new, known, 4)).tolist() == [7, 64, 150]
+    assert np.flatnonzero(seen_before(new, known, 4)).tolist() == [7, 64, 150]
 
 
 def test_two_shots_of_one_leaf_stay_together(photos, working_folder):
     """Somewhat beyond the threshold of the hash, the pixels decide."""
     with Image.open(photos / "Elm" / "3.jpg") as image:
         image.save(photos / "Elm" / "another shot.jpg", quality=60)
-    images, _size = intake.inspect_images(intake.find_images(photos)[0])
+    images, _size = inspect_images(find_images(photos)[0])
     row = {name: number for number, name in enumerate(names(images))}
     give_hash(images, row["Elm/another shot.jpg"], like=row["Elm/3.jpg"], bits=0b111111)
     give_hash(images, row["Oak/0.jpg"], like=row["Oak/1.jpg"], bits=0b111111)
-    pairs, issues = splitting.find_duplicates(images, 4)
+    pairs, issues = find_duplicates(images, 4)
     assert issues["check"].tolist() == ["same leaf"]
     assert {names(issues)[0], short(issues["other"][0])} == {"Elm/3.jpg", "Elm/another shot.jpg"}
     assert pairs["distance"].tolist() == [6]
@@ -264,7 +265,7 @@ def test_five_images_of_a_class_suffice(sizes):
     photos, pairs = table_of(np.repeat([f"class {n:02d}" for n in range(len(sizes))], sizes))
     for seed in range(3):
         for fraction in (0.2, 0.1):
-            divided, issues = splitting.divide(photos, pairs, fraction, fraction, seed, {})
+            divided, issues = splitting.split_photos(photos, pairs, fraction, fraction, seed, {})
             assert pd.crosstab(divided["label"], divided["split"]).to_numpy().min() >= 1
             assert issues.empty
 
@@ -272,7 +273,7 @@ def test_five_images_of_a_class_suffice(sizes):
 def test_gaps_are_filled_with_whole_new_groups():
     photos, pairs = table_of(["a"] * 9 + ["b"] * 30, [0, 0, 0, 0, 1, 1, 1, 2, 2, *range(3, 33)])
     for seed in range(10):
-        divided, _ = splitting.divide(photos, pairs, 0.2, 0.2, seed, {})
+        divided, _ = splitting.split_photos(photos, pairs, 0.2, 0.2, seed, {})
         assert divided.groupby("group")["split"].nunique().max() == 1
         assert divided.groupby("label")["split"].nunique().min() == 3
     before = {"000": "train", "004": "train", "007": "train"}
@@ -280,7 +281,7 @@ def test_gaps_are_filled_with_whole_new_groups():
         "class a can be given to validation.*bound by an earlier split.*another data_seed or after deleting data/splits"
     )
     with pytest.raises(InputError, match=told):
-        splitting.divide(photos, pairs, 0.2, 0.2, 0, before)
+        splitting.split_photos(photos, pairs, 0.2, 0.2, 0, before)
 
 
 def test_a_split_that_cannot_be_made_is_named(photos, working_folder):
@@ -324,7 +325,7 @@ def test_a_new_photo_between_two_parts_is_left_out():
     photos = pd.DataFrame({"sha256": list("abcdefghijkl"), "path": list("abcdefghijkl"), "label": ["A", "B"] * 6})
     pairs = pd.DataFrame([("a", "l"), ("b", "l"), ("c", "k")], columns=["first", "second"])
     before = {"a": "train", "b": "test", "c": "validation", "d": "validation", "e": "test", "f": "train"}
-    kept, issues = splitting.divide(photos, pairs, 0.2, 0.2, 0, before)
+    kept, issues = splitting.split_photos(photos, pairs, 0.2, 0.2, 0, before)
     assert issues[["path", "check", "action"]].to_numpy().tolist() == [["l", "bridge", "left out"]]
     part = kept.set_index("sha256")["split"]
     assert part[list(before)].to_dict() == before
@@ -338,7 +339,7 @@ def test_earlier_photos_of_two_parts_that_turn_out_alike_change_no_part(order):
     photos["sha256"] = list("abcdefghijklmnopqrst")
     pairs = pd.DataFrame([order, ("c", "d")], columns=["first", "second"])
     before = {"a": "train", "b": "test", "c": "validation", "d": "validation"}
-    kept, issues = splitting.divide(photos, pairs, 0.2, 0.2, 0, before)
+    kept, issues = splitting.split_photos(photos, pairs, 0.2, 0.2, 0, before)
     assert issues[["path", "check"]].to_numpy().tolist() == [["000", "bridge"]]
     part = kept.set_index("sha256")["split"]
     assert "a" not in part
@@ -391,7 +392,7 @@ def test_a_moved_folder_keeps_its_split(photos, working_folder):
     third = remembered(elm, data_seed=0)
     assert third.to_dict() == second[third.index].to_dict()
     assert remembered(photos, data_seed=0).to_dict() == second.to_dict()  # what was away is not forgotten
-    assert len(list((helpers.DATA / "splits").iterdir())) == 1
+    assert len(list((places.DATA / "splits").iterdir())) == 1
 
 
 # ---------------------------------------------------------------- folders
@@ -412,7 +413,7 @@ def contents(folder):
 
 def test_folders_are_links_and_touch_no_original(split, photos, working_folder):
     originals, folder = contents(photos), working_folder / "data" / "split"
-    assert splitting.lay_out(split, folder)
+    assert splitting.link_folders(split, folder)
     assert contents(photos) == originals
     assert sorted(contents(folder).values()) == sorted(originals.values())
     for part, label in {(row.split, row.label) for row in split.itertuples()}:
@@ -423,24 +424,24 @@ def test_folders_are_links_and_touch_no_original(split, photos, working_folder):
 
 def test_folders_are_made_anew_only_when_the_split_changed(split, working_folder):
     folder = working_folder / "data" / "split"
-    assert splitting.lay_out(split, folder)
-    assert not splitting.lay_out(split, folder)
-    assert splitting.lay_out(split.iloc[1:], folder)
+    assert splitting.link_folders(split, folder)
+    assert not splitting.link_folders(split, folder)
+    assert splitting.link_folders(split.iloc[1:], folder)
     assert len(contents(folder)) == len(split) - 1
     next(folder.rglob("*.jpg")).unlink()  # somebody tidied up
-    assert splitting.lay_out(split.iloc[1:], folder)
+    assert splitting.link_folders(split.iloc[1:], folder)
     assert len(contents(folder)) == len(split) - 1
     assert [entry.name for entry in folder.parent.iterdir() if entry.name.startswith("split")] == ["split"]
 
 
 def test_a_photo_replaced_under_its_name_is_linked_anew(split, photos, working_folder):
     folder = working_folder / "data" / "split"
-    splitting.lay_out(split, folder)
+    splitting.link_folders(split, folder)
     row = split.index[0]
     paint(working_folder / "new.jpg", seed=99)
     (working_folder / "new.jpg").replace(split.loc[row, "path"])
     changed = split.assign(sha256=split["sha256"].where(split.index != row, "another"))
-    assert splitting.lay_out(changed, folder)
+    assert splitting.link_folders(changed, folder)
     assert Path(split.loc[row, "path"]).read_bytes() in contents(folder).values()
 
 
@@ -455,16 +456,16 @@ def test_an_interrupted_linking_is_no_obstacle(split, working_folder, monkeypatc
 
     monkeypatch.setattr(os, "link", until_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        splitting.lay_out(split, helpers.DATA / "split")
-    helpers.write_whole(helpers.SPLIT_CSV, "as before")
-    assert splitting.lay_out(split, helpers.DATA / "split")
-    assert len(contents(helpers.DATA / "split")) == len(split)
+        splitting.link_folders(split, places.DATA / "split")
+    files.write_atomic(places.SPLIT_CSV, "as before")
+    assert splitting.link_folders(split, places.DATA / "split")
+    assert len(contents(places.DATA / "split")) == len(split)
 
 
 def test_an_original_that_has_gone_is_named(split, working_folder):
     Path(split["path"][3]).unlink()
     with pytest.raises(InputError, match=f"{Path(split['path'][3]).name}: No such file or directory; check that it is"):
-        splitting.lay_out(split, helpers.DATA / "split")
+        splitting.link_folders(split, places.DATA / "split")
 
 
 def test_copies_are_made_where_links_are_impossible(split, photos, working_folder, monkeypatch):
@@ -473,12 +474,12 @@ def test_copies_are_made_where_links_are_impossible(split, photos, working_folde
 
     originals = contents(photos)
     monkeypatch.setattr(os, "link", refuse)
-    splitting.lay_out(split, working_folder / "data" / "split")
+    splitting.link_folders(split, working_folder / "data" / "split")
     assert sorted(contents(working_folder / "data" / "split").values()) == sorted(originals.values())
     assert contents(photos) == originals
 
 
 def test_the_folders_made_are_no_input(split, working_folder):
-    splitting.lay_out(split, helpers.DATA / "split")
+    splitting.link_folders(split, places.DATA / "split")
     with pytest.raises(InputError, match="is written by chapter 1: name the folder that it was made from"):
-        intake.find_images(helpers.DATA / "split" / "train")
+        find_images(places.DATA / "split" / "train")

@@ -1,0 +1,290 @@
+"""The pretrained networks: where their weights come from, where they are cut, and how the pieces are joined."""
+
+import functools
+import http.client
+import os
+import re
+import socket
+import ssl
+import urllib.error
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaves import efficientnet_lite, places
+from leaves.files import InputError, disk_errors_explained, file_hash, user_path
+from leaves.training import flat_layers, seeded
+
+import h5py
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of keras.applications or of this project, and where its last convolutional block begins."""
+
+    cut: str  # the last frozen layer in fine tuning
+    preprocessing: str  # of RGB pixels 0..255, before the network: see `preprocess`
+    bfloat16: bool = True  # whether these numbers make it faster, where the processor has them
+
+
+BACKBONES = {
+    "ResNet50": Backbone("conv4_block6_out", "caffe"),  # the 143rd layer: the original froze as many
+    "VGG16": Backbone("block4_pool", "caffe"),
+    "EfficientNetB4": Backbone("block6h_add", "efficientnet"),
+    "EfficientNetLite0": Backbone("block6d_add", "none", bfloat16=False),
+}
+
+
+# ---------------------------------------------------------------- weights
+
+
+def find_weights(names, folder, seed=0, timeout=5):
+    """Say where the initial weights of each backbone come from.
+
+    In this order: a file in `folder`, `<name>.weights.h5` or one with Keras's own name for it; for EfficientNetLite0
+    an installed package; Keras's own ImageNet weights, downloaded if need be; else random numbers from `seed`. A server
+    that does not answer within `timeout` seconds is asked for no further file; after any other failure the next
+    backbone is tried.
+
+    Parameters
+    ----------
+    names : iterable of str, keys of `BACKBONES`
+    folder : str or Path
+        A relative one begins at the project's folder.
+
+    Returns
+    -------
+    dict of name to {"kind": "imagenet" or "random", "source": str, "hash": first 16 hex digits of the file's SHA-256 or
+    "random-<seed>", "file": path str or None}
+
+    Raises
+    ------
+    InputError
+        When a file in `folder` is not regular or cannot be read, or EfficientNetLite0's package is not whole.
+    """
+    folder = user_path(folder, places.ROOT)
+    origins, silent_for = {}, None  # the backbone for which Keras's server did not answer
+    for name in names:
+        file, source = local_weights(name, folder)
+        if not file and silent_for and not keras_files(name):
+            fault = f"was not tried, because Keras's server did not answer for {silent_for}"
+        elif not file:
+            reason, silent = download(name, timeout)
+            fault = f"failed ({reason})"
+            silent_for = silent_for or (name if silent else None)
+            file = None if reason else next(iter(keras_files(name)), None)
+            source = file and f"Keras's download {file.name}"
+        if file:
+            with disk_errors_explained(file):
+                known = {"source": source, "hash": file_hash(file), "file": str(file.resolve())}
+            origins[name] = {"kind": "imagenet", **known}
+        else:
+            place = folder.relative_to(places.ROOT) if folder.is_relative_to(places.ROOT) else folder
+            source = f"random numbers: no {name}.weights.h5 in {place}, and Keras's download of {name} {fault}"
+            origins[name] = {"kind": "random", "source": source, "hash": f"random-{seed}", "file": None}
+    return origins
+
+
+def local_weights(name, folder):
+    """The weights file of a backbone that needs no download, and the words that name it; (None, None) without one."""
+    given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
+    if file := next((file for file in given if file.exists()), None):
+        check_regular(file, name)
+        return file, f"the file {file.name}"
+    if name == "EfficientNetLite0":
+        package = f"the package {efficientnet_lite.PACKAGE} {efficientnet_lite.VERSION}"
+        return Path(efficientnet_lite.packaged_weights()), package
+    return None, None
+
+
+def check_regular(file, name):
+    """Raise InputError if a weights file is a folder or a pipe, which would never end."""
+    if Path(file).exists() and not Path(file).is_file():
+        raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it to do without.")
+
+
+def keras_pattern(name):
+    """How Keras calls its file of headless weights of a backbone, for `Path.glob`."""
+    return f"{name.lower()}_*notop.h5"
+
+
+def keras_files(name):
+    """Weights that Keras has downloaded: in its home, or where that cannot be written in /tmp."""
+    home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
+    home = home if os.access(home, os.W_OK) else "/tmp/.keras"  # as keras.utils.get_file decides
+    return sorted(Path(home, "models").glob(keras_pattern(name)))
+
+
+def download(name, timeout):
+    """Let Keras download its ImageNet weights of a backbone, or check those that it has.
+
+    Returns
+    -------
+    reason : str or None
+        Why it failed.
+    silent : bool
+        Whether the server did not answer at all: then it will not answer for other files either.
+    """
+    usual_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout)
+    try:
+        getattr(keras.applications, name)(include_top=False, input_shape=(64, 64, 3))
+        return None, False
+    except Exception as error:  # noqa: BLE001 - keras.utils.get_file raises plain Exception for what urllib raised
+        cause = error.__context__ if type(error) is Exception and error.__context__ else error
+        return reason_of(cause, str(error)), is_silence(cause)
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
+
+
+def is_silence(error):
+    """Whether an error of a download means that the server cannot be reached or does not answer."""
+    if isinstance(error, (urllib.error.HTTPError, urllib.error.ContentTooShortError)):
+        return False
+    if isinstance(error, urllib.error.URLError):  # refused, unknown name, no route: errors of the operating system
+        return isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError)
+    return isinstance(error, (TimeoutError, http.client.RemoteDisconnected))
+
+
+def reason_of(error, message):
+    """Say in a few words why a download failed; `message` is Keras's, which may name the address."""
+    address = re.search(r"URL fetch failure on (\S+): ", message)
+    of_file = f" for {address[1]}" if address else ""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.msg}{of_file}"
+    if isinstance(error, urllib.error.ContentTooShortError):
+        return f"the download was cut off{of_file}"
+    if isinstance(error, urllib.error.URLError):
+        return f"the server did not answer{of_file}: {getattr(error.reason, 'strerror', None) or error.reason}"
+    if is_silence(error):
+        return "the server did not answer"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if "file hash does not match" in message:
+        return "the downloaded file is damaged"
+    return " ".join(message.split()) or type(error).__name__
+
+
+def load_backbone(name, source, size):
+    """A headless network for preprocessed pictures of size x size x 3, with the weights of `find_weights`.
+
+    Raises
+    ------
+    InputError
+        When the file does not fit the architecture or is not regular, or the pictures are too small for the network.
+    """
+    if size < 32:
+        raise InputError(f"{name} takes pictures of 32 x 32 pixels or more, not {size} x {size}: set image_size.")
+    with seeded(int(source["hash"].removeprefix("random-")) if source["kind"] == "random" else 0):
+        if name == "EfficientNetLite0":
+            network = efficientnet_lite.build_network((size, size, 3))
+        else:
+            network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3))
+    if source["kind"] == "random":
+        return network
+    check_regular(source["file"], name)
+    if source["file"].endswith(".pth"):
+        efficientnet_lite.load_torch_weights(network, source["file"])
+        return network
+    try:
+        if not h5py.is_hdf5(source["file"]):
+            raise ValueError("it is no HDF5 file, or cut short")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping nested container")  # dozens, if the file does not fit
+            network.load_weights(source["file"])
+    except (ValueError, OSError, KeyError) as error:
+        way_out = f"take headless ImageNet weights of {name}, or remove the file to do without"
+        raise InputError(f"{source['file']} does not fit a headless {name} ({misfit(error)}): {way_out}.") from error
+    return network
+
+
+# How Keras says that weights do not fit, in its two file formats, and what is said here instead.
+OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
+OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
+MISFITS = {
+    r"name=([^,>]+).* variable\.shape=(\([^)]*\)), Received: value\.shape=(\([^)]*\))": OTHER_SHAPE,
+    r"\(named ([^ )]+).* expects shape (\([^)]*\))\. .* with shape (\([^)]*\))": OTHER_SHAPE,
+    r"name=([^,>]+).* expected (\d+) variables, but received (\d+) ": OTHER_COUNT,
+    r"\(named ([^ )]+).* expects (\d+) weight\(s\)\. Received (\d+) ": OTHER_COUNT,
+    r"expected (\d+) layers, found (\d+) saved": "it expects {} layers with weights, the file has {}",
+}
+
+
+def misfit(error):
+    """Say in a few words why a weights file does not fit: Keras's own message lists every layer of the network."""
+    message = " ".join(str(error).split())
+    for pattern, clause in MISFITS.items():
+        if words := re.search(pattern, message):
+            return clause.format(*words.groups())
+    if isinstance(error, OSError):
+        return "the file is cut short or damaged"
+    if layer := re.search(r"error message for object <\w+ name=([^,>]+)", message):
+        return f"the file has no weights of its layer {layer[1]}"
+    return message if len(message) < 200 else "Keras cannot read the file"
+
+
+# ---------------------------------------------------------------- networks
+
+
+def preprocess(name, kind, pixels):
+    """What the backbone expects of RGB pixels 0..255, as layers, so that a saved model holds it.
+
+    "caffe" is blue, green, red, less ImageNet's mean; "none" is for a network that rescales inside. So does Keras's
+    EfficientNet, but for a division by the root of ImageNet's standard deviation, which it leaves out unless it
+    fetches the weights itself: that is made up for here.
+    """
+    if BACKBONES[name].preprocessing == "caffe":
+        blue_green_red = keras.ops.flip(pixels, axis=-1)
+        return keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])(blue_green_red)
+    if BACKBONES[name].preprocessing == "efficientnet" and kind == "imagenet":
+        mean, scale = np.array([0.485, 0.456, 0.406]), np.sqrt([0.229, 0.224, 0.225])
+        offset = 255 * mean * (1 - 1 / scale)  # the division is about the mean
+        return keras.layers.Rescaling((1 / scale).tolist(), offset=offset.tolist())(pixels)
+    return pixels
+
+
+def cut_backbone(name, network, kind):
+    """Cut a headless network in two, at the layer that `BACKBONES` names; the parts share its layers.
+
+    Returns
+    -------
+    front : keras.Model, RGB pixels 0..255 to the activations at the cut
+    last_block : keras.Model, these activations to the features, the mean of each feature map: shape (n, channels)
+    """
+    cut = network.get_layer(BACKBONES[name].cut).output
+    pixels = keras.Input(network.input_shape[1:])
+    inner = keras.Model(network.input, cut)
+    front = keras.Model(pixels, inner(preprocess(name, kind, pixels)), name="front")
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(network.output)
+    return front, keras.Model(cut, pooled, name="last_block")
+
+
+@functools.lru_cache(maxsize=len(BACKBONES))
+def load_parts(name, size, **source):
+    """The two parts of a frozen backbone, read once for all the heads on top of it; see `cut_backbone`."""
+    front, last_block = cut_backbone(name, load_backbone(name, source, size), source["kind"])
+    front.trainable = last_block.trainable = False
+    return front, last_block
+
+
+def join_parts(front, last_block, head):
+    """The whole network, RGB pixels 0..255 to class probabilities; the backbone in inference mode throughout."""
+    pixels = keras.Input(front.input_shape[1:])
+    features = last_block(front(pixels, training=False), training=False)
+    return keras.Model(pixels, head(features), name="whole")
+
+
+def trainable_tail(whole):
+    """The tail of a network of `join_parts`: activations at the cut to class probabilities, shares its layers.
+
+    Last block and head learn, in the whole network too. Batch normalisation stays in inference mode and keeps its
+    parameters.
+    """
+    front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
+    last_block.trainable = True
+    for layer in flat_layers(last_block):
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    activations = keras.Input(front.output_shape[1:])
+    return keras.Model(activations, head(last_block(activations, training=False)), name="tail")

@@ -1,0 +1,149 @@
+"""What a training reads: shuffled and augmented batches, made anew in every epoch."""
+
+import mmap
+
+from leaves.files import without_stderr
+
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+
+with without_stderr():  # TensorFlow announces its options, whatever the level
+    import keras
+    import tensorflow as tf
+
+# The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
+AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
+
+
+def augment(images, uniform, augmentation):
+    """Flip, rotate, shift and zoom each image by one affine transform.
+
+    Parameters
+    ----------
+    images : float32 tensor, shape (n, height, width, 3)
+    uniform : float32 tensor, shape (n, 6)
+        Random numbers in [0, 1), one row per image: two flips, angle, two shifts, zoom.
+    augmentation : dict like `AUGMENTATION`, or None
+        None leaves the images as they are.
+
+    Returns
+    -------
+    float32 tensor of the shape of `images`
+    """
+    if augmentation is None:
+        return tf.cast(images, tf.float32)
+    side = tf.cast(tf.shape(images)[1], tf.float32)
+    signed = 2 * uniform - 1
+    angle = signed[:, 2] * augmentation["rotation"] * np.pi / 180
+    shift = signed[:, 3:5] * augmentation["shift"] * side
+    zoom = 1 + signed[:, 5] * augmentation["zoom"]
+    flip = tf.where(uniform[:, :2] < 0.5, -1.0, 1.0) if augmentation["flip"] else tf.ones_like(shift)
+    a, b = tf.cos(angle) * zoom * flip[:, 0], -tf.sin(angle) * zoom * flip[:, 1]
+    c, d = tf.sin(angle) * zoom * flip[:, 0], tf.cos(angle) * zoom * flip[:, 1]
+    centre = (side - 1) / 2  # rotate and zoom about the middle, then shift
+    offset_x = centre - a * centre - b * centre + shift[:, 0]
+    offset_y = centre - c * centre - d * centre + shift[:, 1]
+    zero = tf.zeros_like(a)
+    transform = tf.stack([a, b, offset_x, c, d, offset_y, zero, zero], axis=1)
+    return keras.ops.image.affine_transform(images, transform, fill_mode="reflect")
+
+
+def mix_up(images, targets, gamma):
+    """Blend each image and its target with those of another image of the batch (MixUp, Zhang et al. 2018).
+
+    Parameters
+    ----------
+    images : float32 tensor, shape (n, height, width, 3)
+    targets : float32 tensor, shape (n, classes)
+    gamma : float32 tensor, shape (n, 2)
+        Draws of a gamma distribution; the share of the first in their sum is then beta distributed.
+    """
+    share = gamma[:, 0] / tf.maximum(gamma[:, 0] + gamma[:, 1], 1e-30)
+    of_image, of_target = share[:, None, None, None], share[:, None]
+    mixed = of_image * images + (1 - of_image) * images[::-1]
+    return mixed, of_target * targets + (1 - of_target) * targets[::-1]
+
+
+BALANCES = ("none", "class_weight", "oversample")
+
+
+def rows_of_epoch(labels, balance):
+    """Training images of an epoch, as row numbers: each once, or with "oversample" each class like the largest."""
+    if balance != "oversample":
+        return np.arange(len(labels))
+    largest = np.bincount(labels).max()
+    return np.concatenate([np.resize(np.flatnonzero(labels == label), largest) for label in np.unique(labels)])
+
+
+def class_weights(labels, balance):
+    """Weight of each class in the loss, for Keras: inverse to its frequency with "class_weight", else None."""
+    if balance != "class_weight":
+        return None
+    present = np.unique(labels)
+    return dict(zip(present.tolist(), compute_class_weight("balanced", classes=present, y=labels), strict=True))
+
+
+def training_batches(x, targets, rows, spec, first=0):
+    """Shuffled, augmented batches for all epochs from `first` on, one after another, as a tf.data.Dataset.
+
+    Order, augmentation and mixing are pure functions of (seed, epoch, index), so that a run can be repeated.
+
+    Parameters
+    ----------
+    x : array, shape (views * n, ...), or memory map
+        With several views of each image, one view after the other, the epochs take turns at them.
+    targets : float32 array, shape (n, classes)
+    rows : array of int
+        The images that an epoch consists of, from `rows_of_epoch`.
+    spec : dict
+        Of it `seed`, `epochs`, `batch_size`, `augmentation` and `mixup` are read.
+    """
+    count, seed, views = len(rows), spec["seed"], len(x) // len(targets)
+
+    def one_epoch(epoch):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), key)
+        uniform = tf.random.stateless_uniform([count, 6], key)
+        gamma = tf.random.stateless_gamma([count, 2], key, spec["mixup"] or 1.0)
+        of_view = rows + len(targets) * (epoch % views)
+        drawn = tuple(tf.gather(values, order) for values in (of_view, uniform, gamma))
+        return tf.data.Dataset.from_tensor_slices(drawn).batch(spec["batch_size"])
+
+    def load(index, uniform, gamma):
+        batch, target = rows_of(x, index), tf.gather(targets, index % len(targets))
+        batch = augment(batch, uniform, spec["augmentation"])
+        return mix_up(batch, target, gamma) if spec["mixup"] else (batch, target)
+
+    epochs = tf.data.Dataset.range(first, spec["epochs"]).flat_map(one_epoch)
+    return without_autotuning(epochs.map(load, num_parallel_calls=2).prefetch(2))
+
+
+def evaluation_batches(x, targets):
+    """Batches of the first view, in the order of the split, without augmentation; `x` may be a memory map."""
+
+    def load(index):
+        return rows_of(x, index), tf.gather(targets, index)
+
+    return without_autotuning(tf.data.Dataset.range(len(targets)).batch(64).map(load).prefetch(2))
+
+
+def without_autotuning(dataset):
+    """The dataset without tf.data's tuning thread, for which its iterator would wait up to ten seconds at its end."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
+def rows_of(x, index):
+    """Rows of a NumPy array or memory map as a float32 tensor, read only when a dataset asks for them."""
+
+    def read(rows):
+        batch = np.asarray(x[rows], np.float32)
+        for array in getattr(x, "arrays", [x]):
+            if mapped := getattr(array, "_mmap", None):
+                mapped.madvise(mmap.MADV_DONTNEED)  # or pages that were read would count as used memory
+        return batch
+
+    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # or determinism would forbid reading ahead
+    batch.set_shape([None, *x.shape[1:]])
+    return batch

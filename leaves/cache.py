@@ -1,0 +1,44 @@
+"""Results that are computed once and kept on disk, under a key that says all that they depend on."""
+
+import hashlib
+import inspect
+import zipfile
+
+from leaves.files import atomic_file
+
+import numpy as np
+
+
+def computed_once(file, key, compute):
+    """The arrays in an .npz file, computed if they are not there or were computed under another key.
+
+    Parameters
+    ----------
+    file : Path
+    key : str
+    compute : callable() -> dict of str to array
+    """
+    stored = read_arrays(file)
+    if str(stored.pop("key", "")) == key:
+        return stored
+    computed = {name: np.asarray(array) for name, array in compute().items()}
+    with atomic_file(file) as out:
+        np.savez(out, key=key, **computed)
+    return computed
+
+
+def read_arrays(file):
+    """The arrays of an .npz file by name; none if it is missing, or damaged, which is said."""
+    try:
+        with np.load(file) as stored:  # which refuses pickles
+            return dict(stored)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        print(f"{file.parent.name}/{file.name} is damaged: what it held is computed again.")
+    return {}
+
+
+def code_hash(*objects):
+    """First 16 hex digits of the SHA-256 of the source code of modules, classes or functions."""
+    return hashlib.sha256("".join(map(inspect.getsource, objects)).encode()).hexdigest()[:16]

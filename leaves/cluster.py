@@ -1,0 +1,132 @@
+"""Many trainings at once: a queue of runs on the worker processes of a Dask cluster, or of this machine.
+
+Every worker sees the same project folder. What a run leaves there is the same wherever it was trained.
+"""
+
+import functools
+import operator
+import os
+import threading
+from contextlib import suppress
+
+from leaves import places
+from leaves.files import InputError, own_cores
+
+import cloudpickle
+import dask
+import toolz
+from distributed import Client, LocalCluster, as_completed, get_worker
+
+TOPIC = "leaf-epochs"
+ONE_AT_A_TIME = threading.Lock()  # in a worker with several threads
+ATTEMPTS = 3  # of a run, whether its training fails or its worker dies
+
+
+@functools.lru_cache(maxsize=1)
+def connect(address):
+    """A client of the scheduler at an address, or of N new processes for "local:N", which end with this process."""
+    if not address.startswith("local:"):
+        try:
+            return Client(address, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError(f"No Dask scheduler answers at {address}: start one, or leave out --scheduler.") from error
+    count = int(address.removeprefix("local:"))
+    with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
+        workers = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address=None,
+            env={"TF_NUM_INTEROP_THREADS": str(max(1, len(own_cores()) // count))},
+        )
+    return Client(workers)
+
+
+def share_out(number, count):
+    """Give this process its share of the cores, and a GPU, as worker `number` of `count` on this machine."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number)
+    if not hasattr(os, "sched_setaffinity"):  # macOS lets no process choose
+        return
+    cores = own_cores()
+    own = cores[number::count] or [cores[number % len(cores)]]
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread), own)
+
+
+def gpu_of(number):
+    """The GPU that worker `number` uses, as CUDA_VISIBLE_DEVICES; where there is none it says so to TensorFlow."""
+    gpus = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdecimal()]
+    return str(number % len(gpus)) if gpus else ""
+
+
+def train_on_worker(spec, split_hash, prepare, count, threads):
+    """Train one spec on a worker, which reads the split itself; its epochs are announced to whoever waits for them.
+
+    An operation has as many threads as it would have without workers, since their number decides the last digits.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    worker = get_worker()
+    if count and not hasattr(worker, "has_its_share"):  # before TensorFlow is imported
+        share_out(int(worker.name), count)
+        worker.has_its_share = True
+    prepare = cloudpickle.loads(prepare)  # imports TensorFlow, with the settings above
+    from leaves import dataset, runs
+    from leaves.training import THREADS, OnEpoch
+
+    if threads != THREADS:
+        raise InputError(
+            f"The worker {worker.address} computes an operation with {THREADS} threads and the command with {threads}, "
+            "which would change the last digits: set TF_NUM_INTRAOP_THREADS to one number for both."
+        )
+    split, hashed = dataset.load_split(), runs.spec_hash(spec)
+    if split.attrs["hash"] != split_hash:
+        raise InputError(
+            f"{places.SPLIT_CSV} is another split on the worker {worker.address}: share the project folder."
+        )
+    with ONE_AT_A_TIME:
+        announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
+        # A command that was killed may have left this training under way on another worker: it is waited for.
+        runs.train_once(spec, split, prepare, announce, patience=float("inf"))
+
+
+def train_queue(queue, split, prepare, address, progress):
+    """Train specs on a cluster, as many at a time as there are workers.
+
+    A run whose worker died goes on after its last epoch on another one. One that failed `ATTEMPTS` times is reported
+    when the others are finished.
+
+    Parameters
+    ----------
+    queue : dict of the spec's hash to spec
+    address : str, see `connect`
+    progress : callable(hash, epoch or None, validation macro F1 or None)
+        Called for each epoch, and with None when a run has come to its end.
+
+    Raises
+    ------
+    InputError
+        Names the runs that failed and why.
+    """
+    from leaves.training import THREADS  # a worker imports this module before it knows how many
+
+    client = connect(address)
+    count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
+    client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
+    run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle what is of this project
+    prepare = cloudpickle.dumps(prepare)  # unpickled by the worker when it knows how many threads it has
+    settings = split.attrs["hash"], prepare, count, THREADS
+    tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
+    futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
+    failed = []
+    for future in as_completed(futures):
+        key = futures[future]
+        if future.status == "finished":
+            progress(key, None, None)
+        else:
+            error = future.exception()
+            reason = [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
+            failed.append(f"{queue[key]['name']}, seed {queue[key]['seed']} ({reason})")
+    client.unsubscribe_topic(TOPIC)
+    if failed:
+        raise InputError(f"Failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")

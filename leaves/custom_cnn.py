@@ -1,0 +1,403 @@
+"""FinalModel and its variants as data: layers are checked before anything trains, then built by Keras.
+
+A model of your own is a list of Keras layers, or a difference to FinalModel::
+
+    split = dataset.load_split()
+    spec = cnn_spec("03", "few filters", split, size=64, epochs=8, seed=0, filters=[8, 16, 32])
+    spec = cnn_spec("03", "my own", split, size=64, epochs=8, seed=0, batch_size=16, layers=[
+        ["Rescaling", {"scale": 1 / 255}],
+        ["Conv2D", {"filters": 32, "kernel_size": 5, "activation": "relu"}],
+        ["GlobalMaxPooling2D", {}],
+        ["Dense", {"units": 14, "activation": "softmax"}],
+    ])
+    [run] = helpers.train_all([spec], split, custom_cnn.prepare)
+"""
+
+import copy
+import difflib
+import inspect
+import math
+
+from leaves.batches import AUGMENTATION
+from leaves.dataset import load_images
+from leaves.files import InputError
+from leaves.parameters import PARAMETERS, Parameter, choice, is_list, is_number, is_whole, number, whole
+from leaves.runs import PRECISIONS, training_spec
+from leaves.training import Training
+
+import keras
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold
+
+
+def final_model_layers(
+    classes,
+    filters=(16, 32, 64, 128, 256),
+    kernel_size=3,
+    activation=("LeakyReLU", {"negative_slope": 0.3}),
+    initializer="glorot_uniform",
+    l2=0.0,
+    batch_normalization=False,
+    reduction="GlobalAveragePooling2D",
+    dropout=(0.3, 0.3),
+    dense_units=512,
+):
+    """FinalModel of the original study as a list of Keras layers; the arguments are the choices that chapter 3 varies.
+
+    Five blocks of convolution, activation and max pooling; global average pooling, dropout, dense 512, dropout,
+    softmax.
+
+    Parameters
+    ----------
+    classes : int
+    filters : sequence of int, one number for each block
+    activation : (class name, config) of the layer after each convolution
+    reduction : str
+        Class name of the layer that makes features of the last feature maps.
+    dropout : (float, float)
+        Rates after the reduction and after the dense layer; a rate of 0 means no dropout layer.
+
+    Returns
+    -------
+    list of [class name, config]
+    """
+    decay = {"module": "keras.regularizers", "class_name": "L2", "config": {"l2": l2}} if l2 else None
+    weights = {"kernel_initializer": initializer, "kernel_regularizer": decay}
+    layers = [["Rescaling", {"scale": 1 / 255, "offset": 0.0}]]
+    for count in filters:
+        layers.append(["Conv2D", {"filters": count, "kernel_size": kernel_size, "padding": "same", **weights}])
+        layers += [list(activation), ["MaxPooling2D", {"pool_size": 2}]]
+        if batch_normalization:
+            layers.append(["BatchNormalization", {"momentum": 0.99}])
+    after_reduction, after_dense = ([["Dropout", {"rate": rate}]] if rate else [] for rate in dropout)
+    layers += [[reduction, {}], *after_reduction]
+    layers += [["Dense", {"units": dense_units, "activation": "relu", **weights}], *after_dense]
+    return [*layers, ["Dense", {"units": classes, "activation": "softmax", **weights}]]
+
+
+def is_share(value):
+    """Whether a value is a number from 0 to below 1."""
+    return is_number(value, 0, 1) and value < 1
+
+
+def is_fold(value):
+    """Whether a value is None or a dict with `folds`, a whole number from 2, and `fold`, one of them from 0 on."""
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == {"folds", "fold"}
+        and is_whole(value["folds"], 2, math.inf)
+        and is_whole(value["fold"], 0, value["folds"] - 1)
+    )
+
+
+def is_described(value):
+    """Whether a value is a dict with a class_name and a config, as Keras describes an optimizer."""
+    return (
+        isinstance(value, dict) and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), dict)
+    )
+
+
+# What a caller of `cnn_spec` can choose, and the values that each choice takes. Keras checks the names of its classes.
+CHOICES = {
+    # the layers of FinalModel
+    "filters": PARAMETERS["filters"],
+    "kernel_size": Parameter(
+        "sides of the kernels",
+        "a whole number from 1 to 99 or a pair of them",
+        lambda value: is_whole(value, 1, 99) or is_list(value, lambda side: is_whole(side, 1, 99), 2, 2),
+    ),
+    "activation": Parameter(
+        "layer after each convolution",
+        'a layer of Keras like ["ReLU", {}]',
+        lambda value: is_list(value, lambda _: True, 2, 2) and isinstance(value[0], str) and isinstance(value[1], dict),
+    ),
+    "initializer": Parameter(
+        "initial weights",
+        'the name of an initializer of Keras like "he_uniform"',
+        lambda value: isinstance(value, str) or is_described(value),
+    ),
+    "l2": number("weight decay", 0, 1),
+    "batch_normalization": Parameter("normalise", "True or False", lambda value: isinstance(value, bool)),
+    "reduction": Parameter(
+        "from feature maps to features",
+        'the name of a layer of Keras like "Flatten"',
+        lambda value: isinstance(value, str),
+    ),
+    "dropout": Parameter(
+        "dropout after the reduction and after the dense layer",
+        "a pair of numbers from 0 to below 1",
+        lambda value: is_list(value, is_share, 2, 2),
+    ),
+    "dense_units": whole("units of the dense layer", 1, 65_536),
+    # layers of your own
+    "layers": Parameter(
+        "layers in place of FinalModel's",
+        "None or a list of one layer or more, each [class name, config]",
+        lambda value: value is None or is_list(value, lambda _: True, 1),
+    ),
+    # the training
+    "image_size": Parameter("pixels per side", "a whole number from 1", lambda value: is_whole(value, 1, math.inf)),
+    **{name: PARAMETERS[name] for name in ("batch_size", "epochs", "patience", "augmentation", "balance")},
+    "optimizer": Parameter(
+        "optimizer",
+        'a dict like {"class_name": "Adam", "config": {"learning_rate": 0.001}}',
+        is_described,
+    ),
+    "mixup": number("parameter of MixUp's beta distribution", 0, 1),
+    "label_smoothing": Parameter("label smoothing", "a number from 0 to below 1", is_share),
+    "precision": choice("precision of feature maps", *PRECISIONS),
+    "refit": Parameter("fold that is held out", 'None or a dict like {"folds": 20, "fold": 0}', is_fold),
+    "log_layers": Parameter("log every layer", "True or False", lambda value: isinstance(value, bool)),
+}
+
+
+def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
+    """The spec of a custom CNN: FinalModel under the original study's settings, but for the changes named.
+
+    Parameters
+    ----------
+    size : int
+        Pixels per side.
+    layers : list of [class name, config], optional
+        Takes the place of FinalModel's layers.
+    changes
+        Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
+        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `refit` is
+        {"folds": k, "fold": i}, see `move_validation`; `log_layers` writes what chapter 2 draws of every layer.
+
+    Returns
+    -------
+    dict, JSON-able; see `runs.training_spec`
+
+    Raises
+    ------
+    InputError
+        When a change is unknown or has a value that `CHOICES`, `check_layers` or Keras refuses.
+    """
+    check_choices({"image_size": size, "epochs": epochs, "layers": layers} | changes, name)
+    of_final_model = inspect.signature(final_model_layers).parameters
+    of_layers = {choice: changes.pop(choice) for choice in of_final_model if choice in changes}
+    if layers and of_layers:
+        raise InputError(f"{name}: a list of layers takes no {next(iter(of_layers))}, which changes FinalModel's.")
+    classes = len(split.attrs["classes"])
+    spec = training_spec(chapter, name, split, epochs, seed, image_size=size, refit=None)
+    spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
+    spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
+    check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
+    check_optimizer(spec["optimizer"], name)
+    return spec
+
+
+def cnn_specs(chapter, name, split, size, epochs, seeds, **changes):
+    """The specs of one custom CNN for several seeds, an iterable of int: list of dict, see `cnn_spec`."""
+    return [cnn_spec(chapter, name, split, size, epochs, seed, **changes) for seed in seeds]
+
+
+def check_choices(choices, name):
+    """Raise InputError, one sentence, at the first choice that is not in `CHOICES` or does not take its value.
+
+    Parameters
+    ----------
+    choices : dict of choice to value
+    name : str
+        Of the model, for the message.
+    """
+    for key, value in choices.items():
+        if key not in CHOICES:
+            raise InputError(f"{name}: {unlike('choice', key, CHOICES)}.")
+        if not CHOICES[key].accepts(value):
+            raise InputError(f"{name}: {key} takes {CHOICES[key].takes}, not {value!r}.")
+
+
+def unlike(kind, name, known):
+    """The clause that names something unknown, what it may have meant, and all that is known."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"there is no {kind} {name!r}{meant}: it can be {', '.join(known)}"
+
+
+def check_optimizer(optimizer, name):
+    """Raise InputError with one sentence if Keras cannot make an optimizer, a dict, for the model of this name."""
+    try:
+        keras.optimizers.get(copy.deepcopy(optimizer))
+    except (TypeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{name}: Keras cannot make the optimizer {optimizer}: {reason}") from error
+
+
+def make_layer(position, description):
+    """A Keras layer from [class name, config]; InputError names the layer and the valid arguments."""
+    try:
+        class_name, config = description
+        given = set(config)
+    except (TypeError, ValueError):
+        raise InputError(f"layer {position} is {description!r}, but a layer is [class name, config].") from None
+    kind = getattr(keras.layers, str(class_name), None)
+    if not (inspect.isclass(kind) and issubclass(kind, keras.layers.Layer)):
+        known = [name for name, value in vars(keras.layers).items() if inspect.isclass(value)]
+        near = difflib.get_close_matches(str(class_name), known, n=3)
+        raise InputError(
+            f"Keras has no layer {class_name!r} (layer {position}): "
+            f"{'did you mean ' + ' or '.join(near) if near else 'their names are at https://keras.io/api/layers'}?"
+        )
+    signature = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    named = [argument.name for argument in signature if argument.kind is not argument.VAR_KEYWORD]
+    valid = dict.fromkeys([*named, "name", "dtype", "trainable"])
+    where = f"layer {position}, {class_name}"
+    if wrong := given - set(valid):
+        raise InputError(f"{where}: {unlike('argument', wrong.pop(), valid)}.")
+    required = [argument.name for argument in signature if argument.default is argument.empty]
+    if missing := [name for name in required if name in named and name not in given]:
+        raise InputError(f"{where}: the argument {missing[0]!r} is missing; it takes {', '.join(valid)}.")
+    try:
+        description = {"module": "keras.layers", "class_name": class_name, "config": dict(config)}
+        if class_name == "Rescaling":  # its from_config reads the offset without asking for its default
+            description["config"].setdefault("offset", 0.0)
+        return keras.layers.deserialize(description)
+    except (TypeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{where}: Keras cannot build it with {config}: {reason}") from error
+
+
+def make_layers(layers, input_shape, name):
+    """Make Keras layers one after another, and follow the shape of one image's values through them.
+
+    Parameters
+    ----------
+    layers : list of [class name, config]
+    input_shape : tuple of int, without the number of images
+    name : str
+        Of the model, for the message.
+
+    Returns
+    -------
+    built : list of keras.layers.Layer, without weights
+    shape : tuple of what comes out, with None for the number of images
+
+    Raises
+    ------
+    InputError
+        One sentence, when a layer cannot be made or does not take the shape of what comes before it.
+    """
+    built, shape = [], (None, *input_shape)
+    for position, description in enumerate(layers, 1):
+        try:
+            built.append(make_layer(position, copy.deepcopy(description)))
+            shape = built[-1].compute_output_shape(shape)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        except Exception as error:  # whatever a layer of Keras raises at shapes it does not take
+            where, sides = f"{name}: layer {position}, {description[0]}", " x ".join(map(str, shape[1:]))
+            if "zero or negative" in str(error):
+                way_out = "take fewer poolings or larger images"
+                raise InputError(f"{where}, would shrink {sides} to less than one pixel: {way_out}.") from error
+            raise InputError(f"{where}, does not take {sides}: {str(error).strip().splitlines()[0]}") from error
+    return built, shape
+
+
+def check_layers(layers, input_shape, classes, name):
+    """Raise InputError with one sentence if a list of layers does not make a classifier; nothing is built.
+
+    Parameters
+    ----------
+    layers, input_shape, name : see `make_layers`
+    classes : int
+        How many probabilities must come out.
+    """
+    built, shape = make_layers(layers, input_shape, name)
+    if shape != (None, classes):
+        sides = " x ".join(map(str, shape[1:]))
+        raise InputError(f"{name}: the last layer gives {sides} numbers, but there are {classes} classes.")
+    last = built[-1]
+    softmax = getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax)
+    if not softmax:
+        raise InputError(f"{name}: the last layer must end in softmax, so that its outputs are probabilities.")
+
+
+def build_model(layers, input_shape, name):
+    """Build a keras.Sequential from a list of [class name, config]; see `make_layers` for what is refused."""
+    built, _ = make_layers(layers, input_shape, name)
+    return keras.Sequential([keras.Input(input_shape), *built], name=name)
+
+
+def layer_text(class_name, config):
+    """A layer in one line: its class, and those settings that are not empty, numbers to four places."""
+    settings = {key: round(value, 4) if isinstance(value, float) else value for key, value in config.items() if value}
+    return f"{class_name} {settings or ''}"
+
+
+def layer_settings(model):
+    """Each layer of a model as [class name, config], the config without the layer's name: equal for equal layers."""
+    return [
+        [type(layer).__name__, {key: value for key, value in layer.get_config().items() if key != "name"}]
+        for layer in model.layers
+    ]
+
+
+def layer_table(model):
+    """The layers of a model, a row each: DataFrame of layer, output shape (both str) and parameters (int)."""
+    rows = [
+        {
+            "layer": type(layer).__name__,
+            "output shape": " x ".join(str(side) for side in layer.output.shape[1:]),
+            "parameters": layer.count_params(),
+        }
+        for layer in model.layers
+    ]
+    return pd.DataFrame(rows)
+
+
+def first_filters(model, image):
+    """The filters of a custom CNN's first convolution, and their answers to an image after the activation.
+
+    Parameters
+    ----------
+    model : keras.Sequential that begins with rescaling, convolution and activation
+    image : array of uint8, shape (size, size, 3)
+
+    Returns
+    -------
+    kernels : array of float32, shape (filters, side, side, 3)
+    answers : array of float32, shape (filters, size, size)
+    """
+    _, convolution, activation = model.layers[:3]
+    answers = keras.Model(model.inputs[0], activation.output)(image[None].astype(np.float32)).numpy()[0]
+    return convolution.kernel.numpy().transpose(3, 0, 1, 2), answers.transpose(2, 0, 1)
+
+
+def move_validation(split, folds, fold):
+    """The split with all but one fold of the validation subset moved to training; groups stay together.
+
+    With 20 folds a validation share of 0.2 becomes one of 0.01, the original study's refit.
+
+    Parameters
+    ----------
+    split : DataFrame, see `dataset.load_split`
+    folds : int
+        At most as many as there are groups.
+    fold : int, from 0
+        The one that stays in validation.
+
+    Returns
+    -------
+    DataFrame, a changed copy of the split
+    """
+    validation = split.index[split["split"] == "validation"]
+    groups = split.loc[validation, "group"]
+    folding = GroupKFold(min(folds, groups.nunique()), shuffle=True, random_state=0)
+    _, kept = list(folding.split(validation, groups=groups))[fold]
+    moved = split.copy()
+    moved.loc[validation.delete(kept), "split"] = "train"
+    return moved
+
+
+def prepare(spec, split):
+    """Prepare the `Training` of a spec, see `cnn_spec`: the model learns from decoded images."""
+    if spec["refit"]:
+        split = move_validation(split, **spec["refit"])
+    size = spec["image_size"]
+    model = build_model(spec["layers"], (size, size, 3), "custom_cnn")
+    train, validation = (load_images(split, subset, size) for subset in ("train", "validation"))
+    summary = {"initial_weights": "none", "classes": split.attrs["classes"]}
+    return Training(model, model, train, validation, summary)

@@ -1,0 +1,83 @@
+"""The split as the trainings read it: its table, and decoded images of one subset."""
+
+import hashlib
+
+from leaves import image_store, places
+from leaves.files import InputError, disk_errors_explained, matches_checksum, read_regular
+
+import numpy as np
+import pandas as pd
+
+SUBSETS = ("train", "validation", "test")
+
+
+def load_split(path=None):
+    """Read data/split.csv.
+
+    Returns
+    -------
+    DataFrame, one row per photo; its attrs hold the sorted `classes` and the `hash` of the split, which covers the
+    photos' content, labels and subsets, and not where they lie
+
+    Raises
+    ------
+    InputError
+        When the file is missing, or is not as chapter 1 wrote it.
+    """
+    path = path or places.SPLIT_CSV
+    if not path.exists():
+        raise InputError("There is no data/split.csv yet: run notebook 01_data_split first.")
+    if not matches_checksum(path):
+        raise InputError(f"{path.name} is not as chapter 1 wrote it: run notebook 01_data_split, which makes it again.")
+    split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
+    split = split.sort_values(["label", "sha256"], ignore_index=True)  # an order that a renamed file does not change
+    rows = split[["sha256", "label", "split"]].to_csv(index=False)
+    split.attrs["hash"] = hashlib.sha256(rows.encode()).hexdigest()[:16]
+    split.attrs["classes"] = sorted(split["label"].unique())
+    return split
+
+
+def half_side(split):
+    """Half the photos' median shorter side in pixels: the original study's image size (32 to 128)."""
+    side = split[["width", "height"]].min(axis=1).median()
+    return int(min(128, max(32, side // 2)))
+
+
+def load_images(split, subset, size):
+    """Decoded images and labels of one subset; each image is decoded once for the whole series.
+
+    Parameters
+    ----------
+    subset : "train", "validation" or "test" (chapter 6 alone asks for "test")
+    size : int
+        Pixels per side.
+
+    Returns
+    -------
+    images : StoredImages, uint8, shape (n, size, size, 3), RGB
+    labels : array of int, shape (n,), indices into split.attrs["classes"]
+
+    Raises
+    ------
+    InputError
+        When a photo is no longer what chapter 1 saw, or the disk is full.
+    """
+    missing = split[~split["sha256"].isin(image_store.stored_rows(places.CACHE, size))]
+
+    def decode(row):
+        try:
+            content = read_regular(places.ROOT / row.path)
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != row.sha256:
+            raise InputError(f"{row.path} has changed or gone since the split: run notebook 01_data_split again.")
+        return row.sha256, image_store.shrink_image(image_store.read_image(content), size)
+
+    if len(missing):
+        title = f"decoding to {size} x {size}"
+        with disk_errors_explained(places.CACHE):
+            decoded = image_store.in_parallel(decode, missing.itertuples(), len(missing), title)
+            image_store.store_images(places.CACHE, size, decoded)
+    rows = split[split["split"] == subset]
+    labels = np.searchsorted(split.attrs["classes"], rows["label"])
+    return image_store.open_images(places.CACHE, size, rows["sha256"]), labels

@@ -1,0 +1,56 @@
+"""Which filters of a network are dead: their output is the same number for every pixel of every image."""
+
+from leaves.training import batch_function
+
+import keras
+import numpy as np
+import pandas as pd
+
+SPAN = 1e-6  # between the largest and the smallest output: a smaller one is rounding
+
+
+def dead_filters(network, images):
+    """Find the filters whose output after the activation is the same for every pixel of every image.
+
+    Parameters
+    ----------
+    network : keras.Sequential
+        Each block of convolution and activation ends in a MaxPooling2D.
+    images : array of uint8, shape (n, size, size, 3), read 64 at a time
+
+    Returns
+    -------
+    DataFrame, one row per filter: block (int, from 1) and dead (bool)
+    """
+    pairs = zip(network.layers, network.layers[1:], strict=False)
+    activated = [layer.output for layer, after in pairs if isinstance(after, keras.layers.MaxPooling2D)]
+    look_inside = batch_function(keras.Model(network.inputs[0], activated))
+    lowest, highest = [], []  # of each batch: an array for each block
+    for start in range(0, len(images), 64):
+        outputs = [output.numpy() for output in look_inside(images[start : start + 64].astype(np.float32))]
+        lowest.append([output.min((0, 1, 2)) for output in outputs])
+        highest.append([output.max((0, 1, 2)) for output in outputs])
+    ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)
+    spans = [np.max(high, axis=0) - np.min(low, axis=0) for low, high in ends]
+    blocks = np.repeat(np.arange(1, len(spans) + 1), [len(span) for span in spans])
+    return pd.DataFrame({"block": blocks, "dead": np.concatenate(spans) < SPAN})
+
+
+def dead_filters_of(runs, images):
+    """Find the dead filters of trained networks; a training that diverged is skipped.
+
+    Parameters
+    ----------
+    runs : dict of variant to list of Run
+    images : see `dead_filters`
+
+    Returns
+    -------
+    DataFrame, one row per filter of each training: variant (str), seed (int), block (int) and dead (bool)
+    """
+    return pd.concat(
+        dead_filters(run.load_model(), images).assign(variant=variant, seed=run.spec["seed"])
+        for variant, repeats in runs.items()
+        for run in repeats
+        if not run.result["diverged"]
+    )

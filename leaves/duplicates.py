@@ -1,0 +1,226 @@
+"""Which photos are the same: equal files, near duplicates, two shots of one leaf, one photo under two labels."""
+
+from pathlib import Path
+
+from leaves.files import InputError
+from leaves.image_store import in_parallel
+from leaves.photos import check_class_counts, issue_table, issues_of, usable
+
+import numpy as np
+import pandas as pd
+
+# Correlation of grey levels at 16 x 16 pixels. Of 1,402 real photos, those near by their hashes reached 0.90 if they
+# showed different leaves, 0.96 and 0.97 if one leaf was photographed twice; photos saved anew, resized or brightened
+# kept 0.988 or more.
+SAME_LEAF, SAME_PHOTO = 0.93, 0.98
+
+
+def keep_usable(images, issues, folder, distance):
+    """Exclude the images that a training must not see: those that show nothing, and those that are there twice.
+
+    Parameters
+    ----------
+    images : DataFrame from `photos.inspect_images`
+    issues : DataFrame from `photos.find_images`, see `issue_table`
+    folder : Path
+        Named if too few are left.
+    distance : int, see `find_duplicates`
+
+    Returns
+    -------
+    photos : DataFrame, the rows of `images` that can be used
+    pairs : DataFrame of photos that are alike, see `find_duplicates`
+    issues : DataFrame, those given and the new ones
+
+    Raises
+    ------
+    InputError
+        When a class keeps fewer than five photos, or there is one class only.
+    """
+    issues = pd.concat([issues, issues_of(images)])
+    photos = usable(images, issues)
+    check_class_counts(photos["label"], images["label"], folder)
+    pairs, twice = find_duplicates(photos, distance)
+    photos = usable(photos, twice)
+    check_class_counts(photos["label"], images["label"], folder)
+    return photos, pairs, pd.concat([issues, twice])
+
+
+def hash_array(phashes):
+    """The hex digits of `inspect_image` as an array of uint64, shape (n, 8)."""
+    return np.frombuffer(bytes.fromhex("".join(phashes)), ">u8").reshape(-1, 8).astype(np.uint64)
+
+
+def hash_distances(left, right):
+    """Bits in which two photos' perceptual hashes differ, the fewest over all ways to turn or mirror one of them.
+
+    Parameters
+    ----------
+    left, right : arrays from `hash_array`, shapes (n, 8) and (m, 8)
+
+    Returns
+    -------
+    array of uint8, shape (n, m); symmetric: each photo is turned against the other
+    """
+    fewest = np.full((len(left), len(right)), 64, np.uint8)
+    for turn in range(8):
+        for upright, turned in ((left[:, :1], right[None, :, turn]), (right[None, :, 0], left[:, turn, None])):
+            np.minimum(fewest, np.bitwise_count(upright ^ turned), out=fewest)
+    return fewest
+
+
+def distance_blocks(left, right, title):
+    """Yield (first row, first column, block) of the matrix of `hash_distances`, in blocks that fit a cache."""
+    corners = [(row, column) for row in range(0, len(left), 64) for column in range(0, len(right), 4096)]
+
+    def block(corner):
+        row, column = corner
+        return row, column, hash_distances(left[row : row + 64], right[column : column + 4096])
+
+    return in_parallel(block, corners, len(corners), title)
+
+
+def near_pairs(photos, distance):
+    """The pairs of photos whose hashes differ in at most `distance` of 64 bits, turned and mirrored photos included.
+
+    Parameters
+    ----------
+    photos : DataFrame with the column phashes
+    distance : int
+
+    Returns
+    -------
+    DataFrame with the columns first, second (row numbers, first < second) and distance
+    """
+    hashes, pairs = hash_array(photos["phashes"]), []
+    for row, column, block in distance_blocks(hashes, hashes, "comparing"):
+        rows, columns = np.nonzero(block <= distance)
+        once = rows + row < columns + column
+        rows, columns = rows[once], columns[once]
+        pairs.append(np.stack([rows + row, columns + column, block[rows, columns]], axis=1))
+    return pd.DataFrame(np.concatenate(pairs), columns=["first", "second", "distance"])
+
+
+def nearest(photos, among):
+    """For each of some photos the nearest of others: (row number in `among`, distance in bits), arrays of int."""
+    place, fewest = np.zeros(len(photos), int), np.full(len(photos), 65)
+    blocks = distance_blocks(hash_array(photos["phashes"]), hash_array(among["phashes"]), "looking for neighbours")
+    for row, column, block in blocks:
+        rows = np.arange(row, row + len(block))
+        nearer = rows[block.min(axis=1) < fewest[rows]]
+        place[nearer], fewest[nearer] = column + block[nearer - row].argmin(axis=1), block[nearer - row].min(axis=1)
+    return place, fewest
+
+
+def find_duplicates(images, distance):
+    """Tell exact copies, near duplicates, two shots of one leaf and photos under two labels.
+
+    A near duplicate differs in at most `distance` bits of the perceptual hash. Up to twice as far, photos whose pixels
+    agree as well are taken for two shots of one leaf. Photos of two labels count as one photo under two labels only if
+    both hash and pixels say so. All this is told from the photos alone, whatever lies beside them.
+
+    Returns
+    -------
+    pairs : DataFrame of photos that belong in one subset, with the columns first, second (SHA-256), distance, likeness
+    issues : DataFrame, see `issue_table`
+    """
+    if not 0 <= distance <= 8:
+        raise InputError(f"phash_distance is {distance}, but it must lie between 0 and 8 (of 64 bits).")
+    copies = equal_files(images)
+    photos = usable(images, copies)
+    pairs = near_pairs(photos, 2 * distance)
+    pairs["likeness"] = likeness(photos["thumb"].iloc[pairs["first"]], photos["thumb"].iloc[pairs["second"]])
+    labels, near = photos["label"].to_numpy(), pairs["distance"] <= distance
+    conflict = near & (pairs["likeness"] >= SAME_PHOTO) & (labels[pairs["first"]] != labels[pairs["second"]])
+    kinds = {"label conflict": conflict, "near duplicate": near, "same leaf": pairs["likeness"] >= SAME_LEAF}
+    pairs["check"] = np.select(list(kinds.values()), list(kinds), "")
+    pairs = pairs[pairs["check"] != ""]
+    torn = pairs["check"] == "label conflict"
+    findings = pd.concat([pairs, pairs[torn].rename(columns={"first": "second", "second": "first"})])  # both are out
+    findings["kept"] = findings["check"] != "label conflict"
+    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one a photo
+    names, paths = [short_name(path) for path in photos["path"]], photos["path"].to_numpy()
+    issues = []
+    for pair in findings.sort_values("second", kind="stable").itertuples():
+        detail = f"{pair.distance} of 64 bits from {names[pair.first]}, correlation {pair.likeness:.2f}"
+        issues.append((paths[pair.second], labels[pair.second], pair.check, detail, paths[pair.first]))
+    pairs = pairs[~torn].drop(columns="check").reset_index(drop=True)
+    pairs[["first", "second"]] = photos["sha256"].to_numpy()[pairs[["first", "second"]]]
+    return pairs, pd.concat([copies, issue_table(issues)], ignore_index=True)
+
+
+def seen_before(photos, known, distance):
+    """Tell which photos equal a known photo, nearly equal one or are another shot of its leaf.
+
+    The rules and constants are those of `find_duplicates`; labels do not count.
+
+    Parameters
+    ----------
+    photos, known : DataFrames with the columns sha256, phashes and thumb, from `photos.inspect_images`
+        A photo that did not open is compared by its SHA-256 alone.
+    distance : int
+        Bits of the perceptual hash in which near duplicates may differ.
+
+    Returns
+    -------
+    array of bool, shape (len(photos),)
+    """
+    seen = ((photos["sha256"] != "") & photos["sha256"].isin(known["sha256"])).to_numpy(bool, copy=True)
+    rows, known = np.flatnonzero(~seen & (photos["phashes"] != "")), known[known["phashes"] != ""]
+    photos = photos.iloc[rows]
+    thumbs, known_thumbs = photos["thumb"].to_numpy(), known["thumb"].to_numpy()
+    hashes, known_hashes = hash_array(photos["phashes"]), hash_array(known["phashes"])
+    for row, column, block in distance_blocks(hashes, known_hashes, "comparing with known photos"):
+        here = rows[row : row + len(block)]
+        seen[here] |= (block <= distance).any(axis=1)
+        rows_near, columns_near = np.nonzero((block <= 2 * distance) & ~seen[here, None])
+        same_leaf = likeness(thumbs[row + rows_near], known_thumbs[column + columns_near]) >= SAME_LEAF
+        seen[here[rows_near[same_leaf]]] = True
+    return seen
+
+
+def short_name(path):
+    """The class folder and the name of a photo."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def equal_files(images):
+    """The issues of photos whose files are equal: all of them if their labels differ, else all but the first."""
+    issues = []
+    for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
+        paths, labels = files["path"].tolist(), files["label"].tolist()
+        if len(set(labels)) > 1:
+            detail = f"the same file under {' and '.join(sorted(set(labels)))}"
+            others = [paths[1], *paths[:1] * (len(paths) - 1)]
+            rows = zip(paths, labels, others, strict=True)
+            issues += [(path, label, "label conflict", detail, other) for path, label, other in rows]
+        else:
+            detail = f"equal to {short_name(paths[0])}"
+            issues += [(path, labels[0], "exact copy", detail, paths[0]) for path in paths[1:]]
+    return issue_table(issues)
+
+
+def likeness(ones, others):
+    """Correlation of grey levels in pairs of thumbnails, the highest over all ways to turn or mirror one of them.
+
+    Parameters
+    ----------
+    ones, others : sequences of hex digits from `inspect_image`, length n
+
+    Returns
+    -------
+    array of float32, shape (n,)
+    """
+    correlations = [np.empty(0, np.float32)]
+    for start in range(0, len(ones), 4096):
+        left, right = (grey_levels(thumbs[start : start + 4096]) for thumbs in (ones, others))
+        turned = [np.rot90(view, quarter, (1, 2)) for view in (right, right.swapaxes(1, 2)) for quarter in range(4)]
+        correlations.append(np.max([(left * view).sum(axis=(1, 2)) for view in turned], axis=0))
+    return np.concatenate(correlations)
+
+
+def grey_levels(thumbs):
+    """Thumbnails in hex as float32, shape (n, 16, 16), each with mean 0 and norm 1."""
+    levels = np.frombuffer(bytes.fromhex("".join(thumbs)), np.uint8).reshape(-1, 16, 16).astype(np.float32)
+    levels -= levels.mean(axis=(1, 2), keepdims=True)
+    return levels / np.maximum(np.linalg.norm(levels, axis=(1, 2), keepdims=True), 1e-6)

@@ -1,0 +1,406 @@
+"""What chapter 6 asks of trained networks: their answers to the test subset, their scores and their costs."""
+
+import functools
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaves import image_store, scoring
+from leaves.backbones import trainable_tail
+from leaves.cache import computed_once
+from leaves.dataset import load_images
+from leaves.features import frozen_outputs
+from leaves.files import InputError
+from leaves.training import batch_function
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+VERSIONS = f"{image_store.CODE} {keras.__version__} {tf.__version__}"
+CODE = hashlib.sha256(Path(__file__).read_bytes() + VERSIONS.encode()).hexdigest()[:8]
+MIRRORS = [
+    lambda batch: batch,
+    lambda batch: batch[:, ::-1],
+    lambda batch: batch[:, :, ::-1],
+    lambda batch: batch[:, ::-1, ::-1],
+]
+COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
+STEPS = {"02": "", "03": "", "04": ", transfer learning", "05": ", fine tuning"}  # the end of a model's label
+SCORE_COLUMNS = {
+    "model": "name; two rows of one backbone differ in the chapter",
+    "chapter": "that trained it",
+    "initial_weights": "imagenet, random (a control) or none (trained from scratch)",
+    "params": "all parameters",
+    "trainable_params": "those that learnt in the last training",
+    "epochs": "of the last training",
+    "train_seconds": "of one training with all that it builds on",
+    "validation_macro_f1": "by which models are chosen",
+    "test_accuracy": "share of right answers on the test part",
+    "test_macro_f1": "mean over the classes of their F1 on the test part",
+    "test_macro_f1_low": "lower end of its 95 % interval",
+    "test_macro_f1_high": "upper end",
+    "external_accuracy": "on the second test set, if one is given",
+    "external_macro_f1": "the same, over the classes that occur there",
+    "ms_per_image": "milliseconds for one photo, in float32",
+    "original_score": "the original study's, on its own test set",
+}
+
+
+# ---------------------------------------------------------------- models
+
+
+def label_models(recorded):
+    """All recorded models by label: that of a network on a backbone names the step of its training too.
+
+    Parameters
+    ----------
+    recorded : dict of chapter ("02" to "05") to dict of model name to Run
+
+    Returns
+    -------
+    dict of label to Run
+
+    Raises
+    ------
+    InputError
+        When chapter 4 has recorded other networks since chapter 5 went on from them.
+    """
+    for name, run in recorded["05"].items():
+        if run.spec["starts_from"].split()[0] != recorded["04"][name].folder.name:
+            raise InputError("Chapter 4 has other networks than chapter 5 went on from: run 05_fine_tuning again.")
+    return {run.name + STEPS[chapter]: run for chapter, by_name in recorded.items() for run in by_name.values()}
+
+
+def transfer_of(models, run):
+    """The transfer learning that a fine-tuned network goes on from, as a Run; None for other runs."""
+    return models[run.name + STEPS["04"]] if run.spec["chapter"] == "05" else None
+
+
+def rank_on_validation(models, on_validation):
+    """Labels of the single models by macro F1 on validation, the best first, without controls and refits."""
+    labels = [label for label in models if label in on_validation.probabilities]
+    labels = [label for label in labels if models[label].result["initial_weights"] != "random"]
+    return sorted(labels, key=on_validation.macro_f1, reverse=True)
+
+
+@functools.lru_cache(maxsize=4)
+def load_network(folder):
+    """The whole network in a run's folder, from RGB pixels 0..255 to class probabilities, loaded once."""
+    return keras.models.load_model(folder / "model.keras")
+
+
+@functools.lru_cache(maxsize=4)
+def predictor(folder):
+    """The network in a run's folder as a compiled function of RGB pixels 0..255, see `batch_function`."""
+    return batch_function(load_network(folder))
+
+
+# ---------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of models to the photos of one subset."""
+
+    truth: np.ndarray  # int, shape (n,), positions in the sorted classes; None if the photos have no labels
+    probabilities: dict  # of label to array of float32, shape (n, classes)
+
+    @functools.cached_property
+    def predicted(self):
+        """The most likely class of each photo: dict of label to array of int, shape (n,)."""
+        return {label: answer.argmax(axis=1) for label, answer in self.probabilities.items()}
+
+    def macro_f1(self, label):
+        """Macro F1 over the classes that occur in the subset."""
+        return scoring.macro_f1(self.truth, self.predicted[label])
+
+    def accuracy(self, label):
+        """Share of right answers."""
+        return accuracy_score(self.truth, self.predicted[label])
+
+    def difference(self, label, baseline, draws):
+        """Macro F1 of a model minus that of another one, and its 95 % interval: (difference, low, high)."""
+        return scoring.paired_difference(self.truth, self.predicted[label], self.predicted[baseline], draws)
+
+    def difference_text(self, label, baseline, draws):
+        """The same as text."""
+        return "{:+.3f} ({:+.3f} to {:+.3f})".format(*self.difference(label, baseline, draws))
+
+
+def subset_truth(split, subset):
+    """The species of a subset's photos, as positions in the sorted classes: array of int, shape (n,)."""
+    return np.searchsorted(split.attrs["classes"], split.loc[split["split"] == subset, "label"])
+
+
+def validation_answers(models, split):
+    """`Answers` to the validation subset, which each training stored; without refits, which have learnt from it."""
+    chosen = {label: run for label, run in models.items() if not run.spec.get("refit")}
+    probabilities = {label: run.validation_probabilities for label, run in chosen.items()}
+    return Answers(subset_truth(split, "validation"), probabilities)
+
+
+def answer_test_subset(models, split):
+    """Let every model answer to the test subset, once; its answers are kept beside its run.
+
+    Returns
+    -------
+    answers : Answers
+    milliseconds : dict of label to dict of float
+        Per image: "whole" and, of a network on a backbone, "front", the frozen part of it.
+    """
+    measured = {}
+    for run in models.values():
+        if transfer := transfer_of(models, run):
+            measured |= measured_on_backbone(transfer, run, split)
+    for run in models.values():
+        if run.folder not in measured:
+            compute = functools.partial(measure, run, split)
+            measured[run.folder] = computed_once(run.folder / "test.npz", CODE, compute)
+    of_label = {label: dict(measured[run.folder]) for label, run in models.items()}
+    probabilities = {label: arrays.pop("probabilities") for label, arrays in of_label.items()}
+    times = {label: {part: float(value) for part, value in arrays.items()} for label, arrays in of_label.items()}
+    return Answers(subset_truth(split, "test"), probabilities), times
+
+
+def measure(run, split):
+    """Probabilities on the test subset and milliseconds per image of a network that learns from pixels."""
+    images, _ = load_images(split, "test", run.spec["image_size"])
+    predict = batch_function(run.load_model())
+    time_of_one = milliseconds(predict, tf.constant(images[:1], tf.float32))
+    return {"whole": time_of_one, "probabilities": predict_all(predict, images)}
+
+
+def measured_on_backbone(transfer, tuned, split):
+    """The same of both networks on a backbone, computed once: dict of each run's folder to dict of arrays."""
+    file = tuned.folder / f"test-{transfer.folder.name}.npz"
+    key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
+    arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
+    times = {part: arrays[part] for part in ("front", "whole")}
+    answers = {transfer.folder: arrays["transfer"], tuned.folder: arrays["tuned"]}
+    return {folder: times | {"probabilities": answer} for folder, answer in answers.items()}
+
+
+def measure_on_backbone(transfer, tuned, split):
+    """Answer with a head alone and with the fine-tuned network in two steps; the frozen one is computed once for both.
+
+    Fine-tuning changes the numbers of a network and not its time: both have the same milliseconds.
+    """
+    network = transfer.load_model()
+    front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
+    stored = frozen_outputs(transfer.spec, split, "test", lambda: (front, last_block))
+    answers = {"transfer": predict_all(batch_function(head), stored.features)}
+    tuned.load_weights(network)
+    frozen, tail = batch_function(front), batch_function(trainable_tail(network))
+    answers["tuned"] = predict_all(tail, stored.at_cut)
+    pixels = tf.constant(load_images(split, "test", transfer.spec["image_size"])[0][:1], tf.float32)
+    times = {"front": milliseconds(frozen, pixels)}
+    times["whole"] = times["front"] + milliseconds(tail, frozen(pixels))
+    return times | answers
+
+
+def predict_all(predict, images, change=lambda batch: batch):
+    """Probabilities for many images, which are read and changed batch by batch.
+
+    Parameters
+    ----------
+    predict : callable(float32 array of shape (n, size, size, 3)) -> array of shape (n, classes)
+    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255
+    change : callable(batch) -> batch of the same shape
+
+    Returns
+    -------
+    array of float32, shape (n, classes)
+    """
+    batches = (images[first : first + 64] for first in range(0, len(images), 64))
+    return np.concatenate([predict(change(batch).astype(np.float32)) for batch in batches])
+
+
+def milliseconds(predict, batch):
+    """Median time of 20 predictions, one photo at a time, after one to warm up.
+
+    Parameters
+    ----------
+    batch : float32 tensor whose first axis has the length 1
+    """
+    times = []
+    for _ in range(21):
+        start = time.perf_counter()
+        predict(batch)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[1:]))
+
+
+# ---------------------------------------------------------------- several predictions in one
+
+
+def with_ensembles(ensembles, models, split, subset, answers):
+    """`Answers` of single models to a subset, and those of the ensembles; the mirrored photos are answered once.
+
+    Parameters
+    ----------
+    ensembles : dict of "Test-time augmentation" and "Ensemble" to the labels of their members
+    models : dict of label to Run
+    answers : Answers
+    """
+    run = models[ensembles["Test-time augmentation"][0]]
+
+    def compute():
+        return {"probabilities": mirrored(run, load_images(split, subset, run.spec["image_size"])[0])}
+
+    stored = computed_once(run.folder / f"mirrored-{subset}.npz", CODE, compute)
+    return Answers(answers.truth, combined(answers.probabilities, ensembles, stored["probabilities"]))
+
+
+def mirrored(run, images):
+    """A model's mean answer to images and their mirror images: array of float32, shape (n, classes)."""
+    return np.mean([predict_all(predictor(run.folder), images, mirror) for mirror in MIRRORS], axis=0)
+
+
+def combined(probabilities, ensembles, augmented):
+    """Probabilities by label, with those of test-time augmentation, which are given, and of the ensemble."""
+    mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
+    return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
+
+
+# ---------------------------------------------------------------- costs
+
+
+def cost_parts(run, milliseconds, head=None):
+    """The costs of one model, by the parts that several models may share.
+
+    Parameters
+    ----------
+    run : Run
+    milliseconds : dict of "whole" and, for a network on a backbone, "front", to float
+    head : Run, optional
+        The transfer learning that a fine-tuned network goes on from.
+
+    Returns
+    -------
+    dict of the part's name to a dict with keys of `COSTS`
+    """
+    result = run.result
+    of_run = {key: result[key] for key in COSTS if key in result} | {"ms_per_image": milliseconds["whole"]}
+    if "seconds_before" not in result:  # a network that learns from pixels
+        return {run.folder.name: of_run}
+    transfer = head or run
+    front = transfer.result["parts"]["front"]
+    frozen = {"params": front, "ms_per_image": milliseconds["front"]}
+    frozen["train_seconds"] = transfer.result["seconds_before"]
+    of_run |= {"params": of_run["params"] - front, "ms_per_image": milliseconds["whole"] - milliseconds["front"]}
+    parts = {f"{run.spec['backbone']}, frozen": frozen, run.folder.name: of_run}
+    if head:
+        parts[f"{head.folder.name}, training"] = {"train_seconds": head.result["train_seconds"]}
+    else:  # the same name, whether this head or a network that was fine-tuned from it brings its seconds
+        parts[f"{run.folder.name}, training"] = {"train_seconds": of_run.pop("train_seconds")}
+    return parts
+
+
+def total_cost(*models):
+    """The costs of several models together, each shared part counted once: dict with the keys of `COSTS`.
+
+    Parameters
+    ----------
+    models : dicts from `cost_parts`
+    """
+    parts = {name: part for model in models for name, part in model.items()}
+    return {key: sum(part.get(key, 0) for part in parts.values()) for key in COSTS}
+
+
+def cost_rows(models, times, ensembles):
+    """Name, size and costs of every model and ensemble: dict of label to a dict with some of `SCORE_COLUMNS`.
+
+    Parameters
+    ----------
+    times : dict of label to dict, from `answer_test_subset`
+    """
+    parts = {label: cost_parts(run, times[label], transfer_of(models, run)) for label, run in models.items()}
+    rows = {}
+    for label, run in models.items():
+        rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
+        rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
+    for label, members in ensembles.items():
+        kinds = {models[member].result["initial_weights"] for member in members}
+        rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}  # imagenet first
+        rows[label] |= total_cost(*(parts[member] for member in members))
+    rows["Test-time augmentation"]["ms_per_image"] *= len(MIRRORS)
+    return rows
+
+
+# ---------------------------------------------------------------- tables
+
+
+def score_table(costs, on_test, on_validation, original, draws):
+    """The table of report/scores.csv, but for the scores on a second test set.
+
+    Parameters
+    ----------
+    costs : dict from `cost_rows`
+    on_test, on_validation : Answers
+    original : dict of label to the score that the original study reports
+    draws : int
+        Bootstrap resamples behind every interval.
+
+    Returns
+    -------
+    DataFrame, one row per label, with the columns of `SCORE_COLUMNS`
+    """
+    rows = {}
+    for label, cost in costs.items():
+        low, high = scoring.bootstrap_interval(on_test.truth, on_test.predicted[label], draws)
+        rows[label] = cost | {
+            "validation_macro_f1": on_validation.macro_f1(label) if label in on_validation.probabilities else None,
+            "test_accuracy": on_test.accuracy(label),
+            "test_macro_f1": on_test.macro_f1(label),
+            "test_macro_f1_low": low,
+            "test_macro_f1_high": high,
+            "external_accuracy": np.nan,
+            "external_macro_f1": np.nan,
+            "original_score": original.get(label),
+        }
+    table = pd.DataFrame([*rows.values()], index=[*rows])[[*SCORE_COLUMNS]]
+    return table.astype({"epochs": "Int64"})
+
+
+def compare_with(best, answers, draws):
+    """Macro F1 of every model minus that of one of them, which validation chose.
+
+    Returns
+    -------
+    DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "best on validation")
+    """
+    differences = {label: answers.difference(label, best, draws) for label in answers.probabilities}
+    table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
+    table["verdict"] = np.select([table["low"] > 0, table["high"] < 0], ["better", "worse"], "tie")
+    table.loc[best, "verdict"] = "best on validation"
+    return table
+
+
+def f1_per_class(answers, labels, classes):
+    """F1 of each class: DataFrame, one row per class, "name (number of photos)", and one column per label."""
+    every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
+    counts = np.bincount(answers.truth, minlength=len(classes))
+    index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
+    return pd.DataFrame({label: f1_score(answers.truth, answers.predicted[label], **every) for label in labels}, index)
+
+
+def calibration_table(labels, on_test, on_validation):
+    """The temperature that validation gives, and calibration error and log loss on test before and after it.
+
+    Returns
+    -------
+    DataFrame, one row per label
+    """
+    rows = {}
+    for label in labels:
+        temperature = scoring.fit_temperature(on_validation.truth, on_validation.probabilities[label])
+        before = on_test.probabilities[label]
+        rows[label] = {"temperature": temperature}
+        for name, answer in (("before", before), ("after", scoring.tempered(before, temperature))):
+            rows[label][f"calibration error, {name}"] = scoring.calibration_error(on_test.truth, answer)
+            rows[label][f"log loss, {name}"] = log_loss(on_test.truth, answer, labels=range(answer.shape[1]))
+    return pd.DataFrame(rows).T

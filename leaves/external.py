@@ -1,0 +1,159 @@
+"""A second test set: photos from another folder, which no model has learnt from, and the answers of all models."""
+
+from leaves import image_store, places
+from leaves.duplicates import equal_files, seen_before
+from leaves.evaluation import Answers, combined, mirrored, predict_all, predictor
+from leaves.files import InputError
+from leaves.photos import (
+    IMAGE_SUFFIXES,
+    can_be_written,
+    find_in_class,
+    fold_class,
+    inspect_images,
+    reason,
+    usable,
+    visible,
+)
+from leaves.sources import last_source
+
+import numpy as np
+import pandas as pd
+
+
+def external_files(folder, classes):
+    """The photos of a second test set as a table (path, label, disease): labels "" if it has no sub-folders.
+
+    Prints which classes are skipped. InputError if the folder cannot be read or holds no photo that could be used.
+    """
+    try:
+        entries = [entry for entry in visible(folder) if can_be_written(entry.name)]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}): name another folder as external.") from error
+    known = [entry for entry in entries if entry.is_dir() and fold_class(entry.name)[0] in classes]
+    for entry in entries:
+        if entry.is_dir() and entry not in known:
+            print(f"Skipped: the class {fold_class(entry.name)[0]}, which no model knows.")
+    rows = [row for entry in known for row in find_in_class(entry)[0]]
+    if not any(entry.is_dir() for entry in entries):
+        rows = [(str(entry), "", "") for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
+    if not rows:
+        raise InputError(
+            f"{folder} holds no photo of the classes {', '.join(classes)}: name another folder as external."
+        )
+    return pd.DataFrame(rows, columns=["path", "label", "disease"])
+
+
+def external_photos(folder, split, sizes):
+    """The usable photos of a second test set, with the facts of `inspect_images`; prints what is skipped.
+
+    Photos that equal, or nearly equal, a photo of the training or validation subset are skipped, because the models
+    have learnt from them or were chosen by them.
+
+    Parameters
+    ----------
+    split : DataFrame from `dataset.load_split`
+    sizes : iterable of int
+        Pixels per side at which the models want to read them.
+    """
+    listed = external_files(folder, split.attrs["classes"])
+    for size in sizes:
+        inspected, _ = inspect_images(listed, size)
+    excluded = [row for row in inspected.itertuples() if reason(row)]
+    for row in excluded:
+        print(f"Skipped: {row.path}, {reason(row)}.")
+    inspected = inspected[~inspected["path"].isin([row.path for row in excluded])]
+    if (inspected["label"] != "").any():  # as in chapter 1, no photo counts twice or under two labels
+        copies = equal_files(inspected)
+        for row in copies.itertuples():
+            print(f"Skipped: {row.path}, {row.check}.")
+        inspected = usable(inspected, copies)
+    seen = known_to_models(inspected, split, size)
+    if seen.any():
+        print(
+            f"Skipped: {seen.sum()} photos that equal or nearly equal photos that the models learnt from or were "
+            "chosen by."
+        )
+    inspected = inspected[~seen]
+    if inspected.empty:
+        raise InputError(f"None of the {len(listed)} photos in {folder} is readable and new: name another as external.")
+    return inspected
+
+
+def known_to_models(inspected, split, size):
+    """Which photos equal, or nearly equal, one of the training or validation subset: array of bool, shape (n,).
+
+    InputError if chapter 1 has not left the distance at which photos are nearly equal.
+    """
+    learnt = split[split["split"] != "test"]
+    learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
+    known, _ = inspect_images(learnt, size)  # which chapter 1 has inspected: nothing is opened again
+    if not (settings := last_source().get("settings")):
+        raise InputError("data/source.json is missing or damaged: run notebook 01_data_split again.")
+    return seen_before(inspected, known, settings["phash_distance"])
+
+
+def external_answers(folder, split, models, ensembles):
+    """Let every model and ensemble answer to the photos of a second test set; prints what is skipped.
+
+    Parameters
+    ----------
+    models : dict of label to Run
+    ensembles : dict, see `evaluation.with_ensembles`
+
+    Returns
+    -------
+    paths : Series of str
+        The photos.
+    answers : Answers
+        Their truth is None if the folder has no sub-folders, which would be the labels.
+    """
+    sizes = {run.spec["image_size"] for run in models.values()}
+    table = external_photos(folder, split, sizes)
+    images = {size: image_store.open_images(places.CACHE, size, table["sha256"]) for size in sizes}
+    of_size = {label: images[run.spec["image_size"]] for label, run in models.items()}
+    probabilities = {label: predict_all(predictor(run.folder), of_size[label]) for label, run in models.items()}
+    [best] = ensembles["Test-time augmentation"]
+    augmented = mirrored(models[best], of_size[best])
+    labelled = (table["label"] != "").all()
+    truth = np.searchsorted(split.attrs["classes"], table["label"]) if labelled else None
+    return table["path"], Answers(truth, combined(probabilities, ensembles, augmented))
+
+
+def compare_with_test(on_test, external):
+    """Macro F1 of every model on both test sets, over the classes that occur in the second one.
+
+    Parameters
+    ----------
+    on_test, external : Answers
+
+    Returns
+    -------
+    table : DataFrame, one row per label, the worst on the second test set first: external_macro_f1, test
+    count : int
+        Photos of these classes in the test subset.
+    """
+    same = np.isin(on_test.truth, external.truth)
+    of_same = Answers(on_test.truth[same], {label: p[same] for label, p in on_test.probabilities.items()})
+    labels = [*on_test.probabilities]
+    scores = {"external_macro_f1": external.macro_f1, "test": of_same.macro_f1}
+    table = pd.DataFrame({name: list(map(score, labels)) for name, score in scores.items()}, labels)
+    return table.sort_values("external_macro_f1"), int(same.sum())
+
+
+def classified(paths, probabilities, classes):
+    """The table of report/predictions.csv: path, label, confidence and top_3, the three most likely classes.
+
+    Parameters
+    ----------
+    paths : Series of str, length n
+    probabilities : array of float, shape (n, classes)
+    """
+    order = probabilities.argsort(axis=1)[:, ::-1]
+    return pd.DataFrame(
+        {
+            "path": paths,
+            "label": [classes[row[0]] for row in order],
+            "confidence": probabilities.max(axis=1).round(4),
+            "top_3": [", ".join(classes[number] for number in row[:3]) for row in order],
+        }
+    )

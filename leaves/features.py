@@ -1,0 +1,183 @@
+"""What the frozen part of a backbone makes of photos, computed once and kept on disk."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from leaves import image_store, places
+from leaves.backbones import BACKBONES, cut_backbone, preprocess
+from leaves.batches import augment
+from leaves.cache import code_hash
+from leaves.dataset import load_images
+from leaves.files import InputError, atomic_file, write_atomic
+from leaves.runs import slug
+from leaves.training import batch_function, computing_in
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class View:
+    """Images under augmentation number `number`, a function of (seed, number, index); computed when sliced."""
+
+    images: np.ndarray  # or StoredImages: shape (n, size, size, 3)
+    augmentation: dict | None  # None: the images as they are
+    seed: int
+    number: int
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        uniform = tf.random.stateless_uniform([len(self), 6], [self.seed, self.number])[rows]
+        return augment(tf.constant(self.images[rows], tf.float32), uniform, self.augmentation).numpy()
+
+
+@dataclass(frozen=True)
+class Views:
+    """Arrays of one shape (n, ...), read by number as one array after another: shape (views * n, ...)."""
+
+    arrays: tuple
+
+    @property
+    def shape(self):
+        return len(self), *self.arrays[0].shape[1:]
+
+    def __len__(self):
+        return len(self.arrays) * len(self.arrays[0])
+
+    def __getitem__(self, rows):
+        return np.stack([self.arrays[view][row] for view, row in zip(*divmod(rows, len(self.arrays[0])), strict=True)])
+
+
+@dataclass(frozen=True)
+class FrozenOutputs:
+    """What the frozen part of a backbone makes of one part of the split: float16, memory-mapped."""
+
+    at_cut: np.ndarray  # or Views: shape (n, height, width, channels)
+    features: np.ndarray  # or Views: shape (n, channels)
+    labels: np.ndarray  # int, shape (n of one view,)
+    seconds: float  # that the computation took, whenever that was
+
+
+def frozen_outputs(spec, split, subset, load):
+    """What a frozen backbone makes of the images, computed once, whatever is trained on top and how often.
+
+    Of the training subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones.
+
+    Parameters
+    ----------
+    spec : dict
+        Of it `backbone`, `weights`, `image_size`, `split`, `views` and `precision` are read.
+    subset : "train", "validation" or "test" (chapter 6 alone asks for "test")
+    load : callable without arguments, called only if something is not on disk
+        Gives `front` and `last_block` of `cut_backbone`.
+
+    Returns
+    -------
+    FrozenOutputs; of the training subset as `Views`
+
+    Raises
+    ------
+    InputError
+        When the disk has no room for the outputs.
+    """
+    images, labels = load_images(split, subset, spec["image_size"])
+    settings = {key: spec["views"][key] for key in ("augmentation", "seed")}
+    stored = []
+    for number in range(1 + spec["views"]["count"] if subset == "train" else 1):
+        key = {key: spec[key] for key in ("backbone", "weights", "image_size", "split", "precision")}
+        key |= {"network": dataclasses.asdict(BACKBONES[spec["backbone"]]), "part": subset}
+        key |= {"code": code_hash(preprocess, cut_backbone)}
+        key |= {"view": settings | {"number": number, "code": code_hash(View, augment)} if number else None}
+        view = View(images, **settings, number=number) if number else images
+        title = f"{spec['backbone']}, {subset}" + (f", view {number}" if number else "")
+        stored.append(compute_once(load, view, key, title))
+    at_cut, features, seconds = zip(*stored, strict=True)
+    if subset == "train":
+        return FrozenOutputs(Views(at_cut), Views(features), labels, sum(seconds))
+    return FrozenOutputs(at_cut[0], features[0], labels, seconds[0])
+
+
+@functools.lru_cache(maxsize=1)
+def traced(front, last_block, precision):
+    """One function for both outputs of a frozen backbone, traced once for all its views and parts."""
+    both = keras.Model(front.input, [front.output, last_block(front.output, training=False)])
+    run = batch_function(both)
+    with computing_in([front, last_block], precision):
+        run.get_concrete_function()
+    return run
+
+
+def compute_once(load, images, key, title):
+    """The activations at the cut and the features of images, and the seconds they took; from disk if they are there.
+
+    Parameters
+    ----------
+    load : see `frozen_outputs`
+    images : array or View, sliced 32 rows at a time: memory does not grow with their number
+    key : dict, JSON-able
+        Says all that the outputs depend on.
+
+    Returns
+    -------
+    at_cut, features : memory maps of float16
+    seconds : float
+    """
+    content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
+    name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    at_cut, features, note = (places.CACHE / f"{name}{end}" for end in ("-cut.npy", "-features.npy", ".json"))
+    stored = [open_whole(at_cut), open_whole(features)]
+    with suppress(OSError, ValueError, KeyError):  # a note that is missing or damaged: as the arrays
+        seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
+        if all(array is not None for array in stored):
+            return *stored, seconds
+    start = time.perf_counter()
+    front, last_block = load()
+    run = traced(front, last_block, key["precision"])
+    made_by = {at_cut: front, features: last_block}
+    shapes = {file: (len(images), *network.output_shape[1:]) for file, network in made_by.items()}
+    check_room(shapes.values(), title)
+    with ExitStack() as stack:
+        outs = [stack.enter_context(atomic_file(file)) for file in shapes]
+        for out, shape in zip(outs, shapes.values(), strict=True):
+            np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for first in tqdm(range(0, len(images), 32), title, unit="batch", mininterval=2):
+            for out, made in zip(outs, run(images[first : first + 32].astype(np.float32)), strict=True):
+                values = made.numpy().astype("<f2")
+                if not np.isfinite(values).all():
+                    raise InputError(f"{title}: the weights give numbers that are not finite: take another file.")
+                out.write(values.tobytes())
+    seconds = round(time.perf_counter() - start, 2)
+    write_atomic(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
+    return open_whole(at_cut), open_whole(features), seconds
+
+
+def check_room(shapes, title):
+    """Raise InputError if float16 arrays of these shapes do not fit on the disk."""
+    places.CACHE.mkdir(parents=True, exist_ok=True)
+    needed, free = 2 * sum(np.prod(shape, dtype=float) for shape in shapes), shutil.disk_usage(places.CACHE).free
+    if needed > free:
+        raise InputError(
+            f"{title}: its outputs take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {places.CACHE}: "
+            "make room, or lower views or image_size."
+        )
+
+
+def open_whole(file):
+    """A stored array as a memory map; None if it is not there whole."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError):
+        print(f"data/cache/{file.name} is damaged: it is computed again.")
+        return None

@@ -1,0 +1,81 @@
+"""Figures of chapter 6 about costs: what a score costs in parameters, time and photos."""
+
+from leaves.figures.comparison import BELOW, look, single_mark
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+COSTS = {"params": "parameters", "train_seconds": "seconds of training", "ms_per_image": "milliseconds per image"}
+
+
+def draw_learning_curve(curve):
+    """Draw the macro F1 on test against the number of training photos.
+
+    Parameters
+    ----------
+    curve : DataFrame from `learning_curve.learning_curve`
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for label, rows in curve.groupby("model", sort=False):
+        axis.fill_between(rows["photos"], rows["low"], rows["high"], color=look(label)["color"], alpha=0.2)
+        axis.plot(rows["photos"], rows["macro F1"], label=label, **look(label))
+    axis.set(xscale="log", ylim=(0, 1), xlabel="training photos", ylabel="macro F1 on test")
+    axis.set_title("What more photos bring")
+    counts = sorted(set(curve["photos"]))
+    axis.set_xticks(counts, counts)
+    axis.minorticks_off()
+    axis.legend(fontsize="small")
+    return figure, (
+        "Test macro F1 against the number of training photos, with 95 % bootstrap intervals over the test images."
+    )
+
+
+def pareto_front(scores, cost):
+    """The rows that no other row beats in both cost and score, cheapest first.
+
+    Parameters
+    ----------
+    scores : DataFrame with the columns `cost` and test_macro_f1
+    cost : str
+
+    Returns
+    -------
+    DataFrame
+    """
+    table = scores.sort_values([cost, "test_macro_f1"], ascending=[True, False])
+    return table[table["test_macro_f1"] > table["test_macro_f1"].cummax().shift(fill_value=-1)]
+
+
+def draw_costs(scores):
+    """Draw the macro F1 on test against each of three costs, with the Pareto front.
+
+    Parameters
+    ----------
+    scores : DataFrame from `evaluation.score_table`, without controls
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    for axis, (cost, title) in zip(axes, COSTS.items(), strict=True):
+        front = pareto_front(scores, cost)
+        steps = {"color": "0.5", "drawstyle": "steps-post", "linewidth": 1, "label": "Pareto front"}
+        axis.plot(front[cost], front["test_macro_f1"], **steps)
+        for label, row in scores.iterrows():
+            axis.plot(row[cost], row["test_macro_f1"], **single_mark(label, markersize=9))
+        axis.set(xscale="log", xlabel=title)
+        axis.margins(x=0.2)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].set_ylabel("macro F1 on test")
+    figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)
+    return figure, (
+        "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
+        "front; half-filled: the head alone."
+    )

@@ -1,0 +1,139 @@
+"""Figures of chapter 1: photos with a finding, the classes, and how near photos of two subsets come."""
+
+import os
+
+from leaves.plots import MODEL_COLOURS
+from leaves.splitting import subset_sizes
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+
+def picture_grid(rows, columns, **options):
+    """A figure of Axes without ticks, for pictures; returns figure and Axes, an array of shape (rows, columns)."""
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure, axes
+
+
+def draw_findings(examples, pictures):
+    """Draw photos with a finding, one row a check.
+
+    Parameters
+    ----------
+    examples : DataFrame from `photos.examples`
+    pictures : uint8 array, shape (n, size, size, 3), of these photos
+
+    Returns
+    -------
+    figure, caption
+    """
+    checks = examples["check"].unique()
+    figure, axes = picture_grid(len(checks), 6, figsize=(9, 1.6 * len(checks)))
+    for axis in axes.flat:
+        axis.set_frame_on(False)
+    for check, row in zip(checks, axes, strict=True):
+        is_shown = (examples["check"] == check).to_numpy()
+        for axis, picture, photo in zip(row, pictures[is_shown], examples[is_shown].itertuples(), strict=False):
+            axis.imshow(picture)
+            axis.set_frame_on(True)
+            axis.set_title(f"{photo.label}\n{os.path.basename(photo.path)[-22:]}", fontsize=6, parse_math=False)
+        row[0].set_ylabel(check, rotation=0, ha="right", va="center", fontsize="small")
+    return figure, f"Photos with a finding, up to six of each kind: {', '.join(checks)}."
+
+
+def draw_class_counts(split, counts):
+    """Draw how many photos of each class each subset has.
+
+    Parameters
+    ----------
+    split : DataFrame from `dataset.load_split`
+    counts : DataFrame from `splitting.count_classes`
+
+    Returns
+    -------
+    figure, caption
+    """
+    totals = counts.sum(axis=1)
+    figure, axis = plt.subplots(figsize=(9, 3.8))
+    counts.plot.bar(stacked=True, ax=axis, width=0.8, color=sns.color_palette("colorblind")[:3])
+    axis.bar_label(axis.containers[-1], labels=totals, fontsize="small")
+    axis.tick_params(axis="x", rotation=45)
+    axis.set(xlabel="", ylabel="images")
+    title = f"{totals.index[0]} has {totals.max() / totals.min():.1f} times as many images as {totals.index[-1]}"
+    axis.set_title(title, parse_math=False)
+    return figure, f"Images per class in each part, {len(split)} in all: {subset_sizes(split)}."
+
+
+def draw_classes(images, labels, classes, seed):
+    """Draw six photos of each class, drawn at random.
+
+    Parameters
+    ----------
+    images : uint8 array, shape (n, size, size, 3)
+    labels : array of int, shape (n,), indices into `classes`
+    classes : list of str
+    seed : int
+
+    Returns
+    -------
+    figure, caption
+    """
+    rng = np.random.default_rng(seed)
+    figure, axes = picture_grid(len(classes), 6, figsize=(6, len(classes)))
+    for number, (label, row) in enumerate(zip(classes, axes, strict=True)):
+        chosen = rng.permutation(np.flatnonzero(labels == number))[:6]
+        for axis, picture in zip(row, images[chosen], strict=False):
+            axis.imshow(picture)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
+    return figure, f"Six training photos of each of the {len(classes)} classes, {images.shape[1]} pixels wide."
+
+
+def draw_leak_distances(bits, phash_distance):
+    """Draw how many photos have their nearest photo of another subset so many bits away.
+
+    Parameters
+    ----------
+    bits : Series of int
+    phash_distance : int, see `duplicates.find_duplicates`
+
+    Returns
+    -------
+    figure, caption
+    """
+    least = bits.min()
+    figure, axis = plt.subplots(figsize=(9, 2.6))
+    sns.histplot(bits, discrete=True, color=MODEL_COLOURS["FinalModel"], ax=axis)
+    near, far = phash_distance + 0.5, 2 * phash_distance + 0.5
+    axis.axvspan(-0.5, near, color="0.75", zorder=0, label="always in one part")
+    axis.axvspan(near, far, color="0.9", zorder=0, label="in one part if they look like one leaf")
+    axis.legend(fontsize="x-small", loc="upper left")
+    axis.set_title(f"Photos of two parts differ in at least {least} of 64 bits")
+    axis.set(xlim=(-0.5, bits.max() + 1), xticks=range(0, bits.max() + 2, 2), ylabel="photos")
+    axis.set_xlabel("bits to the nearest photo in another part")
+    return figure, f"Distance of each photo to the nearest one in another part of the split: at least {least} bits."
+
+
+def draw_leak_pairs(pairs, pictures, twins):
+    """Draw the nearest photos of two subsets, one pair a column.
+
+    Parameters
+    ----------
+    pairs : DataFrame from `splitting.closest_pairs`
+    pictures, twins : uint8 arrays, shape (pairs, size, size, 3)
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axes = picture_grid(2, len(pairs), figsize=(9, 3.8))
+    for (above, below), pair, picture, twin in zip(axes.T, pairs.itertuples(), pictures, twins, strict=True):
+        above.imshow(picture)
+        above.set_xlabel(pair.name, fontsize="small", parse_math=False)
+        below.imshow(twin)
+        below.set_title(f"{pair.bits} bits apart")
+        below.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
+    figure.suptitle("The nearest photos of two parts: one photo, one leaf, or two leaves alike?")
+    return figure, "The nearest photos of two parts, one pair a column, with class and part."

@@ -1,0 +1,96 @@
+"""How many photos it takes: trainings on a share of the training photos, and their scores on the test subset."""
+
+from leaves import custom_cnn, scoring
+from leaves.dataset import load_images
+from leaves.evaluation import predict_all
+from leaves.features import Views, frozen_outputs
+from leaves.training import Training, batch_function, seeded
+
+import numpy as np
+import pandas as pd
+
+
+def smaller_specs(run, fractions, seed):
+    """The specs of the training of a run, repeated on shares of its training photos.
+
+    Parameters
+    ----------
+    run : Run of FinalModel or of a head on a frozen backbone
+    fractions : list of float
+        Shares of the training photos.
+    seed : int
+        Chooses them; that of the training stays.
+    """
+    spec = run.spec | {"chapter": "06", "log_layers": False, "split": f"{run.spec['split']} {seed}"}
+    return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
+
+
+def fewer_photos(split, fraction, seed):
+    """The split with a share of the training photos of each class, at least one."""
+    train = split[split["split"] == "train"]
+    kept = [
+        of_class.sample(max(1, round(fraction * len(of_class))), random_state=seed)
+        for _, of_class in train.groupby("label")
+    ]
+    return split.drop(train.index.difference(pd.concat(kept).index))
+
+
+def backbone_outputs(transfer, split, subset):
+    """The `FrozenOutputs` of chapter 4's backbone for a subset; `transfer` is a Run on this backbone."""
+
+    def load():
+        whole = transfer.load_model()
+        return whole.get_layer("front"), whole.get_layer("last_block")
+
+    return frozen_outputs(transfer.spec, split, subset, load)
+
+
+def prepare_smaller(spec, split, seed, transfer):
+    """A `Training` for a spec of `smaller_specs`: FinalModel, or a head on the stored features of a backbone.
+
+    Parameters
+    ----------
+    seed : int, as for `smaller_specs`
+    transfer : Run of a head on this backbone, or None if only FinalModel is trained
+    """
+    smaller = fewer_photos(split, spec["fraction"], seed)
+    if "backbone" not in spec:
+        return custom_cnn.prepare(spec, smaller)
+    train, validation = (backbone_outputs(transfer, split, subset) for subset in ("train", "validation"))
+    rows = np.flatnonzero(split.index[split["split"] == "train"].isin(smaller.index))
+    views = Views(tuple(array[rows] for array in train.features.arrays))
+    with seeded(spec["seed"]):  # however many random numbers loading took
+        head = custom_cnn.build_model(spec["layers"], views.shape[1:], "head")
+    inputs = (views, train.labels[rows]), (validation.features, validation.labels)
+    return Training(head, head, *inputs, summary={"classes": split.attrs["classes"]})
+
+
+def learning_curve(models, smaller, on_test, split, seed, draws):
+    """Macro F1 on test against the number of training photos, with 95 % bootstrap intervals over the test images.
+
+    Parameters
+    ----------
+    models : dict of label to Run, trained on all training photos
+    smaller : dict of label to list of Run, trained on shares of them
+    on_test : Answers of `models`
+
+    Returns
+    -------
+    DataFrame with the columns model, photos, macro F1, low, high, sorted by the first two
+    """
+    rows = []
+    for label, whole in models.items():
+        if "backbone" in whole.spec:
+            inputs = backbone_outputs(whole, split, "test").features
+        else:
+            inputs, _ = load_images(split, "test", whole.spec["image_size"])
+        points = {1.0: on_test.predicted[label]}
+        for run in smaller[label]:
+            answer = predict_all(batch_function(run.load_model()), inputs)
+            points[run.spec["fraction"]] = answer.argmax(axis=1)
+        for fraction, predicted in points.items():
+            low, high = scoring.bootstrap_interval(on_test.truth, predicted, draws)
+            count = (fewer_photos(split, fraction, seed)["split"] == "train").sum()
+            row = {"model": label, "photos": count, "macro F1": scoring.macro_f1(on_test.truth, predicted)}
+            rows.append(row | {"low": low, "high": high})
+    return pd.DataFrame(rows).sort_values(["model", "photos"])

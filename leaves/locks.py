@@ -1,0 +1,60 @@
+"""Locks: one process at a time does a piece of work, and the others know who does it."""
+
+import os
+import platform
+import shlex
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from leaves.files import InputError, disk_errors_explained
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def locked(file, patience=10, work=""):
+    """Hold a lock file while this process does what it stands for; a process that dies releases it.
+
+    Parameters
+    ----------
+    file : Path
+        Beside it lies <file>.holder, which names the process that has the lock.
+    patience : float
+        Seconds to wait for another process.
+    work : str, optional
+        What the other process is doing; if it has to be waited for, this is printed, once.
+
+    Raises
+    ------
+    InputError
+        When another process still has it; the sentence names it.
+    """
+    lock, holder = FileLock(file, fallback_to_soft=False), file.with_name(f"{file.name}.holder")
+    with disk_errors_explained(file), ExitStack() as stack:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stack.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            if work:
+                print(f"{work} is under way in {name_of_holder(holder)}: waiting for it.")
+            try:
+                stack.enter_context(lock.acquire(timeout=-1 if patience == float("inf") else patience))
+            except Timeout:
+                busy = f"{file.parent} is in use by {name_of_holder(holder)}: wait until it ends, or stop it."
+                raise InputError(busy) from None
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        holder.write_text(f"process {os.getpid()} on {platform.node()} ({command})", encoding="utf-8")
+        held = stack.pop_all()
+    with held:
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+def name_of_holder(file):
+    """What a process that holds a lock wrote about itself; "another process" before it has written it."""
+    with suppress(OSError):
+        return file.read_text(encoding="utf-8").strip() or "another process"
+    return "another process"

@@ -1,0 +1,184 @@
+"""The parameters of the notebooks: what each means and which values it takes, in one place for all chapters.
+
+The command line (`leaves/report/options.py`) and every notebook check their values here. Standard library only.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leaves.files import InputError
+
+LARGEST_SEED = 2**31 - 1000  # a repeat adds its number to the seed
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter; the same in all chapters that have it."""
+
+    meaning: str  # the comment beside it begins with these words in every parameters cell
+    takes: str  # its kind and its bounds, in words
+    accepts: Callable[[object], bool]
+    place: str = ""  # "folder" or "file" if it is a path, which must exist
+
+
+def is_whole(value, low, high):
+    """Whether a value is an int (no bool) between two bounds, both included."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value, low, high):
+    """Whether a value is an int or a float (no bool, not infinite) between two bounds, both included."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_list(value, accepts, least, most=math.inf):
+    """Whether a value is a list or tuple of so many entries, each of them accepted."""
+    return isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(accepts, value))
+
+
+def whole(meaning, low, high, none=False):
+    """A whole number between two bounds, or None where that is allowed."""
+    takes = f"a whole number from {low} to {high}" + " or None" * none
+    return Parameter(meaning, takes, lambda value: (none and value is None) or is_whole(value, low, high))
+
+
+def number(meaning, low, high):
+    """A number between two bounds."""
+    return Parameter(meaning, f"a number from {low:g} to {high:g}", lambda value: is_number(value, low, high))
+
+
+def numbers(meaning, low, high, least):
+    """A list of at least so many numbers, each between two bounds."""
+    takes = f"a list of {'numbers' if least == 0 else 'one number or more'} from {low:g} to {high:g}"
+    return Parameter(meaning, takes, lambda value: is_list(value, lambda one: is_number(one, low, high), least))
+
+
+def choice(meaning, *words):
+    """One of a few words."""
+    return Parameter(meaning, f"one of {', '.join(words)}", lambda value: value in words)
+
+
+def text(meaning, takes, place="", none=False):
+    """A text, for example a path."""
+    return Parameter(meaning, takes, lambda value: (none and value is None) or isinstance(value, str), place)
+
+
+AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # degrees, share of the side, share
+
+
+def is_augmentation(value):
+    """Whether a value is None or a dict with flip (bool), rotation, shift and zoom within their bounds."""
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == {"flip", *AUGMENTATION_BOUNDS}
+        and isinstance(value["flip"], bool)
+        and all(is_number(value[name], 0, most) for name, most in AUGMENTATION_BOUNDS.items())
+    )
+
+
+# What a variant cannot change, because all variants share it.
+SHARED_BY_VARIANTS = ("epochs", "seed", "split", "size", "chapter", "name", "refit", "log_layers")
+
+
+def are_variants(value):
+    """Whether a value is a dict of names to dicts of changes, none of them to what all variants share."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and isinstance(changes, dict)
+        and all(isinstance(key, str) for key in changes)
+        and not {*SHARED_BY_VARIANTS} & {*changes}
+        for name, changes in value.items()
+    )
+
+
+PARAMETERS = {
+    # chapter 1
+    "data": text("the photos", 'a folder, "sample", "plant_village" or None', place="folder", none=True),
+    "sample_count": whole("leaves in the synthetic sample", 70, 1_000_000),
+    "sample_size": whole("pixels per side of a synthetic leaf", 32, 1024),
+    "image_size": whole("pixels per side", 32, 512, none=True),
+    "validation_share": number("share of validation", 0.02, 0.5),
+    "test_share": number("share of test", 0.02, 0.5),
+    "phash_distance": whole("bits of 64", 0, 8),
+    "data_seed": whole("seed of the data", 0, LARGEST_SEED),
+    # trainings of a custom CNN
+    "epochs": whole("epochs at most", 1, 1000),
+    "patience": whole("epochs without a better validation macro F1", 1, 1000, none=True),
+    "batch_size": whole("photos in a batch", 1, 1024),
+    "learning_rate": number("Adam's learning rate", 1e-7, 1),
+    "filters": Parameter(
+        "filters of the convolutions",
+        "a list of 1 to 8 whole numbers from 1 to 2048",
+        lambda value: is_list(value, lambda one: is_whole(one, 1, 2048), 1, 8),
+    ),
+    "augmentation": Parameter(
+        "augmentation",
+        'None or a dict like {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3} '
+        "(rotation up to 180, shift up to 1, zoom up to 0.9)",
+        is_augmentation,
+    ),
+    "balance": choice("treatment of rare classes", "none", "class_weight", "oversample"),
+    "precision": choice("precision of feature maps", "float32", "bfloat16", "auto"),
+    "seed": whole("the first seed", 0, LARGEST_SEED),
+    "seeds": whole("trainings of each", 2, 100),
+    # chapter 3
+    "shrink": whole("divisor of the image side", 1, 8),
+    "ablation_epochs": whole("epochs of each variant at most", 1, 1000),
+    "variant_seeds": whole("trainings of each variant", 1, 100),
+    "margin": number("margin of macro F1", 0.001, 0.5),
+    "left_out": Parameter(
+        "variants that are not trained",
+        "a list of names of variants",
+        lambda value: is_list(value, lambda one: isinstance(one, str), 0),
+    ),
+    "own_variants": Parameter(
+        "variants of yours",
+        f"a dict of names to dicts of changes (without {', '.join(SHARED_BY_VARIANTS)})",
+        are_variants,
+    ),
+    "search_trials": whole("trials of the search", 1, 100_000),
+    "search_minutes": number("minutes after which the search begins no trial", 0.1, 1_000_000),
+    "search_epochs": whole("epochs of each trial at most", 1, 1000),
+    "trials_at_once": whole("trials suggested together", 1, 1000),
+    # chapters 4 and 5
+    "weights": text("folder of weights", "a folder", place="folder"),
+    "views": whole("augmented views of each training photo", 0, 100),
+    "head_epochs": whole("epochs of each head at most", 1, 1000),
+    "control_epochs": whole("epochs of a control at most", 1, 1000),
+    "learning_rates": numbers("Adam's learning rates", 1e-7, 1, least=1),
+    "fine_tuning_epochs": whole("epochs of fine tuning at most", 1, 1000),
+    "fine_tuning_rate": number("Adam's learning rate in fine tuning", 1e-7, 1),
+    "fine_tuning_seeds": whole("fine-tuned networks of each backbone", 1, 100),
+    # chapter 6
+    "external": text("a second test set", "a folder or an empty text", place="folder"),
+    "photo": text("a photo of yours", "the path of a photo or an empty text", place="file"),
+    "draws": whole("bootstrap resamples", 100, 100_000),
+    "probe_images": whole("test photos for the robustness at most", 1, 1_000_000),
+    "fractions": numbers("shares of the training photos", 0.001, 0.999, least=0),
+}
+
+
+def fault_of_value(name, value):
+    """The sentence that says why a parameter cannot have a value, or None if it can."""
+    if PARAMETERS[name].accepts(value):
+        return None
+    return f"the parameter {name} takes {PARAMETERS[name].takes}, not {value!r}"
+
+
+def check(names):
+    """Check the parameters of a notebook.
+
+    Parameters
+    ----------
+    names : dict
+        The notebook's ``globals()``; names that are no parameters are passed over.
+
+    Raises
+    ------
+    InputError
+        Names the first parameter that has a wrong value, and the values it takes.
+    """
+    for name in PARAMETERS:
+        if name in names and (fault := fault_of_value(name, names[name])):
+            raise InputError(f"{fault[0].upper()}{fault[1:]}.")

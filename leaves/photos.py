@@ -1,0 +1,415 @@
+"""From a folder to photos that can be trusted: each is found, decoded once, and what is wrong with it is said."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+from leaves import files, image_store, places
+from leaves.dataset import half_side
+from leaves.files import InputError, disk_errors_explained, read_regular, user_path, write_atomic
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+# Every check: what happens to a photo that it finds, and why.
+CHECKS = {
+    "zero bytes": ("left out", "there is no picture in it"),
+    "does not open": ("left out", "it would stop a training hours later"),
+    "truncated": ("left out", "part of the picture is missing or damaged"),
+    "too large": ("left out", "so many pixels or bytes could fill the memory"),
+    "blank": ("left out", "there is nothing to see"),
+    "label conflict": ("left out", "the same photo under two labels: nobody knows which is right"),
+    "exact copy": ("left out", "the same file again would count twice"),
+    "bridge": ("left out", "like photos of two subsets of the split: it fits in neither"),
+    "no class": ("left out", "lies beside the class folders, not in one"),
+    "no photo": ("left out", "not a leaf, or not named .jpg, .jpeg or .png"),
+    "no regular file": ("left out", "a pipe, a socket or a device: reading it could wait for ever"),
+    "nested folder": ("left out", "photos count only directly below their class"),
+    "hidden folder": ("left out", "its name begins with a dot: no class has such a name"),
+    "name": ("left out", "the file name is not valid UTF-8, or has a carriage return in it"),
+    "near duplicate": ("kept", "in the same part of the split as its like"),
+    "same leaf": ("kept", "looks like another shot of a leaf: in the same part of the split"),
+    "wrong extension": ("kept", "read by its content"),
+    "grayscale": ("kept", "the grey stands in all three channels"),
+    "CMYK": ("kept", "converted to RGB"),
+    "palette": ("kept", "converted to RGB"),
+    "transparency": ("kept", "laid on white paper"),
+    "EXIF rotation": ("kept", "turned upright"),
+    "tiny": ("kept", "the shorter side is under 32 pixels: it is blown up"),
+    "extreme shape": ("kept", "over three times as long as wide: squeezed to a square"),
+}
+FACTS = ("sha256", "width", "height", "phashes", "thumb", "checks")  # columns that `inspect_image` fills
+BLANK = 3.0  # standard deviation of the grey levels, of 255; real leaf photos start at about 10
+
+BACKGROUND = "Background_without_leaves"  # a 39th folder of that archive
+
+
+# ---------------------------------------------------------------- find
+
+
+def find_images(folder):
+    """List the images of a folder with one sub-folder per class.
+
+    Folders named Species___disease, as PlantVillage's, are folded into their species.
+
+    Returns
+    -------
+    images : DataFrame with the columns path (absolute str), label and disease ("" if not told), sorted by path
+    issues : DataFrame, see `issue_table`
+        What lies there besides, from a thumbnail index to a nested folder.
+
+    Raises
+    ------
+    InputError
+        When the folder is missing, cannot be read, is written by chapter 1 itself, or a class folder has no images.
+    """
+    folder = user_path(folder, places.ROOT)
+    if not folder.is_dir():
+        raise InputError(f"There is no data folder {folder}: name a folder with one sub-folder of images per class.")
+    if folder.resolve().is_relative_to(places.DATA / "split"):
+        raise InputError(f"The folder {folder} is written by chapter 1: name the folder that it was made from.")
+    if not can_be_written(str(folder)):
+        raise InputError(f"The path {str(folder)!a} is not UTF-8 or has a carriage return in it: rename it.")
+    images, issues = [], []
+    try:
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                if entry.is_dir():
+                    issues.append((entry, "", "hidden folder", "rename it to use it as a class", ""))
+            elif entry.is_dir():
+                class_images, others = find_in_class(entry)
+                images += class_images
+                issues += others
+            elif is_special(entry):
+                issues.append((entry, "", "no regular file", "lies beside the class folders", ""))
+            elif entry.suffix.lower() in IMAGE_SUFFIXES:
+                issues.append((entry, "", "no class", "move it into the folder of its class", ""))
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
+    images = pd.DataFrame(images, columns=["path", "label", "disease"])
+    if images.empty:
+        raise InputError(f"The data folder {folder} holds no sub-folders with images, one per class.")
+    return images, issue_table(issues)
+
+
+def find_in_class(folder):
+    """The images of one class folder, as (path, label, disease), and its issues, as rows of `issue_table`."""
+    if folder.name == BACKGROUND:
+        return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf", "")]
+    if not can_be_written(folder.name):
+        raise InputError(
+            f"The name of the class folder {folder.name!a} is not UTF-8 or has a carriage return in it: rename it."
+        )
+    label, disease = fold_class(folder.name)
+    images, issues = [], []
+    for entry in visible(folder):
+        if not can_be_written(entry.name):
+            issues.append((entry, label, "name", "rename it to use it", ""))
+        elif entry.is_dir():
+            issues.append((entry, label, "nested folder", "its files are not looked at", ""))
+        elif is_special(entry):
+            issues.append((entry, label, "no regular file", "remove it", ""))
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            images.append((str(entry), label, disease))
+        else:
+            issues.append((entry, label, "no photo", f"{entry.suffix} file" if entry.suffix else "no suffix", ""))
+    if not images:
+        held = ", ".join(sorted({check for _, _, check, *_ in issues})) or "nothing"
+        raise InputError(
+            f"The class folder {folder} holds no JPEG or PNG images, but {held}: move the photos directly into it, "
+            "move it away, or name the folder that holds the classes."
+        )
+    return images, issues
+
+
+def is_special(entry):
+    """Whether an entry of a folder is a pipe, a socket or a device, links followed; False for a broken link."""
+    try:
+        mode = os.stat(entry).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def visible(folder):
+    """The sorted entries of a folder without the hidden ones."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def fold_class(name):
+    """Species and disease of a folder named like PlantVillage's: Pepper,_bell___healthy is (Pepper, healthy)."""
+    species, separator, disease = name.partition("___")
+    species = re.split(r"_*\(|,|__", species)[0]
+    return (species, disease) if separator and species else (name, "")
+
+
+def can_be_written(name):
+    """Whether a file name can stand in a CSV file: Python keeps bytes that are not UTF-8 as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" or letter == "\r" for letter in name)
+
+
+def issue_table(issues):
+    """Rows of findings as a DataFrame: path, label, check, detail, other (path of a photo like it), action.
+
+    A path that cannot stand in a CSV file is written with escapes.
+    """
+    table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
+    paths = table["path"].astype(str)
+    table["path"] = paths.where(paths.map(can_be_written).astype(bool), paths.map(lambda path: ascii(path).strip("'")))
+    table["action"] = table["check"].map({check: action for check, (action, _) in CHECKS.items()})
+    return table
+
+
+def settled(issues):
+    """Findings in the order of `CHECKS`, with one action a photo.
+
+    Of a photo that is left out, the findings for which it would be kept are dropped.
+    """
+    is_out = issues["action"] == "left out"
+    issues = issues[is_out | ~issues["path"].isin(issues.loc[is_out, "path"])]
+    order = {check: number for number, check in enumerate(CHECKS)}
+    return issues.sort_values("check", key=lambda check: check.map(order), kind="stable", ignore_index=True)
+
+
+def check_class_counts(labels, classes, folder):
+    """Raise InputError unless there are two classes or more, each with five images or more."""
+    counts = labels.value_counts().reindex(sorted(set(classes)), fill_value=0)
+    if len(counts) < 2:
+        raise InputError(f"The data folder {folder} has only the class {counts.index[0]}; a classifier needs two.")
+    if counts.min() < 5:
+        raise InputError(
+            f"The class {counts.idxmin()} in {folder} has {counts.min()} usable images, but a split into train, "
+            "validation and test needs 5: add images or remove the class."
+        )
+
+
+# ---------------------------------------------------------------- look into each
+
+
+def inspect_image(path, size):
+    """Decode one image completely, look at it and shrink it.
+
+    Returns
+    -------
+    facts : dict
+        sha256; width and height (pixels, upright if the photo opens); phashes (eight 64-bit perceptual hashes in hex,
+        one for each way to turn and mirror the photo; Zauner 2010, as imagehash computes it); thumb (16 x 16 grey
+        levels in hex); checks (JSON of a dict: names from `CHECKS` to a detail each).
+    pixels : uint8 array of shape (size, size, 3), or None if the image does not open
+    """
+    facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0, "checks": "{}"}
+
+    def unusable(check, detail=""):
+        return facts | {"checks": json.dumps({check: detail})}, None
+
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            return unusable("too large", f"{os.path.getsize(path) / 1e6:,.0f} MB, {error.strerror}")
+        return unusable("no regular file" if error.errno == errno.EINVAL else "does not open", error.strerror)
+    facts["sha256"] = hashlib.sha256(content).hexdigest()
+    if not content:
+        return unusable("zero bytes")
+    check = "does not open"
+    try:
+        with Image.open(io.BytesIO(content), formats=image_store.FORMATS) as header:
+            checks = header_checks(header, Path(path).suffix.lower())
+            facts |= {"width": header.width, "height": header.height}
+        check = "truncated"
+        image = image_store.read_image(content)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return unusable("too large", str(error))
+    except Image.UnidentifiedImageError:
+        return unusable(check, "no image of a known kind")
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
+        return unusable(check, str(error) or type(error).__name__)
+    facts |= {"width": image.width, "height": image.height}
+    facts["phashes"], facts["thumb"], contrast = fingerprints(image)
+    if contrast < BLANK:
+        checks["blank"] = f"grey levels differ by {contrast:.1f} of 255"
+    facts["checks"] = json.dumps(checks)
+    return facts, image_store.shrink_image(image, size)
+
+
+def fingerprints(image):
+    """Perceptual hashes and thumbnail of a Pillow image, see `inspect_image`, and its grey levels' deviation."""
+    grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
+    hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
+    thumb = image.convert("L").resize((16, 16), Image.Resampling.LANCZOS).tobytes().hex()
+    return "".join(hashes), thumb, np.asarray(grey).std()
+
+
+def header_checks(header, suffix):
+    """What an opened Pillow image tells before it is decoded: dict of a check's name to a detail."""
+    checks = {}
+    if (header.format == "PNG") != (suffix == ".png") or header.format not in ("JPEG", "MPO", "PNG"):
+        checks["wrong extension"] = f"{header.format} named {suffix}"
+    if header.mode in ("1", "L", "LA") or header.mode.startswith("I"):
+        checks["grayscale"] = f"mode {header.mode}"
+    elif header.mode in ("CMYK", "P", "PA"):
+        checks["CMYK" if header.mode == "CMYK" else "palette"] = f"mode {header.mode}"
+    if header.has_transparency_data:
+        checks["transparency"] = f"mode {header.mode}"
+    if (orientation := header.getexif().get(0x0112, 1)) != 1:
+        checks["EXIF rotation"] = f"orientation {orientation}"
+    if min(header.size) < 32:
+        checks["tiny"] = f"{header.width} x {header.height} pixels"
+    if max(header.size) > 3 * min(header.size):
+        checks["extreme shape"] = f"{header.width} x {header.height} pixels"
+    return checks
+
+
+@contextmanager
+def huge_images_refused():
+    """Turn the warning of Pillow's guard against decompression bombs into an error, in all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@huge_images_refused()
+def inspect_images(images, size=None):
+    """Add the facts of `inspect_image` to a table of images, and put the decoded images into the store.
+
+    A file that was inspected before, and has kept its path, length and time of change, is not opened again.
+
+    Parameters
+    ----------
+    size : int or None
+        Pixels per side in the store; None: half the photos' median shorter side, as their headers tell it.
+
+    Returns
+    -------
+    images : DataFrame with the columns given and the `FACTS`
+    size : int
+    """
+    if size is not None and size < 8:
+        raise InputError(f"image_size is {size}, but images of fewer than 8 pixels a side show nothing.")
+    code = Path(__file__).read_text(encoding="utf-8") + image_store.CODE + imagehash.__version__
+    record = places.CACHE / f"inspected-{hashlib.sha256(code.encode()).hexdigest()[:8]}.csv"
+    key, inspected = ["path", "bytes", "changed"], []
+    images = images.reset_index(drop=True)
+    images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
+    known = images[key].merge(read_record(record, [*key, *FACTS]), on=key, how="left")
+    size = size or half_median_side(known)
+    in_store = known["sha256"].isin(image_store.stored_rows(places.CACHE, size)) | (known["phashes"] == "")
+    new, known = known.loc[~in_store, key], known[in_store]
+
+    def decoded():
+        looks = image_store.in_parallel(lambda path: inspect_image(path, size), new["path"], len(new), "checking")
+        for stamped, (facts, pixels) in zip(new.itertuples(index=False), looks, strict=False):
+            if pixels is not None:
+                yield facts["sha256"], pixels
+            inspected.append([*stamped, *facts.values()])  # only now the pixels are written
+
+    try:
+        with disk_errors_explained(places.CACHE):
+            image_store.store_images(places.CACHE, size, decoded())
+    finally:  # an interrupted check goes on where it stopped
+        known = pd.concat([known, pd.DataFrame(inspected, columns=[*key, *FACTS])])
+        known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
+        others = read_record(record, [*key, *FACTS])
+        others = others[~others["path"].isin(images["path"])]
+        write_atomic(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
+    return images.merge(known, on=key).drop(columns=key[1:]), size
+
+
+def half_median_side(known):
+    """Half the median shorter side of images: a table of path, width, height and sha256, empty where not inspected."""
+    sides = known[["width", "height"]].to_numpy(float)
+    unknown = np.flatnonzero(known["sha256"].isna())
+    if len(unknown):
+        sides[unknown] = [header_size(path) for path in known["path"].iloc[unknown]]
+    return half_side(pd.DataFrame(sides, columns=["width", "height"]).replace(0, np.nan))
+
+
+def read_record(file, columns):
+    """What was found out about files that were inspected before; nothing without a sound record."""
+    try:
+        known = pd.read_csv(file, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
+        return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError):
+        print(f"data/cache/{file.name} is damaged: the photos are inspected again.")
+    return pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
+
+
+def stamp(path):
+    """Length in bytes and time of change in nanoseconds of a file, -1 where it cannot be told."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def header_size(path):
+    """Width and height of an image file by its header, not a number where it does not open or must not be opened."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > files.LARGEST_FILE:
+            return np.nan, np.nan
+        with Image.open(path, formats=image_store.FORMATS) as header:
+            return header.size
+    except Exception:  # noqa: BLE001 - it is named when it is inspected
+        return np.nan, np.nan
+
+
+def issues_of(images):
+    """The checks that `inspect_image` noted, as an `issue_table` with one row for each photo and check."""
+    noted = [
+        (row.path, row.label, check, detail, "")
+        for row in images.itertuples()
+        for check, detail in json.loads(row.checks).items()
+    ]
+    return issue_table(noted)
+
+
+def reason(row):
+    """Say why an inspected photo is left out, for example "truncated (image file is truncated)".
+
+    Parameters
+    ----------
+    row : a row of the table that `inspect_images` returns, as its ``itertuples()`` gives it
+
+    Returns
+    -------
+    str, empty for a photo that no check leaves out
+    """
+    noted = {check: detail for check, detail in json.loads(row.checks).items() if CHECKS[check][0] == "left out"}
+    return "; ".join(f"{check} ({detail})" if detail else check for check, detail in noted.items())
+
+
+def examples(issues, images, count=6):
+    """Photos to look at: of each check the first `count` that open, each beside the photo that it is like.
+
+    Returns
+    -------
+    DataFrame with the columns check, path, label, sha256
+    """
+    images = images[images["phashes"] != ""]
+    shown = issues.merge(images, on="path", suffixes=("", "_"))
+    pair = [frozenset(two) for two in zip(shown["path"], shown["other"], strict=True)]
+    shown = shown[~shown.assign(pair=pair).duplicated(["check", "pair"])]
+    both = pd.concat([shown[["check", "path"]], shown[["check", "other"]].set_axis(["check", "path"], axis=1)])
+    both = both.sort_index(kind="stable").merge(images[["path", "label", "sha256"]], on="path")
+    return both.groupby("check", sort=False).head(count)
+
+
+def usable(images, issues):
+    """The images that no issue leaves out."""
+    return images[~images["path"].isin(issues.loc[issues["action"] == "left out", "path"])].reset_index(drop=True)

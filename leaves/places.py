@@ -1,0 +1,7 @@
+"""Where everything lies: the project's folders, wherever a notebook or a command is started."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS, DATA, RUNS, REPORT = (ROOT / name for name in ("notebooks", "data", "runs", "report"))
+SPLIT_CSV, SOURCE_JSON, CACHE = DATA / "split.csv", DATA / "source.json", DATA / "cache"

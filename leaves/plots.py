@@ -1,0 +1,171 @@
+"""Figures that say what their tables say: labels read back from the axes, and plain numbers on logarithmic axes."""
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.category import StrCategoryFormatter
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
+from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter, LogLocator, NullFormatter
+
+PALETTE = sns.color_palette("colorblind").as_hex()
+MODEL_COLOURS = {
+    "FinalModel": PALETTE[0],
+    "FinalModel (refit)": PALETTE[9],
+    "FinalModel (tuned)": PALETTE[3],
+    "ResNet50": PALETTE[1],
+    "VGG16": PALETTE[2],
+    "EfficientNetB4": PALETTE[4],
+    "EfficientNetLite0": PALETTE[5],
+    "Test-time augmentation": PALETTE[6],
+    "Ensemble": PALETTE[7],
+}
+MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tuned)": "P"}
+MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
+MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
+
+
+def set_style():
+    """One look for every figure of the series."""
+    sns.set_theme(
+        "notebook",
+        "whitegrid",
+        "colorblind",
+        rc={
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "text.parse_math": False,  # a class may have a dollar in its name
+        },
+    )
+
+
+def plain_log_ticks(figure):
+    """Write the ticks of logarithmic axes as plain numbers; Matplotlib's own are mathematical text."""
+    for axes in figure.axes:
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            if axis.get_scale() == "log" and isinstance(axis.get_major_formatter(), LogFormatter):
+                if np.log10(high / low) < 2:
+                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
+
+
+def category_ticks(axis):
+    """Where names stand on one axis of an Axes: dict of position to name; empty if it has numbers or nothing."""
+    formatter = axis.get_major_formatter()
+    if not isinstance(formatter, FixedFormatter | FuncFormatter | StrCategoryFormatter):
+        return {}
+    positions = axis.get_majorticklocs()
+    names = [str(name).strip() for name in formatter.format_ticks(positions)]
+    if all(re.fullmatch(r"[-−+.,e\d]*", name) for name in names):
+        return {}
+    return {float(position): name for position, name in zip(positions, names, strict=True) if name}
+
+
+def drawn_points(axes):
+    """The data points of all marks in an Axes: array of float, shape (n, 2); of a bar its far end."""
+    points = [np.empty((0, 2))]
+    for line in axes.lines:
+        if line.get_transform() == axes.transData:  # no line across the whole Axes
+            points.append(np.column_stack([line.get_xdata(orig=False), line.get_ydata(orig=False)]))
+    for collection in axes.collections:
+        if isinstance(collection, LineCollection):
+            points += [np.reshape(segment, (-1, 2)) for segment in collection.get_segments()]  # empty ones too
+        elif isinstance(collection, PathCollection):
+            points.append(np.asarray(collection.get_offsets()))
+    for container in axes.containers:
+        for bar in getattr(container, "patches", []):
+            x, y, width, height = bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()
+            upright = getattr(container, "orientation", "vertical") == "vertical"
+            points.append(np.array([[x + width / 2, y + height] if upright else [x + width, y + height / 2]]))
+    return np.concatenate(points).astype(float)
+
+
+def drawn_values(axes):
+    """What is drawn at each name on an axis: dict of name to list of float; empty where no axis has names."""
+    values, points = {}, drawn_points(axes)
+    for number, axis in enumerate((axes.xaxis, axes.yaxis)):
+        if not (ticks := category_ticks(axis)):
+            continue
+        positions, names = np.array([*ticks]), [*ticks.values()]
+        for point in points[np.isfinite(points).all(axis=1)]:
+            nearest = np.abs(positions - point[number]).argmin()
+            if abs(positions[nearest] - point[number]) < 0.5:
+                values.setdefault(names[nearest], []).append(float(point[1 - number]))
+        for name in names:
+            values.setdefault(name, [])
+    return values
+
+
+def has_categories(figure):
+    """Whether an axis of a figure has names for ticks."""
+    return any(category_ticks(axis) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis))
+
+
+def check_drawn(figure, table):
+    """Compare a figure whose axis has names with the table that it was drawn from.
+
+    Parameters
+    ----------
+    table : DataFrame or Series
+        Its index holds the names as they are written on the axis. Every number in a row (in a Series also lists of
+        numbers) must be drawn at the row's name, with whatever mark. Of a heat map: the matrix, with the names of both
+        axes.
+
+    Raises
+    ------
+    ValueError
+        When a name of the table or of the axis is missing, or a number is drawn at another name.
+    """
+    drawn = {}
+    for axes in figure.axes:
+        meshes = [collection for collection in axes.collections if isinstance(collection, QuadMesh)]
+        if meshes and category_ticks(axes.yaxis):
+            check_mesh(axes, meshes[0], table)
+            return
+        for name, values in drawn_values(axes).items():
+            drawn.setdefault(name, []).extend(values)
+    rows = {
+        str(name).strip(): np.hstack([*np.atleast_1d(row)])
+        for name, row in zip(table.index, table.to_numpy(), strict=True)
+    }
+    if {*rows} != {*drawn}:
+        raise ValueError(f"The axis and the table have different names: {sorted({*rows} ^ {*drawn})}.")
+    for name, row in rows.items():
+        for value in row[~pd.isna(row)].astype(float):
+            if not np.isclose(drawn[name], value, rtol=1e-6, atol=1e-9).any():
+                raise ValueError(f"The table has {value:g} for {name}, and the figure shows {drawn[name]} there.")
+
+
+def check_mesh(axes, mesh, table):
+    """`check_drawn` for a heat map."""
+    names = [[*category_ticks(axis).values()] for axis in (axes.yaxis, axes.xaxis)]
+    if names != [[str(name).strip() for name in wanted] for wanted in (table.index, table.columns)]:
+        raise ValueError(f"The axes and the table have different names: {names}.")
+    if not np.allclose(np.asarray(mesh.get_array()).reshape(table.shape), table.to_numpy()):
+        raise ValueError("The heat map shows other numbers than the table.")
+
+
+def plot_curves(runs, title):
+    """Training and validation loss and macro F1 over epochs, for a dict of name to Run; returns the figure."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    one_model = len({run.name for run in runs.values()}) == 1  # then the colours tell its seeds apart
+    for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
+        for number, (name, run) in enumerate(runs.items()):
+            colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]
+            history = run.history
+            axis.plot(history["epoch"], history[metric], "--", color=colour, alpha=0.7)
+            axis.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
+            best = history.iloc[run.result["best_epoch"] - 1]
+            fill = "none" if run.result["initial_weights"] == "random" else "full"
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], color=colour, fillstyle=fill)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[1].set_ylim(0, 1)
+    side = {"loc": "upper left", "bbox_to_anchor": (1, 1), "fontsize": "small"}
+    axes[1].legend(title="solid: validation\ndashed: training\nmark: best epoch", **side)
+    figure.suptitle(title)
+    return figure

@@ -1,0 +1,1 @@
+"""The report: chapters executed by papermill and rendered into one page."""

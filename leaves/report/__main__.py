@@ -1,0 +1,21 @@
+"""Start the command of run_all.sh so that Ctrl-C ends it properly from the first moment on."""
+
+import signal
+import sys
+
+from leaves.files import InputError
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background, too, a shell's child can be stopped
+        signal.signal(number, signal.default_int_handler)
+    try:
+        from leaves.report.command import main  # takes seconds
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(
+            "\nrun_all.sh: stopped; finished trainings are kept, and the same command (without --force) goes on after "
+            "the last epoch of the one under way."
+        )
+    except InputError as error:
+        sys.exit(f"run_all.sh: {error}")

@@ -1,0 +1,103 @@
+"""What run_all.sh does: execute the chosen chapters, render the report of all that are up to date, say where it is."""
+
+import os
+import resource
+import shlex
+import sys
+import time
+
+from leaves import places
+from leaves.files import disk_errors_explained
+from leaves.locks import locked
+from leaves.report import keep
+from leaves.report.chapters import CHAPTERS, chapter_parameters
+from leaves.report.options import argument_parser, last_data, read_options
+from leaves.report.render import render_report
+from leaves.report.side_by_side import clock, execute_chapters
+
+import yaml
+
+
+def main():
+    """Run the command line; SystemExit with a sentence if a chapter did not reach its end."""
+    start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
+    options = read_options(sys.argv[1:])
+    values = effective_parameters(options)
+    if options.scheduler:
+        check_scheduler(options.scheduler)
+    with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
+        quiet_kernels()
+        if CHAPTERS[0] in options.chapters:
+            say_which_data(options, values)
+        keep.keep_last_report()
+        if options.force:
+            forget_runs(options.chapters)
+        stopped = execute_chapters(options.chapters, values)
+        keep.settle_last_report(keep.forget_stale())
+        if shown := keep.shown_chapters():
+            seconds = time.monotonic() - start
+            page = render_report(shown, places.REPORT / "report.html", options.profile, command, seconds)
+            print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
+            print(f"with at most {peak_memory():.1f} GB of memory in a chapter.")
+    if stopped:
+        sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
+
+
+def effective_parameters(options):
+    """The profile's parameters and over them those of the command line; ends the program if two do not fit."""
+    profile = places.NOTEBOOKS / "profiles" / f"{options.profile}.yaml"
+    values = {**(yaml.safe_load(profile.read_text(encoding="utf-8")) or {}), **options.parameters}
+    if {*CHAPTERS[3:5]} <= {*options.chapters}:
+        heads = values.get("seeds", chapter_parameters(CHAPTERS[3])["seeds"])
+        tails = values.get("fine_tuning_seeds", chapter_parameters(CHAPTERS[4])["fine_tuning_seeds"])
+        if tails > heads:
+            fault = f"fine_tuning_seeds is {tails}, more than the {heads} heads of chapter 4: raise seeds or lower it"
+            argument_parser().error(fault)
+    return values
+
+
+def check_scheduler(address):
+    """Hand a scheduler's address on to the kernels, after it was seen to answer."""
+    if not address.startswith("local:"):
+        from leaves import cluster  # Dask takes a second
+
+        cluster.connect(address).close()
+    os.environ["DASK_SCHEDULER_ADDRESS"] = address  # read by helpers.train_all
+
+
+def quiet_kernels():
+    """Let the terminal show progress only: what the kernels' C++ libraries print goes to report/kernels.log."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with disk_errors_explained(places.REPORT), open(places.REPORT / "kernels.log", "w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 2)  # inherited by the kernels
+
+
+def forget_runs(chapters):
+    """Delete the runs and the searches that chapters made, so that they are trained again (--force)."""
+    from leaves.runs import forget_run  # TensorFlow takes seconds
+
+    for number in (chapter.name[:2] for chapter in chapters):
+        for folder in places.RUNS.glob(f"{number}-*"):
+            forget_run(folder)
+        for study in places.RUNS.glob("search-*") if number == "03" else []:
+            study.unlink()
+
+
+def say_which_data(options, values):
+    """Say that chapter 1 goes on with the photos used last, and download PlantVillage where the terminal sees it."""
+    data = values.get("data") or last_data()
+    if values.get("data") is None and data not in (None, "sample"):
+        print(f"Going on with the photos of {data}, used last (--data sample: the synthetic sample).")
+    unused = {"sample_count", "sample_size"} & {*options.parameters}
+    if data not in (None, "sample") and unused:
+        print(f"{' and '.join(sorted(unused))}: not used, because the photos are those of {data}.")
+    if values.get("data") == "plant_village":
+        from leaves.sources import locate  # Keras takes seconds
+
+        locate("plant_village", 0, 0, 0)
+
+
+def peak_memory():
+    """The most memory that one kernel used, in GB."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,0 +1,100 @@
+"""Execute one chapter with papermill, in a kernel that ends with it."""
+
+import threading
+import time
+
+from leaves import places
+from leaves.files import disk_errors_explained, write_atomic
+from leaves.report.chapters import chapter_parameters, read_by
+from leaves.report.keep import FAILED
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import DeadKernelError
+
+KERNELS, LOCK = [], threading.Lock()  # the kernels that were started, and who may stop them
+STOPPING = threading.Event()  # set by Ctrl-C or a full disk: an unfinished chapter is not kept then
+
+
+@disk_errors_explained(places.REPORT)
+def start_kernel():
+    """Start a kernel for a chapter; returns its manager."""
+    kernel = AsyncKernelManager(kernel_name="python3")
+    KERNELS.append(kernel)
+    run_sync(kernel.start_kernel)(cwd=str(places.NOTEBOOKS), extra_arguments=["--HistoryManager.hist_file=:memory:"])
+    return kernel
+
+
+def stop_kernel(kernel):
+    """End a kernel at once: its chapter has written all that it had to write."""
+    with LOCK:
+        if kernel.has_kernel:
+            run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def stop_all():
+    """End all kernels, and so the chapters that are executed by them."""
+    STOPPING.set()
+    for kernel in KERNELS:
+        stop_kernel(kernel)
+
+
+@disk_errors_explained(places.REPORT)
+def execute_chapter(notebook, parameters, kernel):
+    """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end.
+
+    Parameters
+    ----------
+    notebook : Path
+    parameters : dict of name to value; those that the chapter has are handed to it
+    kernel : kernel manager, see `start_kernel`; it is stopped at the end
+
+    Returns
+    -------
+    float, how many seconds it took
+    """
+    start = time.monotonic()
+    output, failed = places.REPORT / notebook.name, places.REPORT / f"{FAILED}{notebook.name}"
+    unfinished = places.REPORT / f"unfinished_{notebook.name}"
+    wanted = {name: value for name, value in parameters.items() if name in chapter_parameters(notebook)}
+    try:
+        stopped = run_papermill(notebook, unfinished, wanted, kernel, failed.relative_to(places.ROOT))
+    finally:
+        stop_kernel(kernel)
+        if STOPPING.is_set():
+            unfinished.unlink(missing_ok=True)
+            raise KeyboardInterrupt
+    executed = nbformat.read(unfinished, as_version=4)
+    if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
+        stopped = stopped or f"The kernel ended early; see {failed.relative_to(places.ROOT)}."
+    executed.metadata |= {"read": read_by(notebook.name[:2]), "stopped": stopped}
+    write_atomic(unfinished, nbformat.writes(executed))
+    if stopped:
+        unfinished.replace(failed)
+        raise RuntimeError(stopped)
+    unfinished.replace(output)
+    failed.unlink(missing_ok=True)
+    return time.monotonic() - start
+
+
+def run_papermill(notebook, output, parameters, kernel, log):
+    """Let papermill execute a notebook; returns why it stopped before its end, in one sentence, or ""."""
+    try:
+        papermill.execute_notebook(
+            notebook,
+            output,
+            parameters,
+            km=kernel,
+            kernel_name="python3",
+            start_timeout=600,  # seconds: for a slow disk
+            iopub_timeout=60,  # and for outputs on a busy machine
+            progress_bar={"desc": notebook.stem, "leave": False, "disable": None},  # not in a file
+        )
+    except papermill.PapermillExecutionError as error:
+        sentence = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
+        return f"{sentence.strip().splitlines()[0]} (The traceback stands in {log}.)"
+    except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it answered at all
+        return f"The kernel died, of too little memory perhaps; see {log}."
+    return ""

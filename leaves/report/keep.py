@@ -1,0 +1,126 @@
+"""The last report: kept until the new one is there, set aside when it is about other photos, never mixed with it."""
+
+import datetime
+import json
+import os
+import shutil
+
+from leaves import places
+from leaves.files import file_hash
+from leaves.report.chapters import CHAPTERS, read_by
+
+FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
+REPORT_FILES = ("0?_*.ipynb", "report.html", "scores.csv", "predictions.csv", "best_model.keras", "figures/*.png")
+OF_CHAPTER_6 = ("scores.csv", "predictions.csv", "best_model.keras")  # what it leaves beside its page
+
+
+def last_report():
+    """The folder that keeps the finished report which lay there before this command."""
+    return places.REPORT / ".last"
+
+
+def keep_last_report():
+    """Keep the finished report that lies in report/ beside it, by hard links, as long as chapters are executed.
+
+    All its files are replaced and never written into, so that the links keep the old ones. What an interrupted command
+    has kept of the same photos stays; what it has kept of other photos is set aside.
+    """
+    if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
+        return
+    last = last_report()
+    if last.exists():
+        if split_of(last) == split_of(places.REPORT):
+            return
+        set_aside("its photos were others")
+    unfinished = last.with_name(".last.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for file in (file for pattern in REPORT_FILES for file in places.REPORT.glob(pattern)):
+        link = unfinished / file.relative_to(places.REPORT)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, link)
+        except OSError:  # a file system without hard links
+            shutil.copy2(file, link)
+    unfinished.rename(last)
+
+
+def split_of(report):
+    """The hash of the split that the last chapter of a report was executed for; nothing without that chapter."""
+    try:
+        executed = json.loads((report / CHAPTERS[-1].name).read_text(encoding="utf-8"))
+        return executed["metadata"]["read"]["01"]
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def settle_last_report(stale):
+    """Set the last finished report aside if chapters of it are gone or its photos were others; else drop its links.
+
+    If chapter 6 was not finished, the files that belong to its last good execution come back.
+    """
+    last = last_report()
+    if not last.exists():
+        return
+    if stale:
+        set_aside(f"chapters {', '.join(stale)} of it read something that has changed")
+    elif not places.SPLIT_CSV.exists() or split_of(last) != file_hash(places.SPLIT_CSV):
+        set_aside("its photos were others")
+    else:
+        if (places.REPORT / f"{FAILED}{CHAPTERS[-1].name}").exists():
+            pictures = [f"figures/{file.name}" for file in last.glob("figures/06-*.png")]
+            for name in (*OF_CHAPTER_6, *pictures):
+                if (last / name).exists():
+                    (last / name).replace(places.REPORT / name)
+        shutil.rmtree(last)
+
+
+def set_aside(reason):
+    """Move the last finished report to report/earlier, under the time at which it was made, and say why."""
+    last = last_report()
+    made = datetime.datetime.fromtimestamp((last / "scores.csv").stat().st_mtime)
+    place = places.REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(exist_ok=True)
+    last.rename(place)
+    print(f"The last report is kept in {place.relative_to(places.ROOT)}, because {reason}.")
+
+
+def forget_stale():
+    """Drop the executed chapters that read something else than what lies there now: the page never mixes two runs.
+
+    Returns
+    -------
+    list of str, the numbers of these chapters
+    """
+    stale = set()
+    for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):
+        number = executed.name.removeprefix(FAILED)[:2]
+        try:
+            was_read = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("read")
+        except (ValueError, KeyError):
+            was_read = "nothing that can be read"
+        if was_read != read_by(number):
+            executed.unlink()
+            if not executed.name.startswith(FAILED):
+                stale.add(number)
+    if "06" in stale:
+        for name in OF_CHAPTER_6:
+            (places.REPORT / name).unlink(missing_ok=True)
+    return sorted(stale)
+
+
+def shown_chapters():
+    """What the page shows of each chapter that was executed.
+
+    Returns
+    -------
+    list of (Path of the executed notebook, sentence or None): of a chapter that failed the last good execution, if
+    there is one, and why the later one stopped
+    """
+    shown = []
+    for chapter in CHAPTERS:
+        good, failed = places.REPORT / chapter.name, places.REPORT / f"{FAILED}{chapter.name}"
+        stopped = json.loads(failed.read_text(encoding="utf-8"))["metadata"]["stopped"] if failed.exists() else None
+        if good.exists() or failed.exists():
+            shown.append((good if good.exists() else failed, stopped))
+    return shown

@@ -1,0 +1,202 @@
+"""Merge the executed chapters into one self-contained HTML page with a cover and a table of contents."""
+
+import ast
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from html import escape
+from pathlib import Path
+
+from leaves.files import write_atomic
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+TEMPLATES = Path(__file__).resolve().parent
+PARTS = TEMPLATES / "template"
+PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # that a cell failed, which the page says itself
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
+TITLE = "Fourteen leaves: a study repeated"
+LEAD = (
+    "A student study classified photos of leaves into 14 plant species with a small network of its own and with "
+    "pretrained ones. This report repeats it, checks it and goes on from there; every number of this run was "
+    "computed by the notebooks shown here."
+)
+
+
+def render_report(shown, page, profile, command, seconds):
+    """Render executed notebooks into one page.
+
+    Parameters
+    ----------
+    shown : list of (Path, str or None)
+        Executed chapters, in order, each with the sentence that says why a later execution of it stopped.
+    page : Path
+        The HTML file to write.
+    profile, command : str
+        How the chapters were run, for the cover and the provenance.
+    seconds : float
+        Wall time of the command, until the page is rendered.
+
+    Returns
+    -------
+    Path of the page
+    """
+    chapters = [read_chapter(*one) for one in shown]
+    merged = nbformat.v4.new_notebook(metadata=chapters[0].metadata, cells=[])
+    for number, chapter in enumerate(chapters):
+        told = [cell for cell in chapter.cells if not PAPERMILL_NOTES & {*cell.metadata.get("tags", [])}]
+        for position, cell in enumerate(told):
+            cell.id = f"cell-{number}-{position}"
+            if cell.cell_type == "code":
+                cell.outputs = merge_logs(cell.outputs)
+            merged.cells.append(cell)
+    exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
+    report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
+    report |= {"facts": cover_facts(chapters, profile, seconds), "provenance": provenance(chapters, profile, command)}
+    html, _ = exporter.from_notebook_node(merged, resources={"report": report})
+    write_atomic(page, finish_page(html))
+    return page
+
+
+def read_chapter(notebook, stopped):
+    """An executed notebook; below its title a notice if a later execution of it stopped."""
+    chapter = nbformat.read(notebook, as_version=4)
+    if stopped and not chapter.metadata.get("stopped"):
+        notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} Shown is the run before it."
+        cell = nbformat.v4.new_markdown_cell(f'<div class="failed" role="alert"><p>{notice}</p></div>')
+        chapter.cells.insert(1, cell)
+    return chapter
+
+
+def style():
+    """The page's style, with colours for code in light and dark."""
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
+    own = (PARTS / "style.css").read_text(encoding="utf-8")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
+
+
+def merge_logs(outputs):
+    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout.
+
+    Keras's own progress bars go to stdout: of these too the last state only is kept.
+    """
+    merged, log = [], ""
+    for output in outputs:
+        if output.get("name") == "stderr":
+            log += output.text
+        elif output.get("name") == "stdout" and merged and merged[-1].get("name") == "stdout":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.get("name") == "stdout":
+            output.text = last_states(output.text)
+    if text := last_states(log).strip():
+        merged.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+    return merged
+
+
+def last_states(text):
+    """Keep of each progress bar, redrawn after carriage returns, the last state only."""
+    return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)
+
+
+def cover_facts(chapters, profile, seconds):
+    """How the chapters were run: term to value; on what, says the data card of chapter 1."""
+    return {
+        "Profile": profile,
+        "Chapters": len(chapters),
+        "Time of this run": f"{seconds / 60:.1f} minutes",
+        "Date": datetime.date.today().isoformat(),
+    }
+
+
+def provenance(chapters, profile, command):
+    """All that is needed to make the report again: term to value, and one row for each chapter."""
+    git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "not under version control"
+    terms = {
+        "Made by": command,
+        "Profile": profile,
+        "Commit": commit,
+        "Python": platform.python_version(),
+        "Packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+        "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "Same again": "the seeds are parameters; another processor or number of threads may change the last digits",
+    }
+    return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
+
+
+def processor():
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def chapter_facts(chapter):
+    """Title, time and parameters of an executed chapter."""
+    sources = [cell.source for cell in chapter.cells if "parameters" in cell.metadata.get("tags", [])]
+    assigned = [node for node in ast.parse(sources[0]).body if isinstance(node, ast.Assign)]
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
+    told = chapter.metadata.get("papermill", {})
+    values |= told.get("parameters", {})
+    return {
+        "title": next(cell.source for cell in chapter.cells if cell.source.startswith("# ")).splitlines()[0][2:],
+        "seconds": round(told.get("duration") or 0),
+        "parameters": {name: repr(value) for name, value in values.items()},
+    }
+
+
+def anchor_name(title):
+    """A heading as the name of an anchor: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def finish_page(html):
+    """Give headings unique anchors, fill in contents and cover, and turn links to notebooks into anchors."""
+    soup = BeautifulSoup(html, "html.parser")
+    contents = soup.new_tag("ol")
+    chapter_list, chapter = None, ""
+    for heading in soup.find("main").find_all(["h1", "h2"]):
+        if heading.get("id") == "cover-title":
+            continue
+        if link := heading.find("a", class_="anchor-link"):
+            link.extract()
+        title = heading.get_text()
+        if heading.name == "h1":
+            number, dot, _ = title.partition(".")
+            chapter = f"chapter-{number}" if dot else anchor_name(title)
+            heading["id"], parent = chapter, contents
+            chapter_list = soup.new_tag("ol")
+        else:
+            heading["id"] = f"{chapter}-{anchor_name(title)}"
+            parent = chapter_list
+        item, anchor = soup.new_tag("li"), soup.new_tag("a", href=f"#{heading['id']}")
+        anchor.string = title
+        item.append(anchor)
+        parent.append(item)
+        if heading.name == "h1":
+            item.append(chapter_list)
+    for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
+        link["href"] = f"#chapter-{int(link['href'][:2])}"
+    cover = "".join(
+        str(area)
+        for section in soup.select("section.cover")
+        for area in section.select(".output_subarea, figure, .table")
+    )
+    cover = re.sub(r"\bT_(?=[0-9a-f]{5})", "cover_T_", cover)  # pandas' table ids and their style, shown twice
+    cover = cover.replace('id="figure-', 'id="cover-figure-')
+    return str(soup).replace("<!--contents-->", str(contents)).replace("<!--cover-->", cover)

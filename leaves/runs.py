@@ -1,0 +1,243 @@
+"""A run: one training by its spec, trained once, in a folder of its own; result.json, written last, makes it one."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaves import places
+from leaves.batches import BALANCES, evaluation_batches
+from leaves.files import (
+    InputError,
+    atomic_file,
+    atomic_path,
+    disk_errors_explained,
+    file_hash,
+    read_json,
+    write_atomic,
+)
+from leaves.locks import locked
+from leaves.scoring import macro_f1
+from leaves.training import fit, gpus
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+PRECISIONS = ("float32", "bfloat16")  # of feature maps
+SCHEMA = 2  # of a run: raised by every change of the code that changes what a training gives or writes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished training: its folder and its plain, JSON-able spec and result."""
+
+    folder: Path
+    spec: dict
+    result: dict
+
+    @property
+    def name(self):
+        return self.spec["name"]
+
+    @property
+    def history(self):
+        """DataFrame, one row per epoch: epoch (from 1), loss, macro_f1, val_loss, val_macro_f1."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    @property
+    def validation_probabilities(self):
+        """Array of float32, shape (images, classes), in the order of the validation rows of split.csv."""
+        return np.load(self.folder / "validation.npy")
+
+    def load_model(self):
+        """The whole network, from RGB pixels 0..255 to class probabilities."""
+        return keras.models.load_model(self.folder / "model.keras")
+
+    def load_weights(self, network):
+        """Give a network of the same layers this run's weights, several times faster than `load_model`."""
+        with zipfile.ZipFile(self.folder / "model.keras") as archive, tempfile.TemporaryDirectory() as folder:
+            network.load_weights(archive.extract("model.weights.h5", folder))
+
+
+def fast_precision():
+    """The name "bfloat16" where such numbers are multiplied by the hardware itself, else "float32".
+
+    That is on GPUs from compute capability 8 on, and on processors with AVX-512 BF16 or AMX.
+    """
+    if found := gpus():
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
+        return "bfloat16" if all(own.get("compute_capability", (0,)) >= (8,) for own in details) else "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        flags = []
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+
+
+def chosen_precision(precision, size):
+    """`precision`, or for "auto" the faster one: on a processor bfloat16 pays from about 64 pixels per side on."""
+    if precision != "auto":
+        return precision
+    return fast_precision() if gpus() or size >= 64 else "float32"
+
+
+def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
+    """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
+
+    `schema` says which version of the code it was made for: runs of another one are trained again.
+
+    `balance` says what is done about classes of unequal size: one of `BALANCES`; InputError for anything else.
+    """
+    if balance not in BALANCES:
+        raise InputError(f"balance is {balance!r}, but it must be one of {', '.join(BALANCES)}.")
+    return {
+        "chapter": chapter,
+        "name": name,
+        "batch_size": 32,
+        "epochs": epochs,
+        "patience": 10,  # None: all epochs, and no look back for the best
+        "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}},
+        "augmentation": None,
+        "mixup": 0.0,
+        "label_smoothing": 0.0,
+        "balance": balance,
+        "log_layers": False,
+        "precision": fast_precision(),
+        "seed": seed,
+        "split": split.attrs["hash"],
+        "schema": SCHEMA,
+        **more,
+    }
+
+
+def spec_hash(spec):
+    """First 8 hex digits of the spec's SHA-256; chapter, name and schema do not count: they do not describe it."""
+    content = {key: value for key, value in spec.items() if key not in ("chapter", "name", "schema")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_folder(spec):
+    """The folder of a spec's run; another chapter may have given it another name."""
+    own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
+    return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
+
+
+def find_run(spec):
+    """The finished run of this spec, whichever chapter made it, or None if it has to be trained."""
+    folder = run_folder(spec)
+    return None if fault_of_run(folder, spec) else Run(folder, spec, read_json(folder / "result.json"))
+
+
+def fault_of_run(folder, spec=None):
+    """Why the run in a folder cannot be used as it is, in a few words; None for a finished and sound one."""
+    if not (result := read_json(folder / "result.json")):
+        return "result.json is damaged" if (folder / "result.json").exists() else "it is not finished"
+    trained = read_json(folder / "spec.json")
+    if trained.get("schema") != SCHEMA or (spec and without_labels(trained) != without_labels(spec)):
+        return "another version of the code made it"
+    for name, expected in result["hashes"].items():
+        if not (folder / name).exists() or file_hash(folder / name) != expected:
+            return f"{name} is damaged"
+    return None
+
+
+def without_labels(spec):
+    """What a spec describes, as JSON holds it, without the chapter and name that label it."""
+    return json.loads(json.dumps({key: value for key, value in spec.items() if key not in ("chapter", "name")}))
+
+
+def train_once(spec, split, prepare, *callbacks, patience=10):
+    """Train a spec, or go on with its training, and write its run folder; result.json, written last, makes it a run.
+
+    `train_seconds` counts the preparation too. InputError if another process is still training it after `patience`
+    seconds.
+    """
+    work = f"The training of {spec['name']}, seed {spec['seed']},"
+    with locked(places.RUNS / "locks" / spec_hash(spec), patience, work):
+        folder = run_folder(spec)
+        fault = fault_of_run(folder, spec)
+        if not fault:  # another process has just finished it
+            return
+        if (folder / "result.json").exists():
+            print(f"{folder.name} is trained again: {fault}.")
+        another = without_labels(read_json(folder / "spec.json")) != without_labels(spec)
+        if another or (folder / "result.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        write_atomic(folder / "spec.json", json.dumps(spec, indent=1))
+        training, history, seconds = fit(spec, split, prepare, *callbacks, folder=folder)
+        write_run(folder, spec, training, history, seconds)
+        (folder / "checkpoint.npz").unlink(missing_ok=True)
+
+
+def forget_run(folder):
+    """Delete a run; InputError if another process is training it."""
+    with locked(places.RUNS / "locks" / folder.name[-8:]), disk_errors_explained(folder):
+        (folder / "result.json").unlink(missing_ok=True)  # first: what is left of it is no finished run
+        shutil.rmtree(folder)
+
+
+def write_run(folder, spec, training, history, seconds):
+    """Write what a finished training leaves: history, model, validation probabilities and, last, the result."""
+    with atomic_file(folder / "history.csv") as out:
+        history.to_csv(out, index=False)
+    diverged = not np.isfinite(history["loss"]).all()
+    result = {
+        **training.summary,
+        "params": training.whole.count_params(),
+        "trainable_params": int(sum(np.prod(weight.shape) for weight in training.model.trainable_weights)),
+        "epochs": len(history),
+        "best_epoch": len(history) if spec["patience"] is None else int(history["val_macro_f1"].argmax()) + 1,
+        "train_seconds": round(seconds, 2),
+        "diverged": bool(diverged),
+    }
+    for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
+        probabilities = training.model.predict(evaluation_batches(x, labels), verbose=0)
+        score = macro_f1(labels, probabilities.argmax(axis=1))
+        result[f"{part}_macro_f1"] = None if diverged else float(score)
+    with atomic_file(folder / "validation.npy") as out:
+        np.save(out, probabilities)
+    with atomic_path(folder / "model.keras") as unfinished:
+        training.whole.save(unfinished)
+    result["hashes"] = {name: file_hash(folder / name) for name in ("history.csv", "validation.npy", "model.keras")}
+    write_atomic(folder / "result.json", json.dumps(result, indent=1))
+
+
+def logged(run, folder, kind):
+    """What TensorBoard's files of a run hold of one kind, as dict of layer to one value per epoch.
+
+    Parameters
+    ----------
+    folder, kind : str
+        "layers" and "gradient" or "change" (numbers, see `LayerLog`); "train" and "histogram" (arrays of shape
+        (buckets, 3): left edge, right edge, count).
+    """
+    place, everything = str(run.folder / "tensorboard" / folder), {"tensors": 0}
+    events = EventAccumulator(place, size_guidance=everything, purge_orphaned_data=False).Reload()
+    found = {}
+    for tag in events.Tags()["tensors"]:
+        if kind in tag:  # a training that was stopped may have logged an epoch twice
+            steps = {event.step: event.tensor_proto for event in events.Tensors(tag)}
+            found[tag] = [tf.make_ndarray(steps[step]) for step in sorted(steps)]
+    return found
+
+
+def read_run(folder, **labels):
+    """A finished run by its folder; labels take the place of the chapter and name that it was trained under.
+
+    InputError if the folder is damaged.
+    """
+    spec, result = (read_json(folder / f"{part}.json") for part in ("spec", "result"))
+    if fault := fault_of_run(folder):
+        raise InputError(f"runs/{folder.name}: {fault}; run the notebook of chapter {folder.name[:2]} again.")
+    return Run(folder, spec | labels, result)
+
+
+def slug(name):
+    """A model's name as part of a file name: letters, digits and underscores."""
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name).split())

@@ -1,0 +1,140 @@
+"""Scores and their 95 % bootstrap intervals (Efron 1979), and how well a confidence is calibrated."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+
+
+def macro_f1(truth, prediction):
+    """Macro F1 over the classes that occur in the truth, along the last axis.
+
+    A photo that is taken for a class outside the truth is a mistake of its own class, and adds no class to the mean.
+
+    Parameters
+    ----------
+    truth, prediction : array of int, shape (..., n)
+
+    Returns
+    -------
+    array of float, shape (...); equal to scikit-learn's f1_score(labels=classes of the truth, average="macro"), and
+    vectorised over resamples
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    scores = []
+    for label in np.unique(truth):
+        hit = ((truth == label) & (prediction == label)).sum(axis=-1)
+        either = (truth == label).sum(axis=-1) + (prediction == label).sum(axis=-1)
+        scores.append(np.where(either, 2 * hit / np.maximum(either, 1), np.nan))
+    return np.nanmean(scores, axis=0)
+
+
+def resamples(truth, draws, seed=0):
+    """Row numbers of bootstrap resamples (Efron 1979), drawn within each class so that no rare class is lost.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+
+    Returns
+    -------
+    array of int, shape (draws, n)
+    """
+    rng, rows = np.random.default_rng(seed), np.empty((draws, len(truth)), np.int32)
+    for label in np.unique(truth):
+        of_label = np.flatnonzero(truth == label)
+        rows[:, of_label] = rng.choice(of_label, (draws, len(of_label)))
+    return rows
+
+
+def macro_f1_of_resamples(truth, prediction, rows):
+    """Macro F1 of each resample: array of float, shape (draws,); some at a time, so that many images fit in memory.
+
+    Parameters
+    ----------
+    truth, prediction : array of int, shape (n,)
+    rows : array of int, shape (draws, n), from `resamples`
+    """
+    some_at_a_time = np.array_split(rows, max(1, rows.size // 200_000))
+    return np.concatenate([macro_f1(truth[some], prediction[some]) for some in some_at_a_time])
+
+
+def bootstrap_interval(truth, prediction, draws=2000):
+    """95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    return np.percentile(macro_f1_of_resamples(truth, prediction, resamples(truth, draws)), [2.5, 97.5])
+
+
+def paired_draws(truth, predictions, baselines, draws=2000):
+    """Macro F1 of `predictions` less that of `baselines`, of each pair of trainings on each bootstrap resample.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    predictions, baselines : array of int, shape (seeds, n)
+        Both trainings of a pair have one seed, and are scored on the same resample of images.
+
+    Returns
+    -------
+    array of float, shape (draws, seeds)
+    """
+    rows = resamples(truth, draws)
+    of_both = ([macro_f1_of_resamples(truth, one, rows) for one in trainings] for trainings in (predictions, baselines))
+    return np.subtract(*map(np.transpose, of_both))
+
+
+def interval_over_seeds(drawn, seed=0):
+    """95 % percentile interval of the mean over seeds, which are drawn again with replacement too: (low, high).
+
+    Parameters
+    ----------
+    drawn : array of float, shape (draws, seeds), from `paired_draws`
+    """
+    chosen = np.random.default_rng(seed).integers(0, drawn.shape[1], drawn.shape)
+    return np.percentile(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1), [2.5, 97.5])
+
+
+def paired_difference(truth, prediction, baseline, draws=2000):
+    """Macro F1 of `prediction` less that of `baseline` on the same images: (difference, low, high).
+
+    The interval is the 95 % percentile of a paired bootstrap over images and, given several trainings of each
+    model, over seeds.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    prediction, baseline : array of int, shape (n,) or (seeds, n)
+    """
+    truth, prediction, baseline = np.asarray(truth), np.atleast_2d(prediction), np.atleast_2d(baseline)
+    difference = (macro_f1(truth[None], prediction) - macro_f1(truth[None], baseline)).mean()
+    return difference, *interval_over_seeds(paired_draws(truth, prediction, baseline, draws))
+
+
+def calibration_error(truth, probabilities, bins=15):
+    """Expected calibration error: mean distance of confidence and share of right answers (Guo et al. 2017).
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    probabilities : array of float, shape (n, classes)
+    bins : int
+        Of equal width in confidence; each counts as much as it has images.
+    """
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs((right - confidence)[chosen == number].sum()) for number in np.unique(chosen)]
+    return float(np.sum(gaps) / len(truth))
+
+
+def tempered(probabilities, temperature):
+    """Probabilities softened (temperature above 1) or sharpened (below 1); the most likely class stays the same."""
+    return softmax(np.log(np.maximum(probabilities, 1e-12)) / temperature, axis=1)
+
+
+def fit_temperature(truth, probabilities):
+    """The temperature between 0.05 and 20 with the least log loss (Guo et al. 2017)."""
+    rows = np.arange(len(truth))
+
+    def loss(logarithm):
+        return -np.log(np.maximum(tempered(probabilities, np.exp(logarithm))[rows, truth], 1e-12)).mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))

@@ -1,0 +1,154 @@
+"""Which photos a run is about: the synthetic sample, PlantVillage's download, or a folder."""
+
+import hashlib
+import os
+import shutil
+import socket
+import zipfile
+from pathlib import Path
+
+from leaves import places, sample
+from leaves.files import InputError, disk_errors_explained, read_json, user_path
+from leaves.photos import IMAGE_SUFFIXES
+
+import keras
+from tqdm import tqdm
+
+DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # in the place of a folder
+PLANT_VILLAGE = {
+    # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
+    # the photos without augmentation; archive and SHA-256 are those that tensorflow-datasets names too.
+    "url": "https://data.mendeley.com/public-files/datasets/tywbtsjrjv/files/"
+    "d5652a28-c1d8-4b76-97f3-72fb80f94efc/file_downloaded",
+    "sha256": "ac3432453984d02a86197987e775a5429d0d59e7cc7c35bcf5a8f50349b90ff0",
+    "photos": 54305,
+}
+
+
+def last_source():
+    """Read from data/source.json which data the present split is made from.
+
+    Returns
+    -------
+    dict with the keys data ("sample", "plant_village" or an absolute path), name (the source in words), split (its
+    hash) and settings (dict of the parameters of the split); empty before the first split
+    """
+    source = read_json(places.SOURCE_JSON)
+    return source if isinstance(source, dict) and isinstance(source.get("data"), str) else {}
+
+
+def chosen_data(data):
+    """Decide which data the parameter `data` means; None means those used last, at first the sample.
+
+    Returns
+    -------
+    str, "sample", "plant_village" or the absolute path of a folder
+
+    Raises
+    ------
+    InputError
+        When the folder used last has gone.
+    """
+    if data is not None:
+        return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
+    if "data" not in last_source() and places.SPLIT_CSV.exists():
+        raise InputError(
+            "There is a split, but data/source.json, which names its photos, is missing or damaged: name the photos "
+            "with --data DIR, or take the synthetic sample with --data sample."
+        )
+    data = last_source().get("data", "sample")
+    if data not in DATA_WORDS and not os.path.isdir(data):
+        raise InputError(
+            f"The folder {data}, used last, has gone or cannot be opened: name another one with --data DIR, or take "
+            "the synthetic sample with --data sample."
+        )
+    return data
+
+
+def origin_sentence(data):
+    """Say which photos the parameter `data` means, and whether the last run had others: one sentence."""
+    last, chosen = last_source().get("data"), chosen_data(data)
+    name = name_of_data(chosen)
+    if data is None and last is None:
+        return f"The photos are those of {name}; set the parameter data to a folder to use your own."
+    if data is None:
+        return f"Going on with {name}, used last; set the parameter data to use other photos."
+    if last in (None, chosen):
+        return f"The photos are those of {name}" + (", as in the last run." if last else ".")
+    return f"The photos were those of {name_of_data(last)}; from now on they are those of {name}."
+
+
+def name_of_data(data):
+    """Name the data that `chosen_data` gives in a sentence."""
+    return DATA_WORDS.get(data, f"the folder {data}")
+
+
+def locate(data, sample_count, sample_size, seed):
+    """The folder of photos that `data` names, made or downloaded if need be, and what to call its source.
+
+    Parameters
+    ----------
+    data : "sample", "plant_village", a folder (a relative one begins at the project's) or None, see `chosen_data`
+    sample_count, sample_size, seed : int
+        Of the synthetic sample; its folder's name carries a hash of them and of the renderer.
+
+    Returns
+    -------
+    folder : Path
+    source : str
+    """
+    data = chosen_data(data)
+    if data == "plant_village":
+        folder = fetch_plant_village(places.DATA / "plant_village", **PLANT_VILLAGE)
+        return folder, "PlantVillage without augmentation (Mendeley Data, doi:10.17632/tywbtsjrjv.1)"
+    if data == "sample":
+        settings = f"{sample_count} {sample_size} {seed} {Path(sample.__file__).read_text(encoding='utf-8')}"
+        folder = places.DATA / f"sample-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        if not folder.exists():
+            sample.render_dataset(folder, sample_count, sample_size, seed)
+        return folder, f"synthetic leaves, {sample_size} x {sample_size} pixels, seed {seed} (leaves/sample.py)"
+    return Path(data), f"the folder {Path(data).name}"
+
+
+def fetch_plant_village(folder, url, sha256, photos, timeout=30):
+    """Download PlantVillage into `folder`, once: later calls find it there.
+
+    The archive is checked by its SHA-256 and the unpacked photos by their number. Whatever breaks off leaves no
+    folder behind, and the next call starts anew.
+
+    Raises
+    ------
+    InputError
+        When the server cannot be reached, falls silent for `timeout` seconds, or sends something else.
+    """
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)  # else Keras would take another place
+    unfinished, usual_timeout = folder.with_name(f"{folder.name}.unfinished"), socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(timeout)
+        name = f"{folder.name}.zip"
+        archive = keras.utils.get_file(name, url, file_hash=sha256, cache_dir=folder.parent, cache_subdir="download")
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise InputError(
+            f"PlantVillage could not be downloaded: {message}; run the same command again later, or name a folder of "
+            "photos with --data DIR."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with disk_errors_explained(unfinished), zipfile.ZipFile(archive) as packed:
+        unfinished.mkdir()
+        for member in tqdm(packed.infolist(), "unpacking PlantVillage", unit="file", mininterval=2):
+            place = Path(member.filename)
+            if place.suffix.lower() in IMAGE_SUFFIXES and "___" in place.parent.name:
+                target = unfinished / place.parent.name / place.name
+                target.parent.mkdir(exist_ok=True)
+                with packed.open(member) as source, open(target, "wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    if (count := sum(1 for _ in unfinished.glob("*/*"))) != photos:
+        raise InputError(f"The archive of PlantVillage holds {count} photos instead of {photos}: {archive} is not it.")
+    unfinished.rename(folder)
+    shutil.rmtree(Path(archive).parent)
+    return folder

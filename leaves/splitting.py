@@ -1,0 +1,379 @@
+"""The split without a leak: every photo's group and subset, what is written of it, and whether it keeps its promise."""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+from leaves import places
+from leaves.dataset import SUBSETS, load_split
+from leaves.duplicates import nearest
+from leaves.files import InputError, disk_errors_explained, write_atomic, write_with_checksum
+from leaves.photos import issue_table
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from tqdm import tqdm
+
+COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "disease"]  # of data/split.csv
+
+# ---------------------------------------------------------------- divide
+
+
+def group_photos(sha256, pairs):
+    """Number the groups of photos that are joined by `pairs`, directly or through others: array of int, shape (n,)."""
+    row = pd.Series(np.arange(len(sha256)), index=sha256)
+    pairs = pairs[pairs["first"].isin(row.index) & pairs["second"].isin(row.index)]
+    edges = row[pairs["first"]].to_numpy(), row[pairs["second"]].to_numpy()
+    graph = coo_matrix((np.ones(len(pairs), bool), edges), shape=(len(row), len(row)))
+    return connected_components(graph, directed=False)[1]
+
+
+def split_photos(photos, pairs, validation, test, seed, before):
+    """Give every photo its group and its subset: stratified by label, groups whole, earlier decisions kept.
+
+    Parameters
+    ----------
+    photos : DataFrame with the columns sha256 (unique), path, label
+    pairs : DataFrame from `find_duplicates`
+    validation, test : float
+        Fractions: `test` of all photos, then `validation` of what is left.
+    before : dict of SHA-256 to subset
+        What an earlier split decided: adding photos moves none of these. A new photo that is like photos of two
+        subsets is left out; so is, of earlier photos that turn out to be alike, the one in the lesser subset.
+
+    Returns
+    -------
+    photos : DataFrame with the columns given and group (int) and split
+    issues : DataFrame, see `issue_table`
+
+    Raises
+    ------
+    InputError
+        When a fraction is not between 0.02 and 0.5, or a class would be missing from a subset.
+    """
+    photos, issues = exclude_bridges(photos, pairs, before)
+    group = group_photos(photos["sha256"], pairs)
+    earlier = photos["sha256"].map(before).groupby(group).transform("first")
+    proposed = pd.Series(split_images(photos["label"], group, validation, test, seed))
+    photos = photos.assign(group=group, split=earlier.where(earlier.notna(), proposed))
+    return fill_gaps(photos, earlier.isna()), issue_table(issues)
+
+
+def exclude_bridges(photos, pairs, before):
+    """Photos without those that would tie two subsets together, and the rows of `issue_table` about these."""
+    issues = []
+    for whose in ("new", "earlier"):
+        earlier = photos["sha256"].map(before)
+        group = group_photos(photos["sha256"], pairs)
+        torn = earlier.groupby(group).transform("nunique") > 1
+        rank = earlier.map({"test": 0, "validation": 1, "train": 2})
+        lesser = rank.isna() if whose == "new" else rank > rank.groupby(group).transform("min")
+        out = photos[torn & lesser]
+        issues += [
+            (row.path, row.label, "bridge", f"{whose}, and like photos of two subsets", "") for row in out.itertuples()
+        ]
+        photos = photos.drop(out.index).reset_index(drop=True)
+    return photos, issues
+
+
+def fill_gaps(photos, is_free):
+    """Move a group of free photos into each subset that misses a class; InputError where there is none to move."""
+    for label in sorted(set(photos["label"])):
+        own = photos["label"] == label
+        for subset in SUBSETS:
+            if (photos.loc[own, "split"] == subset).any():
+                continue
+            size = photos.groupby("group")["label"].transform("size")
+            pure = (own & is_free).groupby(photos["group"]).transform("all")
+            groups = photos[own].groupby("split")["group"].nunique()
+            spare = photos.assign(size=size)[pure & photos["split"].isin(groups.index[groups > 1])]
+            if spare.empty:
+                raise InputError(
+                    f"No photo of the class {label} can be given to {subset}: they are too few, too alike or bound by "
+                    "an earlier split; add photos, lower phash_distance, or split anew with another data_seed or after "
+                    "deleting data/splits."
+                )
+            fullest = spare["split"].map(photos.loc[own, "split"].value_counts())
+            chosen = spare.assign(fullest=-fullest).sort_values(["fullest", "size", "group"])["group"].iloc[0]
+            photos.loc[photos["group"] == chosen, "split"] = subset
+    return photos
+
+
+def split_images(labels, groups, validation, test, seed):
+    """Assign every image to train, validation or test: stratified by label, groups never torn apart.
+
+    Parameters
+    ----------
+    labels, groups : array, shape (n,)
+    validation, test : float, as in `split_photos`
+
+    Returns
+    -------
+    array of str, shape (n,)
+    """
+    if seed < 0:
+        raise InputError(f"data_seed is {seed}, but a seed must be 0 or more.")
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    subset = np.full(len(labels), "train", dtype=object)
+    for name, fraction in (("test", test), ("validation", validation)):
+        if not 0.02 <= fraction <= 0.5:
+            raise InputError(f"The {name} fraction is {fraction}, but it must lie between 0.02 and 0.5.")
+        rest = np.flatnonzero(subset == "train")
+        most_folds = min(50, int(pd.Series(labels[rest]).value_counts().max()))
+        share = Fraction(fraction).limit_denominator(most_folds) or Fraction(1, most_folds)
+        folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():  # of a class with fewer photos than folds: `fill_gaps` looks after it
+            warnings.simplefilter("ignore", UserWarning)
+            held_out = [fold for _, fold in folds.split(rest, labels[rest], groups[rest])][: share.numerator]
+        subset[rest[np.concatenate(held_out)]] = name
+    return subset
+
+
+def split_sentences(photos, before, bridges):
+    """Say how many photos `split_photos` moved, excluded and found alike; its result and the `before` that it got."""
+    old, group_sizes = photos["sha256"].isin(before), photos["group"].value_counts()
+    return (
+        f"{old.sum()} photos keep their subset, {(~old).sum()} are new, and {len(bridges)} are excluded as bridges.\n"
+        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} are like another one."
+    )
+
+
+def random_split_sentence(photos, pairs, test, seed):
+    """Say how many pairs of photos alike a test subset drawn at random would tear apart; empty without such pairs."""
+    if pairs.empty:
+        return ""
+    drawn = set(train_test_split(photos["sha256"], test_size=test, random_state=seed)[1])
+    torn = pairs["first"].isin(drawn) != pairs["second"].isin(drawn)
+    return f"A test subset drawn at random would have torn apart {torn.sum()} of {len(pairs)} pairs of photos alike."
+
+
+# ---------------------------------------------------------------- remember and write
+
+
+def memory_of_split(**settings):
+    """Find the file that remembers to which subset each photo went under these settings, and read it.
+
+    Photos are known by their content: the folder in which they lie does not count.
+
+    Parameters
+    ----------
+    **settings : float or int
+        The parameters of the split: shares, phash_distance, data_seed.
+
+    Returns
+    -------
+    file : Path in data/splits
+    before : dict of SHA-256 to subset, empty if there is no such file
+
+    Raises
+    ------
+    InputError
+        When the file is damaged.
+    """
+    key = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]
+    file = places.DATA / "splits" / f"split-{key}.csv"
+    try:
+        before = pd.read_csv(file, index_col="sha256")["split"]
+    except FileNotFoundError:
+        if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
+            print(f"Not read: {', '.join(sorted(others))}, by an earlier version; the photos are divided anew.")
+        return file, {}
+    except (ValueError, KeyError):
+        before = pd.Series(["damaged"])
+    if not before.isin(SUBSETS).all():
+        raise InputError(
+            f"data/splits/{file.name} is damaged: bring back a copy, or delete it to divide all photos anew."
+        )
+    return file, before.to_dict()
+
+
+def remember_split(file, before, photos):
+    """Write all decisions ever made under the settings of a file: those of `memory_of_split` and the new ones.
+
+    Parameters
+    ----------
+    file, before : from `memory_of_split`
+    photos : DataFrame with the columns sha256 and split
+    """
+    decisions = before | dict(zip(photos["sha256"], photos["split"], strict=True))
+    write_atomic(file, pd.Series(decisions, name="split").to_csv(index_label="sha256"))
+
+
+def write_split(photos, issues, data, name, settings):
+    """Write data/split.csv, data_issues.csv and source.json; paths in the project's folder begin there.
+
+    Parameters
+    ----------
+    photos : DataFrame from `split_photos`, with the facts of `photos.inspect_images`
+    issues : DataFrame, see `issue_table`
+    data, name : str
+        Which data the photos are, see `sources.chosen_data`, and their source in words.
+    settings : dict of the parameters of the split
+
+    Returns
+    -------
+    DataFrame, see `dataset.load_split`
+    """
+    inside = str(places.ROOT) + os.sep
+    photos = photos.assign(path=photos["path"].str.removeprefix(inside))
+    issues = issues.assign(**{column: issues[column].str.removeprefix(inside) for column in ("path", "other")})
+    write_with_checksum(places.SPLIT_CSV, photos[COLUMNS].to_csv(index=False))
+    write_atomic(places.DATA / "data_issues.csv", issues.to_csv(index=False))
+    split = load_split()
+    record = {"data": data, "name": name, "split": split.attrs["hash"], "settings": settings}
+    write_atomic(places.SOURCE_JSON, json.dumps(record, indent=1))
+    return split
+
+
+def link_folders(split, folder):
+    """Make the split as folders of hard links, or of copies on another file system: <subset>/<class>/<file name>.
+
+    Nothing is done if they stand already; the originals are never touched.
+
+    Returns
+    -------
+    bool, whether the folders were made
+    """
+    stamp_file = folder / ".made-for"
+    stamp = hashlib.sha256(split[["path", "label", "split", "sha256"]].to_csv(index=False).encode()).hexdigest()
+    count = sum(len(files) for _, _, files in os.walk(folder)) - 1  # without the stamp
+    if stamp_file.exists() and stamp_file.read_text() == stamp and count == len(split):
+        return False
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with disk_errors_explained(unfinished):
+        for row in tqdm(split.itertuples(), "linking", len(split), mininterval=2):
+            original = os.path.realpath(places.ROOT / row.path)
+            link = unfinished / row.split / row.label / Path(row.path).name
+            if link.exists():  # folded classes may bring the same name twice
+                link = link.with_name(f"{row.sha256[:8]}-{link.name}")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(original, link)
+            except OSError:
+                shutil.copy2(original, link)
+        (unfinished / stamp_file.name).write_text(stamp)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    return True
+
+
+# ---------------------------------------------------------------- look at the result
+
+
+def count_classes(split):
+    """Count the photos of each class in each subset, the largest class first: DataFrame of int, one column a subset."""
+    counts = pd.crosstab(split["label"], split["split"])[list(SUBSETS)]
+    return counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
+
+
+def subset_sizes(split):
+    """Say how many photos each subset has, as in "train 640, validation 160, test 200"."""
+    return ", ".join(f"{subset} {(split['split'] == subset).sum()}" for subset in SUBSETS)
+
+
+def nearest_elsewhere(photos):
+    """Find for each photo the nearest photo of another subset.
+
+    Parameters
+    ----------
+    photos : DataFrame with the columns split, label, sha256 and phashes
+
+    Returns
+    -------
+    DataFrame with the columns given, bits (in which the two perceptual hashes differ) and twin (the other's SHA-256),
+    subset by subset
+    """
+    tables = []
+    for subset in SUBSETS:
+        own, others = photos[photos["split"] == subset], photos[photos["split"] != subset]
+        rows, bits = nearest(own, others)
+        tables.append(own.assign(bits=bits, twin=others["sha256"].to_numpy()[rows]))
+    return pd.concat(tables)
+
+
+def check_leaks(split, near, settings):
+    """Compare a split with what was promised of it.
+
+    Parameters
+    ----------
+    split : DataFrame from `dataset.load_split`
+    near : DataFrame from `nearest_elsewhere`
+    settings : dict of the parameters of the split
+
+    Returns
+    -------
+    DataFrame with the columns found, expected and match, one row per promise
+
+    Raises
+    ------
+    InputError
+        When photos of two subsets are too near to each other.
+    """
+    too_near = (near["bits"] <= settings["phash_distance"]).sum()
+    if too_near:
+        raise InputError("The split leaks, which must not be: delete data/splits and run this chapter again.")
+    outside_test = 1 - settings["test_share"]
+    shares = {"validation": outside_test * settings["validation_share"], "test": settings["test_share"]}
+    shares["train"] = 1 - sum(shares.values())
+    checks = {
+        "photos too near to one in another part": (too_near, 0),
+        "groups in two parts": (len(split.groupby(["group", "split"])) - split["group"].nunique(), 0),
+        "classes missing from a part": ((count_classes(split) == 0).any(axis=1).sum(), 0),
+        **{f"share of {subset}": ((split["split"] == subset).sum() / len(split), shares[subset]) for subset in SUBSETS},
+    }
+    table = pd.DataFrame(checks, index=["found", "expected"]).T
+    return table.assign(match=np.where((table["found"] - table["expected"]).abs() < 0.03, "✓", "✗"))
+
+
+def closest_pairs(near, count=6):
+    """The nearest pairs of photos of two subsets, no photo in two of them.
+
+    Parameters
+    ----------
+    near : DataFrame from `nearest_elsewhere`
+
+    Returns
+    -------
+    DataFrame with the columns bits, sha256 and name (class and subset, one a line), twin and twin_name
+    """
+    pairs, used = [], set()
+    for photo in near.sort_values("bits", kind="stable").itertuples():
+        if len(pairs) < count and not used & {photo.sha256, photo.twin}:
+            pairs.append((photo.bits, photo.sha256, photo.twin))
+            used |= {photo.sha256, photo.twin}
+    pairs = pd.DataFrame(pairs, columns=["bits", "sha256", "twin"])
+    names = (near["label"] + "\n" + near["split"]).set_axis(near["sha256"])
+    return pairs.assign(name=pairs["sha256"].map(names), twin_name=pairs["twin"].map(names))
+
+
+def data_card(split, issues, name):
+    """Say in words what the numbers of a run are made from: Series of topic to text; `name` is that of the source."""
+    counts = count_classes(split).sum(axis=1)
+    sides, is_out = split[["width", "height"]], issues["action"] == "left out"
+    low, middle, high = (" x ".join(f"{side:.0f}" for side in sides.agg(how)) for how in ("min", "median", "max"))
+    span = f" (median), sides from {sides.min().min()} to {sides.max().max()}" if low != high else ""
+    ratio = f"{counts.max() / counts.min():.1f}"
+    card = {
+        "Data": name,
+        "Photos": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}",
+        "Sizes": f"{middle} pixels{span}",
+        "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
+        "Left out": count_checks(issues[is_out]),
+        "Kept, but noted": count_checks(issues[~is_out]),
+        "Split": split.attrs["hash"],
+    }
+    return pd.Series(card)
+
+
+def count_checks(issues):
+    """Say how many findings each check has, as in "blank (1), exact copy (2)"; "nothing" without any."""
+    counts = issues["check"].value_counts(sort=False)
+    return ", ".join(f"{check} ({count})" for check, count in counts.items()) or "nothing"

@@ -1,0 +1,343 @@
+"""One training: a model is fitted epoch by epoch, from wherever an earlier process had to leave it."""
+
+import copy
+import functools
+import json
+import os
+import random
+import shutil
+import time
+import unittest.mock
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from leaves.batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
+from leaves.cache import read_arrays
+from leaves.files import atomic_file, own_cores, sync
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
+
+
+# Of one operation: their number decides the last digits of sums, so that a training keeps to it.
+THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
+
+
+@dataclass
+class Training:
+    """What `fit` needs: the part that learns, the whole network around it, and their data."""
+
+    model: keras.Model
+    whole: keras.Model
+    train: tuple  # (inputs of `model`, labels)
+    validation: tuple
+    summary: dict  # rows added to result.json
+
+
+def fit(spec, split, prepare, *callbacks, folder=None):
+    """Prepare and fit a model until validation macro F1 stops rising.
+
+    Parameters
+    ----------
+    spec : dict, see `runs.training_spec`
+    prepare : callable(spec, split) -> Training
+    folder : Path, optional
+        Takes TensorBoard's files, and a checkpoint: a training that was killed goes on from there to the same bits.
+
+    Returns
+    -------
+    training : Training, its model with the weights of the best epoch
+    history : DataFrame, one row per epoch
+    seconds : float, in all processes that took part
+    """
+    start = time.perf_counter()
+    training = prepare_training(spec, split, prepare)
+    model = compiled_like(training.model, spec)
+    (x, labels), (held_out, held_out_labels) = training.train, training.validation
+    one_hot = np.eye(model.output_shape[-1], dtype=np.float32)
+    rows = rows_of_epoch(labels, spec["balance"])
+    stopping = early_stopping(spec["patience"])
+    checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
+    callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks, *([stopping] if stopping else [])]
+    if spec.get("floor"):
+        callbacks.append(StopBelow(spec["floor"], checkpoint.history))
+    if folder:
+        callbacks += loggers(folder / "tensorboard", spec["log_layers"], x, one_hot[labels])
+    with computing_in([model], spec["precision"]):
+        model.fit(
+            training_batches(x, one_hot[labels], rows, spec, checkpoint.epochs),
+            steps_per_epoch=-(-len(rows) // spec["batch_size"]),
+            initial_epoch=checkpoint.epochs,
+            epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
+            validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
+            class_weight=class_weights(labels, spec["balance"]),
+            callbacks=[*callbacks, checkpoint],  # last, when all others have written what they know
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+        )
+    training.model.set_weights(model.get_weights())
+    history = pd.DataFrame(checkpoint.history)
+    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    return replace(training, model=model), history, checkpoint.seconds + time.perf_counter() - start
+
+
+def prepare_training(spec, split, prepare):
+    """Make the networks of a training from its seed, in a fresh session; operations are deterministic from now on."""
+    keras.backend.clear_session(free_memory=False)
+    tf.config.experimental.enable_op_determinism()
+    with seeded(spec["seed"]):
+        return prepare(spec, split)
+
+
+def early_stopping(patience):
+    """Stop after so many epochs without a better validation macro F1, and keep the best; None for no patience."""
+    if patience is None:
+        return None
+    best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
+    return keras.callbacks.EarlyStopping(patience=patience, **best)
+
+
+def loggers(folder, log_layers, x, targets):
+    """What writes TensorBoard's files: losses and scores, and with `log_layers` histograms and gradients."""
+    epochs = EpochLog(folder, int(log_layers), write_graph=False)
+    if not log_layers:
+        return [epochs]
+    rows = np.linspace(0, len(targets) - 1, 64).astype(int)
+    return [epochs, LayerLog(folder, x[rows], targets[rows])]
+
+
+def batch_function(network):
+    """A compiled function of the network in inference mode, traced once for batches of any length."""
+    signature = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
+    return tf.function(lambda batch: network(batch, training=False), input_signature=[signature])
+
+
+def gpus():
+    """The GPUs that TensorFlow sees."""
+    return tf.config.list_physical_devices("GPU")
+
+
+@contextmanager
+def seeded(seed):
+    """Let the layers that are made here start from a seed, whatever other threads do.
+
+    Keras draws the seeds of layers from Python's one generator of random numbers, from which the threads of a Dask
+    worker draw too.
+    """
+    keras.utils.set_random_seed(seed)
+    with unittest.mock.patch("keras.src.random.seed_generator.python_random", random.Random(seed)):
+        yield
+
+
+def compiled_like(model, spec):
+    """A compiled copy of a model, at the start of a training.
+
+    Trainings of one shape, that differ in seed, data or learning rate, get the same copy with new numbers, so that
+    TensorFlow traces it once for all of them.
+    """
+    optimizer = copy.deepcopy(spec["optimizer"])  # Keras writes into what it is given
+    fresh = keras.optimizers.get(copy.deepcopy(optimizer))
+    if not isinstance(optimizer["config"].get("learning_rate"), dict):  # a number is a variable of the optimizer
+        optimizer["config"]["learning_rate"] = 0.001
+    twin = compiled_model(model.to_json(), json.dumps(optimizer), spec["label_smoothing"], spec["precision"])
+    fresh.build(twin.trainable_variables)
+    for networks in ((twin, model), (twin.optimizer, fresh)):
+        for own, given in zip(*(network.variables for network in networks), strict=True):
+            own.assign(given)
+    return twin
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_model(architecture, optimizer, label_smoothing, precision):
+    """A model from Keras's JSON of it, compiled; `precision` is that in which it will be traced."""
+    strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
+    with strategy.scope():  # a single training shares out its batches among all GPUs
+        return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing)
+
+
+def compile_model(model, optimizer, label_smoothing):
+    """Compile a model with all its variables made, or its step would be traced a second time; returns it."""
+    f1, count = keras.metrics.F1Score(average="macro", name="macro_f1"), model.output_shape[-1]
+    f1.update_state(np.zeros((1, count), np.float32), np.zeros((1, count), np.float32))  # makes its variables
+    model.compile(
+        optimizer=keras.optimizers.get(optimizer),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
+        metrics=[f1, keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the history and, in a file, all that a training needs to go on as if it had never been stopped.
+
+    That is what Keras's BackupAndRestore keeps (weights, optimizer, epoch) and what it loses: the random numbers of
+    dropout, the history, and what early stopping knows. The order of the images is a function of the epoch and needs
+    no keeping. Between two checkpoints lies at least thirty times the time that one takes to write.
+    """
+
+    times_its_cost = 30
+
+    def __init__(self, file, stopping):
+        super().__init__()
+        self.file, self.stopping = file, stopping
+        self.history, self.seconds, self.over = [], 0.0, False
+        self.started = self.written = time.perf_counter()
+        self.cost, self.arrays, self.stopping_knows = 0.0, {}, {}
+        arrays = read_arrays(file) if file else {}
+        known = json.loads(str(arrays.pop("known"))) if arrays else {}
+        if known and known.get("threads") != THREADS:
+            print(f"{file.parent.name} was begun with another number of threads, and begins anew.")
+            shutil.rmtree(file.parent / "tensorboard", ignore_errors=True)
+        elif known:
+            self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
+            self.arrays, self.stopping_knows = arrays, known["stopping"]
+
+    @property
+    def epochs(self):
+        """How many epochs have been trained."""
+        return len(self.history)
+
+    def variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def on_train_begin(self, logs=None):
+        if not self.arrays:
+            return
+        for number, variable in enumerate(self.variables()):
+            variable.assign(self.arrays[f"variable {number}"])
+        if self.stopping:
+            best = [self.arrays[f"best {number}"] for number in range(len(self.model.weights))]
+            vars(self.stopping).update(self.stopping_knows, best_weights=best)
+        self.arrays = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({name: float(value) for name, value in logs.items()})
+        begun = time.perf_counter()
+        if not self.file or begun - self.written < self.times_its_cost * self.cost:
+            return
+        arrays = {f"variable {number}": value.numpy() for number, value in enumerate(self.variables())}
+        known = {"history": self.history, "over": self.model.stop_training, "stopping": {}, "threads": THREADS}
+        known["seconds"] = self.seconds + begun - self.started
+        if self.stopping:
+            arrays |= {f"best {number}": value for number, value in enumerate(self.stopping.best_weights)}
+            known["stopping"] = {key: getattr(self.stopping, key) for key in ("wait", "best", "best_epoch")}
+        for log in self.file.parent.rglob("events.out.*"):
+            sync(log)
+        with atomic_file(self.file) as out:
+            np.savez(out, known=json.dumps(known), **arrays)
+        self.written = time.perf_counter()
+        self.cost = self.written - begun
+
+
+@contextmanager
+def computing_in(models, precision):
+    """Let models compute their feature maps in "bfloat16"; weights, vectors (so the softmax) and loss stay float32.
+
+    With precision "float32" nothing changes.
+    """
+    layers = [layer for model in models for layer in flat_layers(model) if len(layer.output.shape) == 4]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = "float32"
+
+
+def flat_layers(model):
+    """The layers of a model and of the models in it, without their inputs."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from flat_layers(layer)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
+
+
+class EpochLog(keras.callbacks.TensorBoard):
+    """Keras's TensorBoard, without what it prepares after every batch and would not write."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Nothing, which saves a millisecond a batch."""
+
+
+class StopBelow(keras.callbacks.Callback):
+    """Stops a training whose best validation macro F1 lies below a floor: list of float, one for each epoch.
+
+    `history` has the epochs that an earlier process trained.
+    """
+
+    def __init__(self, floor, history):
+        super().__init__()
+        self.floor, self.best = floor, max((logs["val_macro_f1"] for logs in history), default=-np.inf)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.best = max(self.best, logs["val_macro_f1"])
+        if self.best < self.floor[min(epoch, len(self.floor) - 1)]:
+            self.model.stop_training = True
+
+
+class LayerLog(keras.callbacks.Callback):
+    """Logs to TensorBoard, for each layer and epoch, the gradient's norm and how far the weights moved.
+
+    The gradient is that of the loss on fixed training images, without augmentation and dropout. Both norms are
+    divided by the norm of the layer's kernel: a share that compares layers of different size.
+    """
+
+    def __init__(self, folder, images, targets):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(str(folder / "layers"))
+        self.batch = tf.constant(images, tf.float32), tf.constant(targets)
+
+    def on_train_begin(self, logs=None):
+        self.kernels = {layer.name: layer.kernel for layer in self.model.layers if hasattr(layer, "kernel")}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = [kernel.numpy() for kernel in self.kernels.values()]
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = [kernel.numpy() for kernel in self.kernels.values()]
+        with self.writer.as_default(step=epoch):
+            for name, gradient, new, old in zip(
+                self.kernels, gradient_norms(self.model)(*self.batch), now, self.before, strict=True
+            ):
+                size = np.linalg.norm(new)
+                tf.summary.scalar(f"gradient/{name}", gradient / size)
+                tf.summary.scalar(f"change/{name}", np.linalg.norm(new - old) / size)
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
+@functools.lru_cache(maxsize=4)
+def gradient_norms(model):
+    """A compiled function of (images, targets): the norm of the loss's gradient for the kernel of each layer."""
+
+    @tf.function
+    def norms(images, targets):
+        kernels = [layer.kernel.value for layer in model.layers if hasattr(layer, "kernel")]
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(images, targets, model(images, training=False))
+        return [tf.norm(gradient) for gradient in tape.gradient(loss, kernels)]
+
+    return norms
+
+
+class OnEpoch(keras.callbacks.Callback):
+    """Calls a function with the number of epochs trained and the validation macro F1, None if none was trained yet."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.call(epoch, None)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.call(epoch + 1, logs["val_macro_f1"])
