@@ -15,10 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from report import copy_of_project
+
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance
-from report import copy_of_project
 from tqdm import tqdm
 
 

@@ -9,9 +9,10 @@ writes benchmarks/scaling.csv and scaling.png.
 import argparse
 from pathlib import Path
 
+from report import CHAPTERS, copy_of_project, run_chapter
+
 import pandas as pd
 import seaborn as sns
-from report import CHAPTERS, copy_of_project, run_chapter
 
 HERE = Path(__file__).resolve().parent
 

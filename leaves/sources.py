@@ -105,7 +105,8 @@ def locate(data, sample_count, sample_size, seed):
         settings = f"{sample_count} {sample_size} {seed} {Path(sample.__file__).read_text(encoding='utf-8')}"
         folder = places.DATA / f"sample-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         if not folder.exists():
-            sample.render_dataset(folder, sample_count, sample_size, seed)
+            with disk_errors_explained(folder):
+                sample.render_dataset(folder, sample_count, sample_size, seed)
         return folder, f"synthetic leaves, {sample_size} x {sample_size} pixels, seed {seed} (leaves/sample.py)"
     return Path(data), f"the folder {Path(data).name}"
 

@@ -187,7 +187,8 @@ COMMANDS = {
     "cluster": "TF_NUM_INTRAOP_THREADS=16 ./run_all.sh --profile full --scheduler tcp://127.0.0.1:{port} --only 01,02 "
     "-p epochs 1 -p seeds 2 -p precision bfloat16 -p image_size 32",
     "tests": "./run_tests.sh tests/test_parameters.py -n 0 -k two_meanings",
-    "style": ".venv/bin/ruff check --fix && .venv/bin/ruff format",
+    "style": ".venv/bin/ruff check --fix && .venv/bin/ruff format "
+    "&& .venv/bin/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb",
     "lab": ".venv/bin/jupyter lab notebooks --no-browser --allow-root --ServerApp.ip=127.0.0.1 "
     "--ServerApp.port={port} --IdentityProvider.token=known",
     "tensorboard": ".venv/bin/tensorboard --logdir runs --host 127.0.0.1 --port {port}",
@@ -223,6 +224,7 @@ DOCUMENTED = {
     "./run_tests.sh -n 0 -k split": Run("tests", {"split": "two_meanings"}),
     ".venv/bin/ruff check --fix": Run("style"),
     ".venv/bin/ruff format": Run("style"),
+    ".venv/bin/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb": Run("style"),
     "./run_all.sh --profile tiny --only 03": Run("own variants"),
     "./run_all.sh --help": "run by test_help_names_every_option in test_run_all.py",
     "./run_all.sh --data my_photos --weights my_weights": Run("every option"),
