@@ -1,4 +1,4 @@
-"""What a training reads: shuffled and augmented batches, made anew in every epoch."""
+"""What a training reads: shuffled and augmented batches, drawn again in every epoch."""
 
 import mmap
 

@@ -46,7 +46,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
         Fractions: `test` of all photos, then `validation` of what is left.
     before : dict of SHA-256 to subset
         What an earlier split decided: adding photos moves none of these. A new photo that is like photos of two
-        subsets is left out; so is, of earlier photos that turn out to be alike, the one in the lesser subset.
+        subsets is excluded; so is, of earlier photos that turn out to be alike, the one in the lesser subset.
 
     Returns
     -------

@@ -384,7 +384,7 @@ def draw_robustness(robust, count):
     )
 
 
-# ---------------------------------------------------------------- a photo of one's own
+# ---------------------------------------------------------------- a photo of the reader's
 
 
 def draw_photo(picture, name, species, probabilities, model):
