@@ -24,20 +24,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # Every check: what happens to a photo that it finds, and why.
 CHECKS = {
-    "zero bytes": ("left out", "there is no picture in it"),
-    "does not open": ("left out", "it would stop a training hours later"),
-    "truncated": ("left out", "part of the picture is missing or damaged"),
-    "too large": ("left out", "so many pixels or bytes could fill the memory"),
-    "blank": ("left out", "there is nothing to see"),
-    "label conflict": ("left out", "the same photo under two labels: nobody knows which is right"),
-    "exact copy": ("left out", "the same file again would count twice"),
-    "bridge": ("left out", "like photos of two subsets of the split: it fits in neither"),
-    "no class": ("left out", "lies beside the class folders, not in one"),
-    "no photo": ("left out", "not a leaf, or not named .jpg, .jpeg or .png"),
-    "no regular file": ("left out", "a pipe, a socket or a device: reading it could wait for ever"),
-    "nested folder": ("left out", "photos count only directly below their class"),
-    "hidden folder": ("left out", "its name begins with a dot: no class has such a name"),
-    "name": ("left out", "the file name is not valid UTF-8, or has a carriage return in it"),
+    "zero bytes": ("excluded", "there is no picture in it"),
+    "does not open": ("excluded", "it would stop a training hours later"),
+    "truncated": ("excluded", "part of the picture is missing or damaged"),
+    "too large": ("excluded", "so many pixels or bytes could fill the memory"),
+    "blank": ("excluded", "there is nothing to see"),
+    "label conflict": ("excluded", "the same photo under two labels: nobody knows which is right"),
+    "exact copy": ("excluded", "the same file again would count twice"),
+    "bridge": ("excluded", "like photos of two subsets of the split: it fits in neither"),
+    "no class": ("excluded", "lies beside the class folders, not in one"),
+    "no photo": ("excluded", "not a leaf, or not named .jpg, .jpeg or .png"),
+    "no regular file": ("excluded", "a pipe, a socket or a device: reading it could wait for ever"),
+    "nested folder": ("excluded", "photos count only directly below their class"),
+    "hidden folder": ("excluded", "its name begins with a dot: no class has such a name"),
+    "name": ("excluded", "the file name is not valid UTF-8, or has a carriage return in it"),
     "near duplicate": ("kept", "in the same part of the split as its like"),
     "same leaf": ("kept", "looks like another shot of a leaf: in the same part of the split"),
     "wrong extension": ("kept", "read by its content"),
@@ -174,9 +174,9 @@ def issue_table(issues):
 def settled(issues):
     """Findings in the order of `CHECKS`, with one action a photo.
 
-    Of a photo that is left out, the findings for which it would be kept are dropped.
+    Of a photo that is excluded, the findings for which it would be kept are dropped.
     """
-    is_out = issues["action"] == "left out"
+    is_out = issues["action"] == "excluded"
     issues = issues[is_out | ~issues["path"].isin(issues.loc[is_out, "path"])]
     order = {check: number for number, check in enumerate(CHECKS)}
     return issues.sort_values("check", key=lambda check: check.map(order), kind="stable", ignore_index=True)
@@ -380,7 +380,7 @@ def issues_of(images):
 
 
 def reason(row):
-    """Say why an inspected photo is left out, for example "truncated (image file is truncated)".
+    """Say why an inspected photo is excluded, for example "truncated (image file is truncated)".
 
     Parameters
     ----------
@@ -390,7 +390,7 @@ def reason(row):
     -------
     str, empty for a photo that no check leaves out
     """
-    noted = {check: detail for check, detail in json.loads(row.checks).items() if CHECKS[check][0] == "left out"}
+    noted = {check: detail for check, detail in json.loads(row.checks).items() if CHECKS[check][0] == "excluded"}
     return "; ".join(f"{check} ({detail})" if detail else check for check, detail in noted.items())
 
 
@@ -412,4 +412,4 @@ def examples(issues, images, count=6):
 
 def usable(images, issues):
     """The images that no issue leaves out."""
-    return images[~images["path"].isin(issues.loc[issues["action"] == "left out", "path"])].reset_index(drop=True)
+    return images[~images["path"].isin(issues.loc[issues["action"] == "excluded", "path"])].reset_index(drop=True)

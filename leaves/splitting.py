@@ -357,7 +357,7 @@ def closest_pairs(near, count=6):
 def data_card(split, issues, name):
     """Say in words what the numbers of a run are made from: Series of topic to text; `name` is that of the source."""
     counts = count_classes(split).sum(axis=1)
-    sides, is_out = split[["width", "height"]], issues["action"] == "left out"
+    sides, is_out = split[["width", "height"]], issues["action"] == "excluded"
     low, middle, high = (" x ".join(f"{side:.0f}" for side in sides.agg(how)) for how in ("min", "median", "max"))
     span = f" (median), sides from {sides.min().min()} to {sides.max().max()}" if low != high else ""
     ratio = f"{counts.max() / counts.min():.1f}"
@@ -366,7 +366,7 @@ def data_card(split, issues, name):
         "Photos": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}",
         "Sizes": f"{middle} pixels{span}",
         "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
-        "Left out": count_checks(issues[is_out]),
+        "Excluded": count_checks(issues[is_out]),
         "Kept, but noted": count_checks(issues[~is_out]),
         "Split": split.attrs["hash"],
     }

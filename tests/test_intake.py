@@ -55,7 +55,7 @@ def test_finds_the_images_of_each_class(photos):
     found = [["", "hidden folder"], ["Oak", "no photo"], ["", "no class"]]
     assert issues[["label", "check"]].to_numpy().tolist() == found
     assert issues["path"].iloc[0].endswith(".Birch")
-    assert issues["action"].eq("left out").all()
+    assert issues["action"].eq("excluded").all()
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_a_photo_has_one_action_and_a_finding_its_own_detail(working_folder):
     images, _ = inspect_images(find_images(working_folder / "photos")[0])
     issues = settled(issues_of(images))
     by_hand = [
-        ("blank.png", "blank", "grey levels differ by 0.0 of 255", "left out"),
+        ("blank.png", "blank", "grey levels differ by 0.0 of 255", "excluded"),
         ("grey.jpg", "grayscale", "mode L", "kept"),
         ("grey.jpg", "tiny", "20 x 90 pixels", "kept"),
         ("grey.jpg", "extreme shape", "20 x 90 pixels", "kept"),

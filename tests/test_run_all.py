@@ -454,7 +454,7 @@ def test_a_dirty_folder_is_told_and_sorted_out(whole_run, dirty):
     assert told == planted
     split = pd.read_csv(copy / "data" / "split.csv")
     assert len(split) == 36 - 2 + 10
-    assert not set(map(short, split["path"])) & set(map(short, issues.loc[issues["action"] == "left out", "path"]))
+    assert not set(map(short, split["path"])) & set(map(short, issues.loc[issues["action"] == "excluded", "path"]))
     soup = BeautifulSoup((copy / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
     assert "huge.png" in soup.get_text()
     card = soup.select_one("#cover table").get_text(" ")

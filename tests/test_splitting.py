@@ -132,7 +132,7 @@ def test_label_conflicts_and_copies_are_left_out_and_named(working_folder):
     told = dict(zip(names(issues), issues["check"], strict=True))
     told["Oak/original.jpg"] = told.pop("Oak/mirrored.jpg", told.get("Oak/original.jpg"))  # either names the other
     assert told == planted
-    left_out = {file for file, check in planted.items() if CHECKS[check][0] == "left out"}
+    left_out = {file for file, check in planted.items() if CHECKS[check][0] == "excluded"}
     assert not left_out & set(names(photos))
     assert len(photos) == 36 - 2 + 10
     conflicts = issues[issues["check"] == "label conflict"]
@@ -326,7 +326,7 @@ def test_a_new_photo_between_two_parts_is_left_out():
     pairs = pd.DataFrame([("a", "l"), ("b", "l"), ("c", "k")], columns=["first", "second"])
     before = {"a": "train", "b": "test", "c": "validation", "d": "validation", "e": "test", "f": "train"}
     kept, issues = splitting.split_photos(photos, pairs, 0.2, 0.2, 0, before)
-    assert issues[["path", "check", "action"]].to_numpy().tolist() == [["l", "bridge", "left out"]]
+    assert issues[["path", "check", "action"]].to_numpy().tolist() == [["l", "bridge", "excluded"]]
     part = kept.set_index("sha256")["split"]
     assert part[list(before)].to_dict() == before
     assert part["k"] == "validation"
