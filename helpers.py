@@ -84,20 +84,21 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable) -> list
     finished = [find_run(spec) for spec in specs]
     for run in finished:
         if run.result["diverged"]:
-            print(f"{run.name}, seed {run.spec['seed']}, diverged in epoch {run.result['epochs']}.")
+            of_repeat = f"seed {run.spec['seed']}, fold {run.spec['fold']}"
+            print(f"{run.name}, {of_repeat}, diverged in epoch {run.result['epochs']}.")
     return finished
 
 
-def record_runs(chapter: str, runs: dict, verdicts=(), repeats: dict | None = None) -> None:
+def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = None) -> None:
     """Write runs/<chapter>.json: what the later chapters read of this one.
 
     Parameters
     ----------
     runs : dict of model name to Run
-    verdicts : list of dict of str: claim (C1 ...), said, evidence, verdict, and figure, the name that shows it
-    repeats : dict of model name to list of Run, its trainings with all seeds
+    evidence : list of dict, one for each claim, see `leaves.claims.judge`: chapter 6 judges all claims together
+    repeats : dict of model name to list of Run, all its repeats
     """
-    record = {"split": load_split().attrs["hash"], "verdicts": list(verdicts)}
+    record = {"split": load_split().attrs["hash"], "evidence": list(evidence)}
     record["runs"] = {name: run.folder.name for name, run in runs.items()}
     record["results"] = {name: file_hash(run.folder / "result.json") for name, run in runs.items()}
     record["repeats"] = {name: [run.folder.name for run in repeated] for name, repeated in (repeats or {}).items()}
@@ -117,11 +118,11 @@ def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
 
 
 def recorded(chapter: str, kind: str) -> list | dict:
-    """The "verdicts" or the "repeats" that a chapter recorded, see `record_runs`; repeats as lists of Run."""
+    """The "evidence" or the "repeats" that a chapter recorded, see `record_runs`; repeats as lists of Run."""
     record = read_json(places.RUNS / f"{chapter}.json")
     if kind not in record:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
-    if kind == "verdicts":
+    if kind == "evidence":
         return record[kind]
     return {name: [read_run(places.RUNS / folder) for folder in own] for name, own in record[kind].items()}
 

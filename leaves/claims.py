@@ -1,130 +1,351 @@
 """Where a verdict on a claim of the study is reached: the rules, in words and in code."""
 
-from leaves.scoring import paired_difference
+from dataclasses import dataclass
 
-MARGIN = 0.05  # macro F1: a difference that is surely smaller counts as none
-VANISHING = 0.01  # of a convolution's gradient, compared with a dense layer's
-FAR_FEWER = 10  # times
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
+from scipy.stats import t as student
+from statsmodels.stats.multitest import multipletests
+
+MARGIN = 0.05  # macro F1, or share of units: a difference inside it counts as none
+LEVEL = 0.05  # chance that a run without any effect decides something
+LEAST_REPEATS = 3
+MOST_REPEATS = 30  # that are thought of when a claim is undecided
+MOVING = 0.001  # of a kernel's norm: the least change of it in an epoch that counts as moving
+ALIKE = 0.9  # rank correlation from which on accuracy and macro F1 rank networks alike
+FAR_FEWER = 10  # times fewer parameters
 SMALL_LOSS = 0.1  # macro F1; a little more than the original's own 0.085
+FOLD_GAIN = 0.1  # macro F1 that the study claims for its refit
 
 # The rules of verdicts, in words. Notebooks show them, docs/verdicts.md repeats them, and a test compares.
 RULES = {
-    "noise floor": (
-        "The **noise floor** is the largest difference between trainings of one model that differ in the seed alone."
+    "repeats": (
+        "A network and its variant are trained in pairs. Repeat *k* of both draws its seed from *k* and holds out fold "
+        "*k*, so the differences vary with the initial weights, the order of the photos and the split (Bouthillier et "
+        "al. 2021)."
     ),
-    "clear": (
-        "A difference is clear if its 95 % interval over seeds and images excludes zero and if it exceeds the noise "
-        "floor."
+    "converged": (
+        "Only **converged** trainings are evidence. A training is *still rising* if its best epoch lies in the last "
+        "tenth of all epochs. It *did not train* if its macro F1 stays within 0.02 of always answering the commonest "
+        "class. It *diverged* if its loss was no longer a number."
     ),
-    "higher": (
-        "A claim that a score is *higher* or *lower* is **confirmed** by a clear difference in this direction. It is "
-        "**refuted** by a clear difference in the other direction, and by an interval that leaves room only for a "
-        "difference below the margin."
+    "interval": (
+        "The 95 % interval of a mean difference is that of the corrected resampled t-test (Nadeau and Bengio 2003). It "
+        "allows for training sets that overlap, and covers repeats and photos. The variances of all variants are "
+        "moderated towards a common one (Smyth 2004)."
     ),
-    "same": (
-        f"A claim of *same* or *not higher* is **confirmed** if the interval stays within the margin (here {MARGIN}), "
-        "which takes two seeds or more. It is **refuted** by a clear difference against it."
+    "decided": (
+        f"A claim needs {LEAST_REPEATS} pairs or more. A score is *higher* or *lower* if a two-sided test excludes "
+        f"zero. It is the *same* if two one-sided tests put the difference inside the margin of {MARGIN}. Each of the "
+        "three tests is corrected over all claims of the run (Holm 1979)."
     ),
-    "undecided": "Anything else is **undecided**.",
+    "verdict": (
+        "A claim is **confirmed** if what it says was shown, and **refuted** if something was shown that excludes it. "
+        "Otherwise it is **undecided**, with the reason. It is **not tested** if this run did not train its variant."
+    ),
     "tie": (
         "A model **ties** with the best model if the 95 % interval of their difference, over the test images, contains "
         "zero."
     ),
-    "vanishing": (
-        "A gradient **vanishes** if the weakest gradient of a convolution, relative to its kernel, is less than "
-        f"{VANISHING} times the strongest of a dense layer, in the worst epoch."
-    ),
-    "parameters": (
-        f"FinalModel has *far fewer* parameters if it has at most 1/{FAR_FEWER} of the other model's, and a *small* "
-        f"loss if it loses less than {SMALL_LOSS} macro F1."
-    ),
+}
+# Which outcomes confirm a statement, and which refute it. Of every comparison exactly one outcome holds.
+CONFIRM = {
+    "higher": {"higher"},
+    "lower": {"lower"},
+    "same": {"same"},
+    "not higher": {"same", "lower", "not higher"},
+    "not lower": {"same", "higher", "not lower"},
+}
+REFUTE = {
+    "higher": {"same", "lower", "not higher"},
+    "lower": {"same", "higher", "not lower"},
+    "same": {"higher", "lower"},
+    "not higher": {"higher"},
+    "not lower": {"lower"},
 }
 
 
-def established(difference, low, high, seeds, floor, margin):
-    """What a measured difference shows, as dict of statement to bool.
+# ---------------------------------------------------------------- comparisons
+
+
+def moderated_variances(variances, degrees):
+    """Draw variances towards a common one as far as they look alike: an empirical Bayes estimate (Smyth 2004).
+
+    With three repeats a variance has two degrees of freedom and decides almost nothing alone; the variants of a run
+    tell together how much trainings vary.
 
     Parameters
     ----------
-    difference, low, high : float
-        A difference and its 95 % interval.
-    seeds : int
-        Trainings of each side. The interval of a single pair cannot show what another seed would give.
-    floor : float
-        The noise floor, which a difference has to exceed: a bootstrap over two or three seeds is too narrow.
-    margin : float
-        A difference that is surely smaller counts as none (an equivalence test).
-    """
-    clear = (low > 0 or high < 0) and abs(difference) > floor
-    higher, lower = clear and difference > 0, clear and difference < 0
-    at_most, at_least = seeds > 1 and high < margin, seeds > 1 and low > -margin
-    return {
-        "higher": higher,
-        "lower": lower,
-        "not higher": lower or at_most,
-        "not lower": higher or at_least,
-        "same": at_most and at_least,
-    }
-
-
-def verdict(claim, holds):
-    """Whether a claim, one of the statements of `established`, is "confirmed", "refuted" or "undecided"."""
-    against = {"higher": ["not higher"], "lower": ["not lower"], "same": ["higher", "lower"]}
-    against |= {"not higher": ["higher"], "not lower": ["lower"]}
-    if holds[claim]:
-        return "confirmed"
-    return "refuted" if any(holds[statement] for statement in against[claim]) else "undecided"
-
-
-def compare(truth, predictions, baselines, claim, floor, margin=MARGIN):
-    """Macro F1 of one model less that of another, each trained with several seeds, and the verdict on a claim.
-
-    Parameters
-    ----------
-    truth : array of int, shape (n,)
-    predictions, baselines : array of int, shape (seeds, n)
-        With unequal numbers of seeds, the first ones of each are paired.
-    claim : one of the statements of `established`
-    floor, margin : float, see `established`
+    variances : array of float, shape (variants,), above 0
+    degrees : array of int, shape (variants,)
+        Degrees of freedom of each.
 
     Returns
     -------
-    dict of difference, low, high, seeds, verdict
+    variances, degrees : arrays of float, shape (variants,)
+        All differences share FinalModel's trainings, which are half of their variance. So they tell less together than
+        independent ones would, and their degrees of freedom are at most those of a mean of variances with a
+        correlation of 1/4.
     """
-    seeds = min(len(predictions), len(baselines))
-    difference, low, high = paired_difference(truth, predictions[:seeds], baselines[:seeds])
-    holds = established(difference, low, high, seeds, floor, margin)
-    return {"difference": difference, "low": low, "high": high, "seeds": seeds, "verdict": verdict(claim, holds)}
+    variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
+    if count < 2:
+        return variances, degrees
+    most = degrees / (1 / count + (1 - 1 / count) / 4)
+    centred = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
+    spread = centred.var(ddof=1) - polygamma(1, degrees / 2).mean()
+    if spread <= 0:  # no more than by chance: one variance for all
+        return np.full(count, np.exp(centred.mean())), most
+    prior = 2 * brentq(lambda half: polygamma(1, half) - spread, 1e-6, 1e9)
+    common = np.exp(centred.mean() + digamma(prior / 2) - np.log(prior / 2))
+    return (prior * common + degrees * variances) / (prior + degrees), np.minimum(prior + degrees, most)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The paired differences of one variant in numbers."""
+
+    difference: float  # mean over repeats
+    low: float  # of its 95 % interval
+    high: float
+    repeats: int
+    variance: float  # of one difference
+    degrees: float  # of freedom
+    overlap: float  # held-out photos per training photo
+    margin: float
+
+    def p_values(self, repeats=None):
+        """Three p-values: of no difference, of one above the margin and of one below minus the margin.
+
+        With `repeats` those that so many repeats of the same mean and variance would give.
+        """
+        count = repeats or self.repeats
+        error = np.sqrt(self.variance * (1 / count + self.overlap))
+        degrees = self.degrees * (count - 1) / (self.repeats - 1)
+        return (
+            2 * student.sf(abs(self.difference) / error, degrees),
+            student.cdf((self.difference - self.margin) / error, degrees),
+            student.sf((self.difference + self.margin) / error, degrees),
+        )
+
+
+def compare(differences, folds, margins=None):
+    """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
+
+    The mean of differences varies more than a mean of independent ones, because their trainings share most photos: its
+    variance is that of one difference times (1 / repeats + held-out photos per training photo), see Nadeau and Bengio
+    (2003), Machine Learning 52. Every repeat is scored on another fold, so repeats and photos are covered.
+
+    Parameters
+    ----------
+    differences : dict of name to array of float, shape (repeats,), two or more each
+        A variant's score minus FinalModel's, pair by pair, all in one measure.
+    folds : int
+        Of the split, see `dataset.load_split`.
+    margins : dict of name to float, optional
+        Where it is not `MARGIN`.
+
+    Returns
+    -------
+    dict of name to Comparison
+    """
+    counts = np.array([len(values) for values in differences.values()])
+    raw = np.array([np.var(values, ddof=1) for values in differences.values()])
+    variances, degrees = moderated_variances(np.maximum(raw, 1e-9), counts - 1)
+    compared, overlap = {}, 1 / (folds - 1)
+    for (name, values), variance, freedom in zip(differences.items(), variances, degrees, strict=True):
+        mean, error = float(np.mean(values)), np.sqrt(variance * (1 / len(values) + overlap))
+        half = student.ppf(1 - LEVEL / 2, freedom) * error
+        margin = (margins or {}).get(name, MARGIN)
+        interval = float(mean - half), float(mean + half)
+        compared[name] = Comparison(mean, *interval, len(values), float(variance), float(freedom), overlap, margin)
+    return compared
+
+
+def outcome(different, at_most, at_least, difference):
+    """The one word for what three tests show: see `CONFIRM`."""
+    if at_most and at_least:
+        return "same"
+    if different:
+        return "higher" if difference > 0 else "lower"
+    return "not higher" if at_most else "not lower" if at_least else "undecided"
+
+
+def outcomes(compared):
+    """What each comparison shows, all of them corrected together (Holm 1979).
+
+    Of the three hypotheses of a comparison at most one is true, so each of the three tests keeps `LEVEL`.
+
+    Parameters
+    ----------
+    compared : dict of name to Comparison
+
+    Returns
+    -------
+    dict of name to "same", "higher", "lower", "not higher" or "not lower" (by more than the margin), or "undecided"
+    """
+    if not compared:
+        return {}
+    tests = zip(*(row.p_values() for row in compared.values()), strict=True)
+    rejected = zip(*(multipletests(values, LEVEL, "holm")[0] for values in tests), strict=True)
+    rows = zip(compared.items(), rejected, strict=True)
+    return {name: outcome(*shown, row.difference) for (name, row), shown in rows}
+
+
+def repeats_needed(row, count):
+    """How many repeats of the same mean and variance would decide a comparison among `count`; None if none up to 30."""
+    for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
+        if min(row.p_values(repeats)) < LEVEL / count:
+            return repeats
+    return None
+
+
+# ---------------------------------------------------------------- evidence and verdicts
+
+
+def pairs(variant, baseline, score):
+    """The differences of two networks, pair by pair, and why there are none.
+
+    Parameters
+    ----------
+    variant, baseline : list of Run
+        In the order of the repeats.
+    score : callable(Run) -> float
+
+    Returns
+    -------
+    dict of differences (list of float, of the pairs in which both converged) and reason (str, None if they are enough)
+    """
+    both = list(zip(variant, baseline, strict=False))
+    states = [[run.result["state"] for run in pair] for pair in both]
+    sound = [pair for pair, state in zip(both, states, strict=True) if set(state) == {"converged"}]
+    differences = [float(score(first) - score(second)) for first, second in sound]
+    if len(sound) >= LEAST_REPEATS:
+        return {"differences": differences, "reason": None}
+    if len(sound) == len(both):
+        return {"differences": differences, "reason": f"{count_text(len(both), 'repeat')} of {LEAST_REPEATS}"}
+    worst = next(word for word in ("diverged", "did not train", "still rising") if any(word in row for row in states))
+    affected = sum(worst in row for row in states)
+    return {"differences": differences, "reason": f"{worst} in {affected} of {count_text(len(both), 'repeat')}"}
+
+
+def count_text(count, noun):
+    """A number with its noun, as in "1 repeat" and "3 repeats"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def evidence(what, must_be, differences, reason=None, measure="macro F1", margin=MARGIN, against=0.0):
+    """One comparison of a claim, JSON-able.
+
+    Parameters
+    ----------
+    what : str
+        The difference in words.
+    must_be : str
+        What the claim says of it, a key of `CONFIRM`.
+    differences, reason : see `pairs`
+    measure : str
+        Variances of one measure are moderated together.
+    margin : float
+    against : float
+        A number that the differences are compared with, in place of zero.
+    """
+    return {
+        "what": what,
+        "must be": must_be,
+        "differences": [float(value) for value in differences],
+        "reason": reason,
+        "measure": measure,
+        "margin": margin,
+        "against": against,
+    }
+
+
+def known(what, is_shown, against=None):
+    """A comparison that is a count and needs no test, JSON-able: what was counted, and whether that is as claimed."""
+    return {"what": what, "counted": bool(is_shown), "reason": against}
+
+
+def not_tested(reason):
+    """The comparisons of a claim that this run did not test."""
+    return [{"what": "", "reason": f"not tested: {reason}"}]
+
+
+def judge(records, folds):
+    """The verdicts on all claims of a run, corrected together.
+
+    Parameters
+    ----------
+    records : list of dict
+        Of each claim: claim, said, figure, comparisons (list from `evidence`, `known` or `not_tested`) and, if there is
+        more to tell, note.
+    folds : int, see `compare`
+
+    Returns
+    -------
+    DataFrame, one row per claim, with the columns claim, said, evidence, verdict, reason and figure
+    """
+    tested = {
+        (record["claim"], number): row
+        for record in records
+        for number, row in enumerate(record["comparisons"])
+        if not row["reason"] and "counted" not in row
+    }
+    compared = {}
+    for measure in dict.fromkeys(row["measure"] for row in tested.values()):
+        rows = {key: row for key, row in tested.items() if row["measure"] == measure}
+        differences = {key: np.array(row["differences"]) - row["against"] for key, row in rows.items()}
+        compared |= compare(differences, folds, {key: row["margin"] for key, row in rows.items()})
+    shown = outcomes(compared)
+    table = []
+    for record in records:
+        keys = [(record["claim"], number) for number in range(len(record["comparisons"]))]
+        of_claim = zip(record["comparisons"], keys, strict=True)
+        judged = [judge_one(row, compared.get(key), shown.get(key), len(compared)) for row, key in of_claim]
+        verdict = joint_verdict([word for word, _, _ in judged])
+        reasons = dict.fromkeys(reason for word, reason, _ in judged if reason and word == verdict)
+        texts = [text for _, _, text in judged] + [record.get("note", "")]
+        row = {key: record[key] for key in ("claim", "said", "figure")}
+        table.append(row | {"evidence": "; ".join(filter(None, texts)), "verdict": verdict, "reason": ", ".join(reasons)})
+    return pd.DataFrame(table, columns=["claim", "said", "evidence", "verdict", "reason", "figure"])
+
+
+def judge_one(row, compared, shown, count):
+    """The verdict on one comparison of a claim, the reason and the evidence in words.
+
+    Parameters
+    ----------
+    row : dict, see `evidence`, `known` and `not_tested`
+    compared : Comparison or None
+    shown : str or None, see `outcomes`
+    count : int
+        Comparisons of the run.
+    """
+    if "counted" in row:
+        verdict = "undecided" if row["reason"] else "confirmed" if row["counted"] else "refuted"
+        return verdict, row["reason"] or "", row["what"]
+    if (row["reason"] or "").startswith("not tested: "):
+        return "not tested", row["reason"].removeprefix("not tested: "), row["what"]
+    if row["reason"]:
+        mean = f" {np.mean(row['differences']):+.3f}" if row["differences"] else ""
+        return "undecided", row["reason"], f"{row['what']}{mean}"
+    low, mean, high = (value + row["against"] for value in (compared.low, compared.difference, compared.high))
+    text = f"{row['what']} {mean:+.3f} ({low:+.3f} to {high:+.3f}, {count_text(compared.repeats, 'repeat')})"
+    if shown in CONFIRM[row["must be"]]:
+        return "confirmed", "", text
+    if shown in REFUTE[row["must be"]]:
+        return "refuted", f"it is {shown}" if not row["against"] else "", text
+    needed = repeats_needed(compared, count)
+    more = f"{needed} repeats would decide" if needed else "more photos are needed: repeats alone would not decide"
+    return "undecided", more, text
 
 
 def joint_verdict(verdicts):
     """The verdict on a claim that says several things at once: confirmed only if each of them is."""
-    if "refuted" in verdicts:
-        return "refuted"
-    if all(verdict.startswith("not tested") for verdict in verdicts):
+    tested = [verdict for verdict in verdicts if verdict != "not tested"]
+    if not tested:
         return "not tested"
-    return "confirmed" if set(verdicts) == {"confirmed"} else "undecided"
-
-
-def judge_parameters(truth, predicted, params, large, draws=2000):
-    """Judge whether FinalModel has far fewer parameters for a small loss (C17), by the rule "parameters".
-
-    Parameters
-    ----------
-    truth : array of int, shape (n,)
-    predicted : dict of label to array of int, shape (n,)
-    params : Series of label to number of parameters
-    large : str or None
-        Label of the pretrained network that FinalModel is compared with; None if there is none.
-
-    Returns
-    -------
-    dict of evidence and verdict
-    """
-    if not large:
-        return {"evidence": "none of the study's networks had ImageNet weights", "verdict": "undecided"}
-    loss, low, high = paired_difference(truth, predicted[large], predicted["FinalModel"], draws)
-    times = params[large] / params["FinalModel"]
-    small = "confirmed" if high < SMALL_LOSS else "refuted" if low > SMALL_LOSS else "undecided"
-    evidence = f"{times:.1f} times fewer than {large}, loss {loss:+.3f} ({low:+.3f} to {high:+.3f}) on test"
-    return {"evidence": evidence, "verdict": small if times >= FAR_FEWER else "refuted"}
+    if "refuted" in tested:
+        return "refuted"
+    return "confirmed" if set(tested) == {"confirmed"} else "undecided"

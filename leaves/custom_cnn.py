@@ -19,10 +19,10 @@ import inspect
 import math
 
 from leaves.batches import AUGMENTATION
-from leaves.dataset import load_images
+from leaves.dataset import hold_out, load_images
 from leaves.files import InputError
 from leaves.parameters import PARAMETERS, Parameter, choice, is_list, is_number, is_whole, number, whole
-from leaves.runs import PRECISIONS, training_spec
+from leaves.runs import PRECISIONS, repeat, training_spec
 from leaves.training import Training
 
 import keras
@@ -82,6 +82,11 @@ def is_share(value):
 
 
 def is_fold(value):
+    """Whether a value is None or a whole number from 0."""
+    return value is None or is_whole(value, 0, math.inf)
+
+
+def is_refit(value):
     """Whether a value is None or a dict with `folds`, a whole number from 2, and `fold`, one of them from 0 on."""
     return value is None or (
         isinstance(value, dict)
@@ -147,7 +152,9 @@ CHOICES = {
     "mixup": number("parameter of MixUp's beta distribution", 0, 1),
     "label_smoothing": Parameter("label smoothing", "a number from 0 to below 1", is_share),
     "precision": choice("precision of feature maps", *PRECISIONS),
-    "refit": Parameter("fold that is held out", 'None or a dict like {"folds": 20, "fold": 0}', is_fold),
+    "fold": Parameter("fold that is held out", "a whole number from 0", lambda value: is_fold(value) and value is not None),
+    "without": Parameter("fold that is not used", "None or a whole number from 0", is_fold),
+    "refit": Parameter("fold that is held out", 'None or a dict like {"folds": 20, "fold": 0}', is_refit),
     "log_layers": Parameter("log every layer", "True or False", lambda value: isinstance(value, bool)),
 }
 
@@ -163,8 +170,9 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
         Takes the place of FinalModel's layers.
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
-        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `refit` is
-        {"folds": k, "fold": i}, see `move_validation`; `log_layers` writes what chapter 2 draws of every layer.
+        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `fold` and `without`,
+        see `dataset.hold_out`; `refit` is {"folds": k, "fold": i}, see `move_validation`; `log_layers` writes what
+        chapter 2 draws of every layer.
 
     Returns
     -------
@@ -181,7 +189,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     if layers and of_layers:
         raise InputError(f"{name}: a list of layers takes no {next(iter(of_layers))}, which changes FinalModel's.")
     classes = len(split.attrs["classes"])
-    spec = training_spec(chapter, name, split, epochs, seed, image_size=size, refit=None)
+    spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
@@ -189,9 +197,24 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     return spec
 
 
-def cnn_specs(chapter, name, split, size, epochs, seeds, **changes):
-    """The specs of one custom CNN for several seeds, an iterable of int: list of dict, see `cnn_spec`."""
-    return [cnn_spec(chapter, name, split, size, epochs, seed, **changes) for seed in seeds]
+def final_model_settings(filters, augmentation, learning_rate, **settings):
+    """FinalModel of chapters 2 and 3 as changes for `cnn_spec`: the same settings give the same trainings.
+
+    Parameters
+    ----------
+    filters, augmentation, learning_rate, **settings
+        The parameters of these chapters: patience, batch_size, balance, and precision, see `runs.chosen_precision`.
+    """
+    optimizer = {"class_name": "Adam", "config": {"learning_rate": learning_rate}}
+    return {"filters": filters, "augmentation": augmentation, "optimizer": optimizer, "log_layers": True, **settings}
+
+
+def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
+    """The specs of so many repeats of one custom CNN: list of dict, see `cnn_spec` and `runs.repeat`."""
+    return [
+        cnn_spec(chapter, name, split, size, epochs, **repeat(number, seed, split), **changes)
+        for number in range(repeats)
+    ]
 
 
 def check_choices(choices, name):
@@ -394,6 +417,7 @@ def move_validation(split, folds, fold):
 
 def prepare(spec, split):
     """Prepare the `Training` of a spec, see `cnn_spec`: the model learns from decoded images."""
+    split = hold_out(split, spec["fold"], spec["without"])
     if spec["refit"]:
         split = move_validation(split, **spec["refit"])
     size = spec["image_size"]

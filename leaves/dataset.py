@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 SUBSETS = ("train", "validation", "test")
+DEVELOPMENT = "development"  # train and validation together: all that a fold may hold out
 
 
 def load_split(path=None):
@@ -16,8 +17,8 @@ def load_split(path=None):
 
     Returns
     -------
-    DataFrame, one row per photo; its attrs hold the sorted `classes` and the `hash` of the split, which covers the
-    photos' content, labels and subsets, and not where they lie
+    DataFrame, one row per photo; its attrs hold the sorted `classes`, the number of `folds` and the `hash` of the
+    split, which covers the photos' content, labels, subsets and folds, and not where they lie
 
     Raises
     ------
@@ -31,16 +32,51 @@ def load_split(path=None):
         raise InputError(f"{path.name} is not as chapter 1 wrote it: run notebook 01_data_split, which makes it again.")
     split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
     split = split.sort_values(["label", "sha256"], ignore_index=True)  # an order that a renamed file does not change
-    rows = split[["sha256", "label", "split"]].to_csv(index=False)
+    if "fold" not in split:
+        raise InputError(f"{path.name} has no folds, an earlier version wrote it: run notebook 01_data_split again.")
+    rows = split[["sha256", "label", "split", "fold"]].to_csv(index=False)
     split.attrs["hash"] = hashlib.sha256(rows.encode()).hexdigest()[:16]
     split.attrs["classes"] = sorted(split["label"].unique())
+    split.attrs["folds"] = int(split["fold"].max()) + 1
     return split
 
 
-def half_side(split):
-    """Half the photos' median shorter side in pixels: the original study's image size (32 to 128)."""
+def hold_out(split, fold, without=None):
+    """The split with another fold as its validation subset: train and validation together are divided into folds.
+
+    Parameters
+    ----------
+    split : DataFrame, see `load_split`
+    fold : int
+        The fold that becomes the validation subset; the others are the training subset. Fold 0 changes nothing.
+    without : int, optional
+        A fold that is in neither of them: its subset is called "unused".
+
+    Returns
+    -------
+    DataFrame, a changed copy of the split; the test subset stays
+
+    Raises
+    ------
+    InputError
+        When there is no such fold.
+    """
+    if not {fold, without} - {None} <= set(range(split.attrs["folds"])):
+        raise InputError(f"There is no fold {max(fold, without or 0)}: the split has {split.attrs['folds']} folds.")
+    changed, in_test = split.copy(), split["split"] == "test"
+    changed["split"] = np.select(
+        [in_test, split["fold"] == fold, split["fold"] == without], ["test", "validation", "unused"], "train"
+    )
+    return changed
+
+
+def shrunk_side(split, divisor):
+    """The photos' median shorter side (256 pixels at most) divided by a number, in pixels: 32 or more.
+
+    The original study halved its photos of 256 pixels.
+    """
     side = split[["width", "height"]].min(axis=1).median()
-    return int(min(128, max(32, side // 2)))
+    return int(max(32, min(256, side) // divisor))
 
 
 def load_images(split, subset, size):
@@ -48,7 +84,7 @@ def load_images(split, subset, size):
 
     Parameters
     ----------
-    subset : "train", "validation" or "test" (chapter 6 alone asks for "test")
+    subset : "train", "validation", "development" or "test" (chapter 6 alone asks for "test")
     size : int
         Pixels per side.
 
@@ -78,6 +114,6 @@ def load_images(split, subset, size):
         with disk_errors_explained(places.CACHE):
             decoded = image_store.in_parallel(decode, missing.itertuples(), len(missing), title)
             image_store.store_images(places.CACHE, size, decoded)
-    rows = split[split["split"] == subset]
+    rows = split[split["split"] != "test" if subset == DEVELOPMENT else split["split"] == subset]
     labels = np.searchsorted(split.attrs["classes"], rows["label"])
     return image_store.open_images(places.CACHE, size, rows["sha256"]), labels

@@ -1,4 +1,4 @@
-"""What the frozen part of a backbone makes of photos, computed once and kept on disk."""
+"""Backbone features: the activations of a frozen backbone, computed once and kept on disk."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from leaves import image_store, places
 from leaves.backbones import BACKBONES, cut_backbone, preprocess
 from leaves.batches import augment
 from leaves.cache import code_hash
-from leaves.dataset import load_images
+from leaves.dataset import DEVELOPMENT, load_images
 from leaves.files import InputError, atomic_file, write_atomic
 from leaves.runs import slug
 from leaves.training import batch_function, computing_in
@@ -43,47 +43,73 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Arrays of one shape (n, ...), read by number as one array after another: shape (views * n, ...)."""
+    """Some photos of arrays of one shape (n, ...), read by number, one array after another: shape (views * photos, ...)."""
 
     arrays: tuple
+    photos: np.ndarray  # int: their rows in each array
 
     @property
     def shape(self):
         return len(self), *self.arrays[0].shape[1:]
 
     def __len__(self):
-        return len(self.arrays) * len(self.arrays[0])
+        return len(self.arrays) * len(self.photos)
 
     def __getitem__(self, rows):
-        return np.stack([self.arrays[view][row] for view, row in zip(*divmod(rows, len(self.arrays[0])), strict=True)])
+        rows = np.arange(len(self))[rows]
+        pairs = zip(*divmod(rows, len(self.photos)), strict=True)
+        return np.stack([self.arrays[view][self.photos[row]] for view, row in pairs])
+
+    def of(self, photos, views=None):
+        """Some of these photos, by their position; with `views` only the first so many arrays."""
+        return Views(self.arrays[:views], self.photos[photos])
 
 
 @dataclass(frozen=True)
 class FrozenOutputs:
-    """What the frozen part of a backbone makes of one part of the split: float16, memory-mapped."""
+    """The activations of a frozen backbone for one part of the split: float16, memory-mapped."""
 
-    at_cut: np.ndarray  # or Views: shape (n, height, width, channels)
-    features: np.ndarray  # or Views: shape (n, channels)
+    at_cut: Views  # shape (views * n, height, width, channels)
+    features: Views  # shape (views * n, channels)
     labels: np.ndarray  # int, shape (n of one view,)
     seconds: float  # that the computation took, whenever that was
 
 
-def frozen_outputs(spec, split, subset, load):
-    """What a frozen backbone makes of the images, computed once, whatever is trained on top and how often.
+def fold_data(values, labels, split, fold):
+    """The inputs and labels of the training photos and of the held-out fold, of which the photo itself alone counts.
 
-    Of the training subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones.
+    Parameters
+    ----------
+    values : Views of all photos outside the test subset
+    labels : array of int, shape (n,)
+    split : DataFrame, see `dataset.load_split`
+    fold : int
+
+    Returns
+    -------
+    train, validation : (Views, array of int)
+    """
+    held_out = split.loc[split["split"] != "test", "fold"].to_numpy() == fold
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    return (values.of(train), labels[train]), (values.of(validation, views=1), labels[validation])
+
+
+def frozen_outputs(spec, split, subset, load):
+    """The activations of a frozen backbone, computed once, whatever is trained on top and how often.
+
+    Outside the test subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones.
 
     Parameters
     ----------
     spec : dict
         Of it `backbone`, `weights`, `image_size`, `split`, `views` and `precision` are read.
-    subset : "train", "validation" or "test" (chapter 6 alone asks for "test")
+    subset : "development" (train and validation together) or "test" (chapter 6 alone asks for it)
     load : callable without arguments, called only if something is not on disk
         Gives `front` and `last_block` of `cut_backbone`.
 
     Returns
     -------
-    FrozenOutputs; of the training subset as `Views`
+    FrozenOutputs
 
     Raises
     ------
@@ -93,7 +119,7 @@ def frozen_outputs(spec, split, subset, load):
     images, labels = load_images(split, subset, spec["image_size"])
     settings = {key: spec["views"][key] for key in ("augmentation", "seed")}
     stored = []
-    for number in range(1 + spec["views"]["count"] if subset == "train" else 1):
+    for number in range(1 + (spec["views"]["count"] if subset == DEVELOPMENT else 0)):
         key = {key: spec[key] for key in ("backbone", "weights", "image_size", "split", "precision")}
         key |= {"network": dataclasses.asdict(BACKBONES[spec["backbone"]]), "part": subset}
         key |= {"code": code_hash(preprocess, cut_backbone)}
@@ -102,9 +128,8 @@ def frozen_outputs(spec, split, subset, load):
         title = f"{spec['backbone']}, {subset}" + (f", view {number}" if number else "")
         stored.append(compute_once(load, view, key, title))
     at_cut, features, seconds = zip(*stored, strict=True)
-    if subset == "train":
-        return FrozenOutputs(Views(at_cut), Views(features), labels, sum(seconds))
-    return FrozenOutputs(at_cut[0], features[0], labels, seconds[0])
+    photos = np.arange(len(labels))
+    return FrozenOutputs(Views(at_cut, photos), Views(features, photos), labels, sum(seconds))
 
 
 @functools.lru_cache(maxsize=1)

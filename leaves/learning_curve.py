@@ -1,9 +1,9 @@
 """How many photos it takes: trainings on a share of the training photos, and their scores on the test subset."""
 
 from leaves import custom_cnn, scoring
-from leaves.dataset import load_images
+from leaves.dataset import DEVELOPMENT, load_images
 from leaves.evaluation import predict_all
-from leaves.features import Views, frozen_outputs
+from leaves.features import fold_data, frozen_outputs
 from leaves.training import Training, batch_function, seeded
 
 import numpy as np
@@ -56,13 +56,12 @@ def prepare_smaller(spec, split, seed, transfer):
     smaller = fewer_photos(split, spec["fraction"], seed)
     if "backbone" not in spec:
         return custom_cnn.prepare(spec, smaller)
-    train, validation = (backbone_outputs(transfer, split, subset) for subset in ("train", "validation"))
-    rows = np.flatnonzero(split.index[split["split"] == "train"].isin(smaller.index))
-    views = Views(tuple(array[rows] for array in train.features.arrays))
+    outputs = backbone_outputs(transfer, split, DEVELOPMENT)
+    (views, labels), validation = fold_data(outputs.features, outputs.labels, split, spec["fold"])
+    kept = np.flatnonzero(split.index[split["split"] == "train"].isin(smaller.index))
     with seeded(spec["seed"]):  # however many random numbers loading took
         head = custom_cnn.build_model(spec["layers"], views.shape[1:], "head")
-    inputs = (views, train.labels[rows]), (validation.features, validation.labels)
-    return Training(head, head, *inputs, summary={"classes": split.attrs["classes"]})
+    return Training(head, head, (views.of(kept), labels[kept]), validation, summary={"classes": split.attrs["classes"]})
 
 
 def learning_curve(models, smaller, on_test, split, seed, draws):

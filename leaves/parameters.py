@@ -78,7 +78,7 @@ def is_augmentation(value):
 
 
 # What a variant cannot change, because all variants share it.
-SHARED_BY_VARIANTS = ("epochs", "seed", "split", "size", "chapter", "name", "refit", "log_layers")
+SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "name", "refit", "log_layers")
 
 
 def are_variants(value):
@@ -121,16 +121,13 @@ PARAMETERS = {
     "balance": choice("treatment of rare classes", "none", "class_weight", "oversample"),
     "precision": choice("precision of feature maps", "float32", "bfloat16", "auto"),
     "seed": whole("the first seed", 0, LARGEST_SEED),
-    "seeds": whole("trainings of each", 2, 100),
+    "repeats": whole("trainings of each network", 1, 100),
+    "shrink": whole("divisor of the photos' side", 1, 8),
     # chapter 3
-    "shrink": whole("divisor of the image side", 1, 8),
-    "ablation_epochs": whole("epochs of each variant at most", 1, 1000),
-    "variant_seeds": whole("trainings of each variant", 1, 100),
-    "margin": number("margin of macro F1", 0.001, 0.5),
-    "left_out": Parameter(
-        "variants that are not trained",
-        "a list of names of variants",
-        lambda value: is_list(value, lambda one: isinstance(one, str), 0),
+    "variants": Parameter(
+        "variants that are trained",
+        'a list of names of variants or "all"',
+        lambda value: value == "all" or is_list(value, lambda name: isinstance(name, str), 0),
     ),
     "own_variants": Parameter(
         "variants of yours",
@@ -138,18 +135,14 @@ PARAMETERS = {
         are_variants,
     ),
     "search_trials": whole("trials of the search", 1, 100_000),
-    "search_minutes": number("minutes after which the search begins no trial", 0.1, 1_000_000),
-    "search_epochs": whole("epochs of each trial at most", 1, 1000),
-    "trials_at_once": whole("trials suggested together", 1, 1000),
+    "search_epochs": whole("epochs of each trial in the first round", 1, 1000),
     # chapters 4 and 5
     "weights": text("folder of weights", "a folder", place="folder"),
     "views": whole("augmented views of each training photo", 0, 100),
     "head_epochs": whole("epochs of each head at most", 1, 1000),
-    "control_epochs": whole("epochs of a control at most", 1, 1000),
     "learning_rates": numbers("Adam's learning rates", 1e-7, 1, least=1),
     "fine_tuning_epochs": whole("epochs of fine tuning at most", 1, 1000),
     "fine_tuning_rate": number("Adam's learning rate in fine tuning", 1e-7, 1),
-    "fine_tuning_seeds": whole("fine-tuned networks of each backbone", 1, 100),
     # chapter 6
     "external": text("a second test set", "a folder or an empty text", place="folder"),
     "photo": text("a photo of yours", "the path of a photo or an empty text", place="file"),

@@ -20,7 +20,7 @@ from leaves.files import (
     write_atomic,
 )
 from leaves.locks import locked
-from leaves.scoring import macro_f1
+from leaves.scoring import constant_score, macro_f1, state_of
 from leaves.training import fit, gpus
 
 import keras
@@ -30,7 +30,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
-SCHEMA = 2  # of a run: raised by every change of the code that changes what a training gives or writes
+SCHEMA = 3  # of a run: raised by every change of the code that changes what a training gives or writes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def validation_probabilities(self):
-        """Array of float32, shape (images, classes), in the order of the validation rows of split.csv."""
+        """Array of float32, shape (photos, classes), in the order of the held-out fold's rows of split.csv."""
         return np.load(self.folder / "validation.npy")
 
     def load_model(self):
@@ -87,10 +87,10 @@ def chosen_precision(precision, size):
     return fast_precision() if gpus() or size >= 64 else "float32"
 
 
-def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
+def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **more):
     """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
 
-    `schema` says which version of the code it was made for: runs of another one are trained again.
+    `fold` is the one that is held out, see `dataset.hold_out`. `schema` says which version of the code it was made for: runs of another one are trained again.
 
     `balance` says what is done about classes of unequal size: one of `BALANCES`; InputError for anything else.
     """
@@ -110,10 +110,19 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", **more):
         "log_layers": False,
         "precision": fast_precision(),
         "seed": seed,
+        "fold": fold,
         "split": split.attrs["hash"],
         "schema": SCHEMA,
         **more,
     }
+
+
+def repeat(number, seed, split):
+    """The seed and the fold of repeat `number` (from 0) of a training: both kinds of chance differ between repeats.
+
+    (Bouthillier et al. 2021, arXiv:2103.03098.) `seed` is that of the first repeat, which holds out fold 0.
+    """
+    return {"seed": seed + number, "fold": number % split.attrs["folds"]}
 
 
 def spec_hash(spec):
@@ -158,7 +167,7 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
     `train_seconds` counts the preparation too. InputError if another process is still training it after `patience`
     seconds.
     """
-    work = f"The training of {spec['name']}, seed {spec['seed']},"
+    work = f"The training of {spec['name']}, seed {spec['seed']}, fold {spec['fold']},"
     with locked(places.RUNS / "locks" / spec_hash(spec), patience, work):
         folder = run_folder(spec)
         fault = fault_of_run(folder, spec)
@@ -187,6 +196,7 @@ def write_run(folder, spec, training, history, seconds):
     with atomic_file(folder / "history.csv") as out:
         history.to_csv(out, index=False)
     diverged = not np.isfinite(history["loss"]).all()
+    curve = history["val_macro_f1"].where(np.isfinite(history["loss"]))
     result = {
         **training.summary,
         "params": training.whole.count_params(),
@@ -195,6 +205,7 @@ def write_run(folder, spec, training, history, seconds):
         "best_epoch": len(history) if spec["patience"] is None else int(history["val_macro_f1"].argmax()) + 1,
         "train_seconds": round(seconds, 2),
         "diverged": bool(diverged),
+        "state": state_of(curve, spec["epochs"], constant_score(training.validation[1])),
     }
     for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
         probabilities = training.model.predict(evaluation_batches(x, labels), verbose=0)

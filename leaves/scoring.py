@@ -28,6 +28,40 @@ def macro_f1(truth, prediction):
     return np.nanmean(scores, axis=0)
 
 
+ABOVE_CONSTANT = 0.02  # macro F1 that a network must gain over the constant answer, or it did not train
+
+
+def constant_score(truth):
+    """Macro F1 of the constant answer, the commonest class for every photo; truth: array of int, shape (n,)."""
+    counts = np.bincount(truth)
+    share = counts.max() / counts.sum()
+    return float(2 * share / (1 + share) / np.count_nonzero(counts))
+
+
+def state_of(curve, epochs, constant):
+    """What became of a training: "converged", "still rising", "did not train" or "diverged".
+
+    Parameters
+    ----------
+    curve : sequence of float
+        Validation macro F1 after each epoch; not a number where the loss was none.
+    epochs : int
+        As many as the training was allowed.
+    constant : float, see `constant_score`
+
+    Returns
+    -------
+    str; "still rising" if the best epoch lies in the last tenth of all epochs and nothing stopped the training earlier
+    """
+    curve = np.asarray(curve, float)
+    if not np.isfinite(curve).all():
+        return "diverged"
+    if curve.max() < constant + ABOVE_CONSTANT:
+        return "did not train"
+    in_last_tenth = curve.argmax() + 1 > epochs - max(1, epochs // 10)
+    return "still rising" if len(curve) == epochs and in_last_tenth else "converged"
+
+
 def resamples(truth, draws, seed=0):
     """Row numbers of bootstrap resamples (Efron 1979), drawn within each class so that no rare class is lost.
 

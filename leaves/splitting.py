@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from tqdm import tqdm
 
-COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "disease"]  # of data/split.csv
+COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "disease", "fold"]  # of data/split.csv
 
 # ---------------------------------------------------------------- divide
 
@@ -50,7 +50,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
 
     Returns
     -------
-    photos : DataFrame with the columns given and group (int) and split
+    photos : DataFrame with the columns given and group (int), split and fold (int)
     issues : DataFrame, see `issue_table`
 
     Raises
@@ -63,7 +63,50 @@ def split_photos(photos, pairs, validation, test, seed, before):
     earlier = photos["sha256"].map(before).groupby(group).transform("first")
     proposed = pd.Series(split_images(photos["label"], group, validation, test, seed))
     photos = photos.assign(group=group, split=earlier.where(earlier.notna(), proposed))
-    return fill_gaps(photos, earlier.isna()), issue_table(issues)
+    photos = fill_gaps(photos, earlier.isna())
+    return photos.assign(fold=divide_folds(photos, round(1 / validation), seed)), issue_table(issues)
+
+
+def divide_folds(photos, folds, seed):
+    """Divide train and validation together into folds: stratified by label, groups never torn apart.
+
+    Parameters
+    ----------
+    photos : DataFrame with the columns label, group and split
+    folds : int
+        With fewer training photos in every class there are fewer folds.
+
+    Returns
+    -------
+    array of int, shape (n,): 0 for validation, 1, 2 ... for the folds of the training photos, -1 for test
+    """
+    fold = photos["split"].map({"train": 1, "validation": 0, "test": -1}).to_numpy()
+    train = photos[photos["split"] == "train"]
+    count = min(folds - 1, int(train["label"].value_counts().max()), train["group"].nunique())
+    if count < 2:
+        return fold
+    division = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of a class with fewer photos than folds, see `fold_sentence`
+        warnings.simplefilter("ignore", UserWarning)
+        parts = [part for _, part in division.split(train, train["label"], train["group"])]
+    for number, part in enumerate(parts, 1):
+        fold[train.index[part]] = number
+    return fold
+
+
+def fold_sentence(split):
+    """Say how large the folds are, and in how many of them a class is missing."""
+    outside = split[split["fold"] >= 0]
+    sizes = outside["fold"].value_counts()
+    counts = pd.crosstab(outside["label"], outside["fold"])
+    sentence = f"Train and validation make up {len(sizes)} folds of {sizes.min()} to {sizes.max()} photos"
+    lacking = (counts == 0).any(axis=1)
+    if not lacking.any():
+        return f"{sentence}, each with all classes."
+    return (
+        f"{sentence}. {', '.join(lacking.index[lacking])} are too few to be in every fold: the macro F1 of a fold is the "
+        "mean over its classes."
+    )
 
 
 def exclude_bridges(photos, pairs, before):

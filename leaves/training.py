@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from leaves.batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
 from leaves.cache import read_arrays
 from leaves.files import atomic_file, own_cores, sync
+from leaves.scoring import ABOVE_CONSTANT, constant_score
 
 import keras
 import numpy as np
@@ -60,11 +61,9 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     (x, labels), (held_out, held_out_labels) = training.train, training.validation
     one_hot = np.eye(model.output_shape[-1], dtype=np.float32)
     rows = rows_of_epoch(labels, spec["balance"])
-    stopping = early_stopping(spec["patience"])
+    stopping = early_stopping(spec["patience"], constant_score(held_out_labels))
     checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
     callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks, *([stopping] if stopping else [])]
-    if spec.get("floor"):
-        callbacks.append(StopBelow(spec["floor"], checkpoint.history))
     if folder:
         callbacks += loggers(folder / "tensorboard", spec["log_layers"], x, one_hot[labels])
     with computing_in([model], spec["precision"]):
@@ -93,12 +92,25 @@ def prepare_training(spec, split, prepare):
         return prepare(spec, split)
 
 
-def early_stopping(patience):
+def early_stopping(patience, constant):
     """Stop after so many epochs without a better validation macro F1, and keep the best; None for no patience."""
-    if patience is None:
-        return None
-    best = {"monitor": "val_macro_f1", "mode": "max", "restore_best_weights": True}
-    return keras.callbacks.EarlyStopping(patience=patience, **best)
+    return None if patience is None else StopEarly(patience, constant)
+
+
+class StopEarly(keras.callbacks.EarlyStopping):
+    """Early stopping whose patience counts from the first epoch that beats the constant answer.
+
+    A network that still gives every photo the commonest class has not begun to learn, and is not stopped for that.
+    """
+
+    def __init__(self, patience, constant):
+        super().__init__("val_macro_f1", mode="max", patience=patience, restore_best_weights=True)
+        self.constant = constant
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not max(self.best or 0, logs["val_macro_f1"]) > self.constant + ABOVE_CONSTANT:
+            self.wait = -1  # Keras adds one
+        super().on_epoch_end(epoch, logs)
 
 
 def loggers(folder, log_layers, x, targets):
@@ -264,22 +276,6 @@ class EpochLog(keras.callbacks.TensorBoard):
 
     def on_train_batch_end(self, batch, logs=None):
         """Nothing, which saves a millisecond a batch."""
-
-
-class StopBelow(keras.callbacks.Callback):
-    """Stops a training whose best validation macro F1 lies below a floor: list of float, one for each epoch.
-
-    `history` has the epochs that an earlier process trained.
-    """
-
-    def __init__(self, floor, history):
-        super().__init__()
-        self.floor, self.best = floor, max((logs["val_macro_f1"] for logs in history), default=-np.inf)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.best = max(self.best, logs["val_macro_f1"])
-        if self.best < self.floor[min(epoch, len(self.floor) - 1)]:
-            self.model.stop_training = True
 
 
 class LayerLog(keras.callbacks.Callback):

@@ -7,10 +7,10 @@ from leaves import places
 from leaves.backbones import BACKBONES, join_parts, load_parts, trainable_tail
 from leaves.claims import compare
 from leaves.custom_cnn import build_model
-from leaves.dataset import load_images
-from leaves.features import frozen_outputs
+from leaves.dataset import DEVELOPMENT, load_images
+from leaves.features import fold_data, frozen_outputs
 from leaves.files import InputError, file_hash
-from leaves.runs import read_run, training_spec
+from leaves.runs import read_run, repeat, training_spec
 from leaves.training import Training, seeded
 
 import numpy as np
@@ -20,8 +20,8 @@ from sklearn.neighbors import NearestNeighbors
 # ---------------------------------------------------------------- heads
 
 
-def head_specs(name, origin, split, learning_rates, seeds, views, **settings):
-    """The specs of the heads on one frozen backbone, one for each learning rate and seed.
+def head_specs(name, origin, split, learning_rates, seed, repeats, views, **settings):
+    """The specs of the heads on one frozen backbone, one for each learning rate and repeat.
 
     Parameters
     ----------
@@ -29,7 +29,8 @@ def head_specs(name, origin, split, learning_rates, seeds, views, **settings):
     origin : dict, that of the backbone's weights, see `backbones.find_weights`
     split : DataFrame from `dataset.load_split`
     learning_rates : list of float
-    seeds : iterable of int
+    seed, repeats : int
+        The first seed, and how many repeats of each, see `runs.repeat`.
     views : dict of count, augmentation and seed, see `features.frozen_outputs`
     **settings
         The spec's layers (of the head), image_size, epochs, patience and balance.
@@ -39,8 +40,9 @@ def head_specs(name, origin, split, learning_rates, seeds, views, **settings):
     list of dict, see `runs.training_spec`
     """
     specs = []
-    for learning_rate, seed in itertools.product(learning_rates, seeds):
-        spec = training_spec("04", name, split, seed=seed, backbone=name, views=views, **settings)
+    for learning_rate, number in itertools.product(learning_rates, range(repeats)):
+        of_repeat = repeat(number, seed, split)
+        spec = training_spec("04", name, split, **of_repeat, backbone=name, views=views, **settings)
         spec["weights"] = {key: origin[key] for key in ("kind", "hash")}
         spec["precision"] = spec["precision"] if BACKBONES[name].bfloat16 else "float32"
         spec["optimizer"]["config"]["learning_rate"] = learning_rate
@@ -54,7 +56,7 @@ def loader(spec, origins):
 
 
 def stored_outputs(specs, split, origins):
-    """Compute what each backbone gives for the training and validation photos, or take it from disk.
+    """Compute each backbone's features of all photos outside the test subset, or take them from disk.
 
     Parameters
     ----------
@@ -63,12 +65,11 @@ def stored_outputs(specs, split, origins):
 
     Returns
     -------
-    dict of backbone to dict of subset to FrozenOutputs
+    dict of backbone to FrozenOutputs
     """
     by_backbone = {spec["backbone"]: spec for spec in specs}
     return {
-        name: {subset: frozen_outputs(spec, split, subset, loader(spec, origins)) for subset in ("train", "validation")}
-        for name, spec in by_backbone.items()
+        name: frozen_outputs(spec, split, DEVELOPMENT, loader(spec, origins)) for name, spec in by_backbone.items()
     }
 
 
@@ -76,13 +77,12 @@ def outputs_table(outputs):
     """What `stored_outputs` gave, one row a backbone: DataFrame of cut, shapes, photos and seconds."""
     rows = {}
     for name, stored in outputs.items():
-        train = stored["train"]
         rows[name] = {
             "cut after": BACKBONES[name].cut,
-            "at the cut": " x ".join(map(str, train.at_cut.shape[1:])),
-            "features": train.features.shape[1],
-            "photos and views": f"{len(train.at_cut):,}",
-            "seconds": sum(subset.seconds for subset in stored.values()),
+            "at the cut": " x ".join(map(str, stored.at_cut.shape[1:])),
+            "features": stored.features.shape[1],
+            "photos and views": f"{len(stored.at_cut):,}",
+            "seconds": stored.seconds,
         }
     return pd.DataFrame(rows).T
 
@@ -109,9 +109,10 @@ def nearest_leaves(outputs, split, size, most=2000):
     sampled = np.linspace(0, len(labels) - 1, min(len(labels), most)).astype(int)
     alike = {}
     for name, stored in outputs.items():
-        search = NearestNeighbors(n_neighbors=5, metric="cosine")
-        search.fit(stored["train"].features[sampled].astype(np.float32))
-        rows = sampled[search.kneighbors(stored["validation"].features.astype(np.float32))[1]]
+        (learnt, _), (held_out, _) = fold_data(stored.features, stored.labels, split, 0)
+        neighbours = NearestNeighbors(n_neighbors=5, metric="cosine")
+        neighbours.fit(learnt[sampled].astype(np.float32))
+        rows = sampled[neighbours.kneighbors(held_out[:].astype(np.float32))[1]]
         species = [split.attrs["classes"][label] for label in (true[leaf], *labels[rows[leaf]])]
         pictures = np.stack([validation[leaf], *train[rows[leaf]]])
         alike[name] = {"pictures": pictures, "species": species, "share": (labels[rows] == true[:, None]).mean()}
@@ -129,17 +130,17 @@ def prepare_head(spec, split, origins):
     front, last_block = load()
     with seeded(spec["seed"]):  # however many random numbers loading took
         head = build_model(spec["layers"], last_block.output_shape[1:], "head")
-    train, validation = (frozen_outputs(spec, split, subset, load) for subset in ("train", "validation"))
+    outputs = frozen_outputs(spec, split, DEVELOPMENT, load)
     parts = {"front": front, "last block": last_block, "head": head}
     summary = {
         "initial_weights": spec["weights"]["kind"],
         "weights_source": origins[spec["backbone"]]["source"],
         "classes": split.attrs["classes"],
-        "seconds_before": train.seconds + validation.seconds,
+        "seconds_before": outputs.seconds,
         "cut_shape": list(front.output_shape[1:]),
         "parts": {part: network.count_params() for part, network in parts.items()},
     }
-    data = (train.features, train.labels), (validation.features, validation.labels)
+    data = fold_data(outputs.features, outputs.labels, split, spec["fold"])
     return Training(head, join_parts(front, last_block, head), *data, summary)
 
 
@@ -174,7 +175,7 @@ def starting_heads(repeats, seeds, controls):
 
 
 def tail_spec(head, split, epochs, learning_rate, patience, balance):
-    """The spec of the tail that goes on from a head, with the head's backbone, photos, views and seed.
+    """The spec of the tail that goes on from a head, with the head's backbone, photos, views, seed and fold.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
     split : DataFrame from `dataset.load_split`
     """
     name = head.spec["backbone"]
-    spec = training_spec("05", name, split, epochs, head.spec["seed"], balance, patience=patience)
+    spec = training_spec("05", name, split, epochs, head.spec["seed"], balance, head.spec["fold"], patience=patience)
     spec |= {key: head.spec[key] for key in ("backbone", "image_size", "weights", "views", "precision")}
     spec |= {"cut": BACKBONES[name].cut}
     spec |= {"starts_from": f"{head.folder.name} {file_hash(head.folder / 'validation.npy')}"}
@@ -195,10 +196,10 @@ def prepare_tail(spec, split):
     head = read_run(places.RUNS / spec["starts_from"].split()[0])
     whole = head.load_model()
     parts = whole.get_layer("front"), whole.get_layer("last_block")
-    train, validation = (frozen_outputs(head.spec, split, subset, lambda: parts) for subset in ("train", "validation"))
+    outputs = frozen_outputs(head.spec, split, DEVELOPMENT, lambda: parts)
     summary = {key: head.result[key] for key in ("initial_weights", "weights_source", "classes")}
     summary["seconds_before"] = head.result["seconds_before"] + head.result["train_seconds"]
-    data = (train.at_cut, train.labels), (validation.at_cut, validation.labels)
+    data = fold_data(outputs.at_cut, outputs.labels, split, spec["fold"])
     return Training(trainable_tail(whole), whole, *data, summary)
 
 
