@@ -1,14 +1,15 @@
-"""Compare variants with FinalModel: the trainings of a table of variants, their scores, and claims judged by them."""
+"""Compare variants with FinalModel: a table of variants, their trainings, and the differences of paired repeats."""
 
 from leaves import claims, scoring
 from leaves.batches import rows_of_epoch
-from leaves.custom_cnn import cnn_spec, cnn_specs, move_validation
+from leaves.custom_cnn import cnn_specs, unlike
+from leaves.dataset import hold_out, load_images
+from leaves.dead_units import dead_filters
 from leaves.files import InputError
-from leaves.runs import logged
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.stats import spearmanr
 
 # The group of a variant by the first choice that it changes; in brackets the claims that the group is about.
 GROUPS = {
@@ -26,38 +27,15 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
-MORE_DATA = "more data"  # FinalModel refitted with half of the validation subset
+FINAL, MORE_DATA = "FinalModel", "more data"  # the latter are the two trainings behind C13
+SLOW_UPDATE = 8  # a photo trained alone takes as long as so many photos of a batch
+HIGH_ACCURACY, MISSED = 0.8, 0.5  # from which accuracy on, and below which recall, a class counts as missed
 # The figure that shows a measure.
 FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}
-FIGURES |= {"accuracy less macro F1": "03-accuracy", "gradient ratio": "02-gradients"}
 INTERVAL = ["difference", "low", "high"]
 
 
 # ---------------------------------------------------------------- the experiment
-
-
-def claim_table(said, evidence):
-    """The claims and what would show each of them.
-
-    Parameters
-    ----------
-    said : dict of claim to str
-        What the study says.
-    evidence : dict of measure to dict of statement to dict of claim to variant
-        The statement says what the variant's measure must be: against FinalModel's, or a number.
-
-    Returns
-    -------
-    DataFrame of str, one row per claim in the order of `said`, with four columns
-    """
-    rows = {
-        claim: (said[claim], variant, measure, statement)
-        for measure, statements in evidence.items()
-        for statement, variants in statements.items()
-        for claim, variant in variants.items()
-    }
-    columns = ["the original study says", "shown by", "measure", "must be"]
-    return pd.DataFrame([rows[claim] for claim in said], index=list(said), columns=columns)
 
 
 def cosine_schedule(split, epochs, balance):
@@ -80,339 +58,310 @@ def cosine_schedule(split, epochs, balance):
 
 
 def too_small(size, filters):
-    """The names of the variants that make no sense at `size` pixels per side, as a set of str."""
+    """The names of the variants that make no sense at `size` pixels per side: set of str."""
     smallest = 2 ** len(filters)  # pixels per side that leave one pixel after the last pooling
     if size >= 2 * smallest:
         return set()
     return {"quarter resolution", "flatten"}  # of one pixel flatten is the same as averaging
 
 
-def group_variants(variants, own_variants, left_out):
-    """The variants to train, by group.
+def chosen_variants(variants, own_variants, chosen, impossible):
+    """The names of the variants to train.
 
     Parameters
     ----------
     variants, own_variants : dict of name to changes, a dict
-    left_out : iterable of str
+        Of the chapter and of the reader; the reader's are always trained.
+    chosen : list of str, or "all"
+        Of `variants` and "more data".
+    impossible : set of str, see `too_small`
 
     Returns
     -------
-    dict of group to dict of name to changes
+    list of str, in the order of the tables
 
     Raises
     ------
     InputError
-        When a name of `own_variants` is taken, or one of `left_out` is unknown.
+        When a name is unknown or taken.
     """
-    known = [*variants, *own_variants]
-    if repeated := {*own_variants} & {*variants, "FinalModel", MORE_DATA}:
+    known = [*variants, MORE_DATA]
+    if repeated := {*own_variants} & {*known, FINAL}:
         raise InputError(f"own_variants names {repeated.pop()!r}, which this chapter has: take another name.")
-    if unknown := {*left_out} - {*known}:
-        raise InputError(f"left_out names {unknown.pop()!r}, which is none of {', '.join(known)}.")
-    group_of = {name: GROUPS[next(iter(changes))] for name, changes in variants.items()}
+    names = known if chosen == "all" else list(chosen)
+    for name in names:
+        if name not in known:
+            raise InputError(f"variants: {unlike('variant', name, known)}.")
+    return [name for name in known if name in names and name not in impossible] + [*own_variants]
+
+
+def group_variants(variants, names):
+    """The variants of these names by group: dict of group to dict of name to changes."""
     groups = {}
-    for name, changes in (variants | own_variants).items():
-        if name not in left_out:
-            groups.setdefault(group_of.get(name, "your own"), {})[name] = changes
+    for name, changes in variants.items():
+        if name in names:
+            group = GROUPS.get(next(iter(changes), ""), "your own")
+            groups.setdefault(group, {})[name] = changes
     return groups
 
 
-def variant_specs(groups, base, epochs, seeds, variant_seeds):
-    """The trainings of FinalModel and of each variant.
+def variant_specs(groups, base, epochs, seed, repeats, claimed):
+    """The trainings of each variant, and those of FinalModel last: chapter 2 makes the same ones, perhaps just now.
 
     Parameters
     ----------
     groups : see `group_variants`
     base : dict
-        Arguments of `custom_cnn.cnn_spec` that all have in common: split, size, and choices that make this chapter's
-        FinalModel; a variant with `layers` of its own takes no `filters`.
-    epochs : int
-    seeds : sequence of int
-        Of FinalModel's trainings.
-    variant_seeds : int
-        So many of the seeds are those of each variant's trainings.
+        Arguments of `custom_cnn.cnn_spec` that all have in common: split, size, and
+        `custom_cnn.final_model_settings`; a variant with `layers` of its own takes no `filters`.
+    epochs, seed, repeats : int
+    claimed : set of str
+        Variants that a claim is about. The others get three repeats at most.
 
     Returns
     -------
-    dict of name to list of spec, one for each seed
+    dict of name to list of spec, one for each repeat
     """
-    specs = {"FinalModel": cnn_specs("03", "FinalModel", epochs=epochs, seeds=seeds, log_layers=True, **base)}
-    common = {"epochs": epochs, "seeds": seeds[:variant_seeds]}
+    specs = {}
     for name, changes in (pair for variants in groups.values() for pair in variants.items()):
         kept = {key: value for key, value in base.items() if key != "filters" or "layers" not in changes}
-        specs[name] = cnn_specs("03", name, **common, **(kept | changes))
+        settings = {"epochs": epochs, "log_layers": False} | changes
+        count = repeats if name in claimed else min(repeats, claims.LEAST_REPEATS)
+        specs[name] = cnn_specs("03", name, seed=seed, repeats=count, **(kept | settings))
+    specs[FINAL] = cnn_specs("03", FINAL, epochs=epochs, seed=seed, repeats=repeats, **base)
     return specs
 
 
-def half_specs(runs, base):
-    """Two refits for each run of FinalModel: one half of the validation subset joins the training images.
-
-    Each refit has as many epochs as the run's best one, and nothing stops it earlier.
-
-    Parameters
-    ----------
-    runs : list of Run
-    base : see `variant_specs`
-
-    Returns
-    -------
-    list of spec
-    """
-    specs = []
-    for run in runs:
-        for fold in (0, 1):
-            changes = {"epochs": run.result["best_epoch"], "patience": None, "refit": {"folds": 2, "fold": fold}}
-            specs.append(cnn_spec("03", MORE_DATA, seed=run.spec["seed"], **(base | changes)))
-    return specs
+def train_specs(train_all, specs, split, prepare):
+    """Train all specs in one queue: dict of name to list of Run."""
+    finished = iter(train_all([spec for of_name in specs.values() for spec in of_name], split, prepare))
+    return {name: [next(finished) for _ in of_name] for name, of_name in specs.items()}
 
 
 # ---------------------------------------------------------------- scores
 
 
-def score_trainings(runs, groups, split, truth):
-    """Every training in numbers, and what each predicts for the validation images.
-
-    Two refits that hold out one half of the images each are scored together.
+def training_table(runs, groups):
+    """Every training in numbers.
 
     Parameters
     ----------
     runs : dict of name to list of Run
     groups : see `group_variants`
-    split : DataFrame, see `dataset.load_split`
-    truth : array of int, shape (n,)
 
     Returns
     -------
-    trainings : DataFrame, one row per training: variant, group, seed, diverged, parameters, best epoch, seconds, train
-        and validation (macro F1) and gap
-    predictions : dict of name to dict of seed to array of int, shape (n,)
+    DataFrame, one row per training: variant, group, fold, seed, state, parameters, epochs, best epoch, seconds, train
+    and validation (macro F1, on the training and on the held-out photos) and gap
     """
-    group_of = {name: group for group, variants in groups.items() for name in variants} | {MORE_DATA: "refit (C13)"}
-    columns = {"diverged": "diverged", "params": "parameters", "best_epoch": "best epoch", "train_seconds": "seconds"}
-    columns |= {"train_macro_f1": "train", "validation_macro_f1": "validation"}
-    trainings = pd.DataFrame(
-        {"variant": name, "group": group_of.get(name, ""), "seed": run.spec["seed"]}
+    group_of = {name: group for group, variants in groups.items() for name in variants}
+    columns = {"state": "state", "params": "parameters", "epochs": "epochs", "best_epoch": "best epoch"}
+    columns |= {"train_seconds": "seconds", "train_macro_f1": "train", "validation_macro_f1": "validation"}
+    table = pd.DataFrame(
+        {"variant": name, "group": group_of.get(name, ""), "fold": run.spec["fold"], "seed": run.spec["seed"]}
         | {column: run.result[key] for key, column in columns.items()}
         for name, repeats in runs.items()
         for run in repeats
     ).astype({"train": float, "validation": float})
-    predictions = {name: validation_predictions(repeats, split, truth) for name, repeats in runs.items()}
-    scores = [scoring.macro_f1(truth, predicted) for predicted in predictions[MORE_DATA].values()]
-    trainings.loc[trainings["variant"] == MORE_DATA, "validation"] = np.mean(scores) if scores else np.nan
-    return trainings.assign(gap=trainings["train"] - trainings["validation"]), predictions
+    return table.assign(gap=table["train"] - table["validation"])
 
 
-def validation_predictions(runs, split, truth):
-    """What the runs of one variant predict: dict of seed to array of int; see `score_trainings`.
+def score_functions(dead=None):
+    """How a run is scored in each measure: dict of measure to callable(Run) -> float.
 
-    A seed is skipped if one of its runs diverged, also if that is one half of "more data".
+    `dead` has the dead filters of networks, see `dead_filters_of`.
     """
-    predictions, in_validation = {}, split["split"] == "validation"
-    diverged = {run.spec["seed"] for run in runs if run.result["diverged"]}
-    for run in (run for run in runs if run.spec["seed"] not in diverged):
-        moved = move_validation(split, **run.spec["refit"]) if run.spec["refit"] else split
-        held_out = (moved.loc[in_validation, "split"] == "validation").to_numpy()
-        predicted = predictions.setdefault(run.spec["seed"], np.zeros_like(truth))
-        predicted[held_out] = run.validation_probabilities.argmax(axis=1)
-    return predictions
+    scores = {
+        "macro F1": lambda run: run.result["validation_macro_f1"],
+        "gap": lambda run: run.result["train_macro_f1"] - run.result["validation_macro_f1"],
+    }
+    if dead is not None and len(dead):
+        shares = dead.groupby("run")["dead"].mean()
+        scores["dead units"] = lambda run: shares[run.folder.name]
+    return scores
 
 
-def noise_floor(final_rows):
-    """The largest differences between FinalModel's trainings that did not diverge: dict of measure to float.
-
-    `final_rows` are their rows of `score_trainings`; InputError if there are fewer than two.
-    """
-    if len(final_rows) < 2:
-        raise InputError("Fewer than two trainings of FinalModel did not diverge: there is no noise floor.")
-    return {"macro F1": np.ptp(final_rows["validation"]), "gap": np.ptp(final_rows["gap"])}
-
-
-def compare_with_final_model(trainings, predictions, truth):
-    """Macro F1 and gap of each variant minus FinalModel's of the same seeds, with the 95 % interval.
+def differences_to_final(runs, folds):
+    """The mean macro F1 of each variant minus FinalModel's, over the pairs in which both converged.
 
     Parameters
     ----------
-    trainings, predictions : see `score_trainings`
-    truth : array of int, shape (n,)
+    runs : dict of name to list of Run
+    folds : int, of the split
 
     Returns
     -------
-    DataFrame, one row per (variant, measure): base (FinalModel's macro F1), difference, low, high, seeds; NaN and no
-    seeds where nothing can be compared
+    DataFrame, one row per variant: difference, low, high (NaN with fewer than two pairs) and reason (None, or why
+    there are fewer than three)
     """
-    fitted = trainings.groupby(["variant", "seed"])["train"].mean()
-    base, rows = predictions["FinalModel"], {}
-    for name in [name for name in predictions if name != "FinalModel"]:
-        seeds = [seed for seed in predictions[name] if seed in base]
-        if not seeds:
-            rows |= {(name, measure): {"seeds": 0} for measure in ("macro F1", "gap")}
-            continue
-        variant, baseline = (np.array([predicted[seed] for seed in seeds]) for predicted in (predictions[name], base))
-        baseline_scores = scoring.macro_f1(truth[None], baseline)
-        difference = scoring.macro_f1(truth[None], variant) - baseline_scores
-        drawn = scoring.paired_draws(truth, variant, baseline)
-        gained = (fitted[name][seeds] - fitted["FinalModel"][seeds]).to_numpy()  # on the training images
-        both = {"macro F1": (difference, drawn), "gap": (gained - difference, gained - drawn)}
-        for measure, (means, draws) in both.items():
-            low, high = scoring.interval_over_seeds(draws)
-            row = {"base": baseline_scores.mean(), "difference": means.mean(), "low": low, "high": high}
-            rows[name, measure] = row | {"seeds": len(seeds)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["base", *INTERVAL, "seeds"])
-    return table.rename_axis(["variant", "measure"])
+    score = score_functions()["macro F1"]
+    of_variant = {name: claims.pairs(own, runs[FINAL], score) for name, own in runs.items() if name != FINAL}
+    enough = {name: pair["differences"] for name, pair in of_variant.items() if len(pair["differences"]) > 1}
+    compared = claims.compare(enough, folds) if enough else {}
+    rows = {
+        name: {"reason": pair["reason"]}
+        | ({key: getattr(compared[name], key) for key in INTERVAL} if name in compared else {})
+        for name, pair in of_variant.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*INTERVAL, "reason"])
 
 
-def comparison_table(trainings, compared, floor, margin):
-    """Every variant in means over its seeds, its difference to FinalModel and what that shows.
+def comparison_table(trainings, differences):
+    """Every variant in means over its repeats, with the states of its trainings and its difference to FinalModel.
 
     Parameters
     ----------
-    trainings : DataFrame, see `score_trainings`
-    compared : DataFrame, see `compare_with_final_model`
-    floor, margin : float, see `claims.established`
+    trainings : DataFrame, see `training_table`
+    differences : DataFrame, see `differences_to_final`
 
     Returns
     -------
-    DataFrame, one row per variant; its verdict is better, worse, same, undecided, diverged, or NaN for FinalModel
+    DataFrame, one row per variant
     """
     columns = {"parameters": "first", "best epoch": "mean", "seconds": "mean"}
     columns |= {"train": "mean", "validation": "mean", "gap": "mean"}
-    table = trainings.groupby(["variant", "group"], sort=False).agg(columns).reset_index("group")
-    words = {"higher": "better", "lower": "worse", "same": "same"}
-    scores = compared.xs("macro F1", level="measure")
-    verdicts = {}
-    for name, row in scores.iterrows():
-        holds = claims.established(**row.drop("base"), floor=floor, margin=margin)
-        shown = [word for statement, word in words.items() if holds[statement]]
-        verdicts[name] = [*shown, "undecided"][0] if row["seeds"] else "diverged"
-    return table.join(scores).join(pd.Series(verdicts, name="verdict"))
+    grouped = trainings.groupby(["variant", "group"], sort=False)
+    table = grouped.agg(columns).reset_index("group")
+    counts = grouped["state"].agg(lambda states: ", ".join(f"{n} {word}" for word, n in states.value_counts().items()))
+    table.insert(1, "trainings", counts.droplevel("group"))
+    return table.join(differences)
 
 
-# ---------------------------------------------------------------- claims
-
-
-def more_dead_units(dead, variant):
-    """The share of dead units in a variant minus that in FinalModel, with the 95 % interval over units.
+def dead_filters_of(runs, split):
+    """Find the dead filters of the networks that trained, on the photos that each of them held out.
 
     Parameters
     ----------
-    dead : DataFrame, see `dead_units.dead_filters_of`
-    variant : str
+    runs : dict of variant to list of Run
+    split : DataFrame, see `dataset.load_split`
 
     Returns
     -------
-    dict, see `judge`
+    DataFrame, one row per filter of each network: variant, run (its folder's name), block (int, from 1), dead (bool)
     """
-    of_variant, of_final = (dead[dead["variant"] == name] for name in (variant, "FinalModel"))
-    if of_variant.empty or of_final.empty:
-        return {"seeds": 0}
-    units = [rows["dead"].to_numpy(float) for rows in (of_variant, of_final)]
-    settings = {"vectorized": False, "n_resamples": 2000, "method": "percentile", "rng": 0}
-    low, high = bootstrap(units, lambda left, right: left.mean() - right.mean(), **settings).confidence_interval
-    difference = units[0].mean() - units[1].mean()
-    return {"difference": difference, "low": low, "high": high, "seeds": of_variant["seed"].nunique()}
+    tables = [pd.DataFrame(columns=["variant", "run", "block", "dead"])]
+    for variant, repeats in runs.items():
+        for run in repeats:
+            if run.result["state"] not in ("diverged", "did not train"):
+                held_out = hold_out(split, run.spec["fold"])
+                images, _ = load_images(held_out, "validation", run.spec["image_size"])
+                table = dead_filters(run.load_model(), images)
+                tables.append(table.assign(variant=variant, run=run.folder.name))
+    return pd.concat(tables[1:] or tables)
 
 
-def flattery(predictions, truth):
-    """Accuracy minus macro F1 with the 95 % interval over seeds and images.
+def accuracy_table(runs, split):
+    """Accuracy and macro F1 of every network that converged, on the photos that it held out.
 
     Parameters
     ----------
-    predictions : dict of seed to array of int, shape (n,)
-    truth : array of int, shape (n,)
+    runs : dict of name to list of Run
 
     Returns
     -------
-    dict, see `judge`
+    DataFrame, one row per training: variant, fold, accuracy, macro F1 and missed (classes of which fewer than half of
+    the photos are found)
     """
-    predicted, rows = np.array(list(predictions.values())), scoring.resamples(truth, 2000)
-    hits = predicted == truth
-    drawn = [
-        hit[rows].mean(1) - scoring.macro_f1_of_resamples(truth, of_seed, rows)
-        for hit, of_seed in zip(hits, predicted, strict=True)
-    ]
-    low, high = scoring.interval_over_seeds(np.stack(drawn, axis=1))
-    difference = hits.mean(axis=1) - scoring.macro_f1(truth[None], predicted)
-    return {"difference": difference.mean(), "low": low, "high": high, "seeds": len(predicted)}
+    rows = []
+    for name, repeats in runs.items():
+        for run in (run for run in repeats if run.result["state"] == "converged"):
+            held_out = split[(split["fold"] == run.spec["fold"])]
+            truth = np.searchsorted(split.attrs["classes"], held_out["label"])
+            predicted = run.validation_probabilities.argmax(axis=1)
+            recalls = pd.Series(predicted == truth).groupby(truth).mean()
+            row = {"variant": name, "fold": run.spec["fold"], "accuracy": (predicted == truth).mean()}
+            rows.append(row | {"macro F1": scoring.macro_f1(truth, predicted), "missed": (recalls < MISSED).sum()})
+    return pd.DataFrame(rows, columns=["variant", "fold", "accuracy", "macro F1", "missed"])
 
 
-def gradient_ratio(runs):
-    """The weakest gradient of a convolution, divided by the strongest of a dense layer, in the worst epoch of each run.
+# ---------------------------------------------------------------- evidence
+
+
+def claim_records(said, evidence, trained, scores, costs):
+    """The evidence on claims about a variant's measure, compared with FinalModel's.
 
     Parameters
     ----------
-    runs : list of Run, trained with `log_layers`; a diverged one is skipped
+    said : dict of claim to str
+        The study's words.
+    evidence : dict of claim to (measure, statement, list of variants)
+    trained : dict of name to list of Run
+    scores : dict of measure to callable, see `score_functions`
+    costs : dict of variant to str
+        What it would take to train a variant that was not trained.
 
     Returns
     -------
-    dict, see `judge`; the difference is the mean over runs, low and high are the ends of their range
+    list of dict, see `claims.judge`
     """
-    ratios = []
-    for run in (run for run in runs if not run.result["diverged"]):
-        gradients = pd.DataFrame(logged(run, "layers", "gradient/"))
-        convolutions = gradients.columns.str.contains("conv")
-        weakest, strongest = gradients.loc[:, convolutions].min(axis=1), gradients.loc[:, ~convolutions].max(axis=1)
-        ratios.append((weakest / strongest).min())
-    return {"difference": np.mean(ratios), "low": min(ratios), "high": max(ratios), "seeds": len(ratios)}
+    records = []
+    for claim, (measure, must_be, variants) in evidence.items():
+        missing = [name for name in variants if name not in trained]
+        if missing or measure not in scores:
+            comparisons = claims.not_tested("; ".join(f"{name} {costs[name]}" for name in missing))
+        else:
+            pairs = {name: claims.pairs(trained[name], trained[FINAL], scores[measure]) for name in variants}
+            comparisons = [
+                claims.evidence(f"{measure}, {name} minus FinalModel", must_be, **pair, measure=measure)
+                for name, pair in pairs.items()
+            ]
+        records.append({"claim": claim, "said": said[claim], "figure": FIGURES[measure], "comparisons": comparisons})
+    return records
 
 
-def judge(table, compared, measured, floor, margin):
-    """The verdicts on the claims; one without a measurement, or with one of no seeds, is not tested.
+def accuracy_record(said, networks):
+    """The evidence on C12: does accuracy rank the networks of a repeat as macro F1 does (Spearman 1904)?
 
     Parameters
     ----------
-    table : DataFrame, see `claim_table`
-    compared : DataFrame, see `compare_with_final_model`
-    measured : dict of claim to dict of difference, low, high (float) and seeds (int)
-        What else was measured.
-    floor : dict of measure to float, see `noise_floor`
-    margin : float, see `claims.established`
+    networks : DataFrame, see `accuracy_table`
+    """
+    by_fold = [rows for _, rows in networks.groupby("fold") if rows["accuracy"].nunique() > 2]
+    ranks = [float(spearmanr(rows["accuracy"], rows["macro F1"]).statistic) for rows in by_fold]
+    most = max(map(len, by_fold), default=0)
+    reason = None if len(ranks) >= claims.LEAST_REPEATS else f"{len(ranks)} repeats with three networks or more"
+    what = f"rank correlation of accuracy and macro F1 over {most} networks"
+    row = claims.evidence(what, "lower", ranks, reason, measure="rank correlation", margin=0.0, against=claims.ALIKE)
+    accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]
+    note = (
+        f"{(accurate['missed'] > 0).sum()} of {len(accurate)} networks with an accuracy of {HIGH_ACCURACY} or more "
+        "find fewer than half of the photos of some species"
+    )
+    record = {"claim": "C12", "said": said, "figure": "03-accuracy", "comparisons": [row]}
+    return record | ({"note": note} if len(accurate) else {})
+
+
+def training_costs(variants, names, final_runs, base, epochs, repeats):
+    """What the variants that are not trained would cost, by FinalModel's time and their photos, pixels and epochs.
+
+    Parameters
+    ----------
+    variants : dict of name to changes
+    names : list of str
+        Those that are trained.
+    final_runs : list of Run
+    base, epochs, repeats : see `variant_specs`
 
     Returns
     -------
-    DataFrame, one row per claim: claim, measure, must be, what was measured, verdict
+    dict of name to str, as in "(about 3 min)"
     """
-    rows = {}
-    for claim, (said, variant, measure, must_be) in table.iterrows():
-        row = {"claim": said, "measure": f"{measure}, {variant}", "must be": must_be}
-        of_scores = compared.loc[variant, measure].to_dict() if (variant, measure) in compared.index else {"seeds": 0}
-        numbers = measured.get(claim, of_scores)
-        if not numbers["seeds"]:
-            rows[claim] = row | {"verdict": "not tested"}
-            continue
-        statement, _, number = must_be.partition(" than ")
-        shifted = {key: numbers[key] - float(number or 0) for key in INTERVAL}
-        noise = {"floor": floor.get(measure, 0), "margin": margin if measure in floor and not number else 0}
-        holds = claims.established(**shifted, seeds=numbers["seeds"], **noise)
-        rows[claim] = row | numbers | {"verdict": claims.verdict(statement, holds)}
-    return pd.DataFrame(rows).T
+    seconds = repeats * np.mean([run.result["train_seconds"] for run in final_runs])
+    costs = {}
+    for name, changes in ({MORE_DATA: {}} | variants).items():
+        if name not in names:
+            pixels = (changes.get("image_size", base["size"]) / base["size"]) ** 2
+            updates = SLOW_UPDATE if changes.get("batch_size") == 1 else 1
+            factor = 2 if name == MORE_DATA else pixels * updates * changes.get("epochs", epochs) / epochs
+            costs[name] = f"(about {max(1, round(seconds * factor / 60))} min)"
+    return costs
 
 
-def records(table, verdicts):
-    """What chapter 6 reads of a `claim_table` and its verdicts, see `judge`: list of dict of str, one per claim."""
-    measured = {
-        claim: "{:+.3f} ({:+.3f} to {:+.3f})".format(*row) if row.notna().all() else "not tested"
-        for claim, row in verdicts.reindex(columns=INTERVAL).iterrows()
-    }
+def difference_texts(table):
+    """The differences of a `comparison_table` in words: list of str; a variant without three pairs says why."""
+    rows = table[table.index != FINAL]
+    text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [
-        {
-            "claim": claim,
-            "said": said,
-            "evidence": f"{measure}, {variant}: {measured[claim]}",
-            "figure": FIGURES[measure],
-            "verdict": verdicts.loc[claim, "verdict"],
-        }
-        for claim, (said, variant, measure, _) in table.iterrows()
+        f"{name} undecided ({row['reason']})" if isinstance(row["reason"], str) else text.format(name, *row[INTERVAL])
+        for name, row in rows.iterrows()
     ]
-
-
-def claims_by_verdict(verdicts):
-    """The claims with each verdict, see `judge`: dict of verdict to str, "none" where no claim has it."""
-    words = ("confirmed", "refuted", "undecided", "not tested")
-    return {word: ", ".join(verdicts.index[verdicts["verdict"] == word]) or "none" for word in words}
-
-
-def clear_differences(table):
-    """The better and worse variants of a `comparison_table` with their intervals, the worst first, as text."""
-    clear = table[table["verdict"].isin(["better", "worse"])].sort_values("difference")
-    rows = clear[INTERVAL].iterrows()
-    return "; ".join("{} ({:+.3f}, {:+.3f} to {:+.3f})".format(name, *row) for name, row in rows)

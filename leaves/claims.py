@@ -193,10 +193,11 @@ def outcomes(compared):
     return {name: outcome(*shown, row.difference) for (name, row), shown in rows}
 
 
-def repeats_needed(row, count):
-    """How many repeats of the same mean and variance would decide a comparison among `count`; None if none up to 30."""
+def repeats_needed(row, must_be, count):
+    """How many repeats of the same mean and variance would decide a statement among `count`; None if none up to 30."""
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
-        if min(row.p_values(repeats)) < LEVEL / count:
+        shown = outcome(*(value < LEVEL / count for value in row.p_values(repeats)), row.difference)
+        if shown in CONFIRM[must_be] | REFUTE[must_be]:
             return repeats
     return None
 
@@ -221,13 +222,24 @@ def pairs(variant, baseline, score):
     states = [[run.result["state"] for run in pair] for pair in both]
     sound = [pair for pair, state in zip(both, states, strict=True) if set(state) == {"converged"}]
     differences = [float(score(first) - score(second)) for first, second in sound]
-    if len(sound) >= LEAST_REPEATS:
-        return {"differences": differences, "reason": None}
-    if len(sound) == len(both):
-        return {"differences": differences, "reason": f"{count_text(len(both), 'repeat')} of {LEAST_REPEATS}"}
-    worst = next(word for word in ("diverged", "did not train", "still rising") if any(word in row for row in states))
-    affected = sum(worst in row for row in states)
-    return {"differences": differences, "reason": f"{worst} in {affected} of {count_text(len(both), 'repeat')}"}
+    return {"differences": differences, "reason": missing_pairs(states)}
+
+
+def missing_pairs(states):
+    """Why fewer than three pairs converged, in words; None if enough did.
+
+    Parameters
+    ----------
+    states : list of list of str
+        Of each pair the states of its trainings, see `scoring.state_of`.
+    """
+    converged = sum(set(pair) == {"converged"} for pair in states)
+    if converged >= LEAST_REPEATS:
+        return None
+    for word in ("diverged", "did not train", "still rising"):
+        if affected := sum(word in pair for pair in states):
+            return f"{word} in {affected} of {count_text(len(states), 'repeat')}"
+    return f"{count_text(len(states), 'repeat')} of {LEAST_REPEATS}"
 
 
 def count_text(count, noun):
@@ -307,7 +319,9 @@ def judge(records, folds):
         reasons = dict.fromkeys(reason for word, reason, _ in judged if reason and word == verdict)
         texts = [text for _, _, text in judged] + [record.get("note", "")]
         row = {key: record[key] for key in ("claim", "said", "figure")}
-        table.append(row | {"evidence": "; ".join(filter(None, texts)), "verdict": verdict, "reason": ", ".join(reasons)})
+        table.append(
+            row | {"evidence": "; ".join(filter(None, texts)), "verdict": verdict, "reason": ", ".join(reasons)}
+        )
     return pd.DataFrame(table, columns=["claim", "said", "evidence", "verdict", "reason", "figure"])
 
 
@@ -336,7 +350,7 @@ def judge_one(row, compared, shown, count):
         return "confirmed", "", text
     if shown in REFUTE[row["must be"]]:
         return "refuted", f"it is {shown}" if not row["against"] else "", text
-    needed = repeats_needed(compared, count)
+    needed = repeats_needed(compared, row["must be"], count)
     more = f"{needed} repeats would decide" if needed else "more photos are needed: repeats alone would not decide"
     return "undecided", more, text
 

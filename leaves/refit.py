@@ -1,0 +1,68 @@
+"""The refit of the study (C13), repeated so that no photo that is scored has chosen the epoch."""
+
+from leaves import claims, scoring
+from leaves.custom_cnn import cnn_spec
+from leaves.dataset import hold_out, load_images
+from leaves.evaluation import predict_all
+from leaves.runs import repeat
+from leaves.training import batch_function
+
+
+def train_refits(train_all, base, epochs, seed, repeats, prepare):
+    """The refit of the study, repeated so that its score is fair: no photo that is scored has chosen the epoch.
+
+    Repeat k keeps fold k for the score. *Before*: three folds are trained on, a fourth one chooses the epoch. *After*:
+    all four folds are trained on for that many epochs.
+
+    Parameters
+    ----------
+    train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
+    base, epochs, seed, repeats : see `ablations.variant_specs`
+
+    Returns
+    -------
+    before, after : list of Run, one per repeat
+    """
+    split, quiet = base["split"], base | {"log_layers": False}
+    starts = [repeat(number, seed, split) for number in range(repeats)]
+    folds = split.attrs["folds"]
+    before = [
+        cnn_spec("03", "more data, before", epochs=epochs, **quiet, **start)
+        | {"fold": (start["fold"] + 1) % folds, "without": start["fold"]}
+        for start in starts
+    ]
+    first = train_all(before, split, prepare)
+    fixed = quiet | {"patience": None}
+    after = [
+        cnn_spec("03", "more data, after", epochs=run.result["best_epoch"], **fixed, **start)
+        for run, start in zip(first, starts, strict=True)
+    ]
+    return first, train_all(after, split, prepare)
+
+
+def gain_of_more_data(before, after, split):
+    """What the refit gained on photos that took no part in it.
+
+    Parameters
+    ----------
+    before, after : list of Run, see `train_refits`
+
+    Returns
+    -------
+    dict of differences and reason, see `claims.pairs`
+    """
+    sound = [pair for pair in zip(before, after, strict=True) if pair[0].result["state"] == "converged"]
+    gains = []
+    for first, second in sound:
+        images, truth = load_images(hold_out(split, second.spec["fold"]), "validation", second.spec["image_size"])
+        predicted = predict_all(batch_function(first.load_model()), images).argmax(axis=1)
+        gains.append(float(second.result["validation_macro_f1"] - scoring.macro_f1(truth, predicted)))
+    return {"differences": gains, "reason": claims.missing_pairs([[run.result["state"]] for run in before])}
+
+
+def refit_record(said, pair, cost):
+    """The evidence on C13, see `gain_of_more_data`; `pair` is None if it was not trained."""
+    what = "macro F1 after the refit minus before, on photos that chose nothing,"
+    against = {"against": claims.FOLD_GAIN, "margin": 0.0}
+    comparisons = [claims.evidence(what, "higher", **pair, **against)] if pair else claims.not_tested(cost)
+    return {"claim": "C13", "said": said, "figure": "03-differences", "comparisons": comparisons}

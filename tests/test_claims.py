@@ -1,0 +1,224 @@
+"""Verdicts: the tests behind them are calibrated, exclude each other, and say the reason."""
+
+import sys
+from types import SimpleNamespace
+
+from conftest import ROOT
+from leaves import claims
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+sys.path.append(str(ROOT / "benchmarks"))
+import verdict_rules
+
+RUNS = 400
+
+
+def stored_scores():
+    """FinalModel's macro F1 over seeds (rows) and folds (columns), from trainings of the synthetic sample."""
+    table = pd.read_csv(ROOT / "tests" / "data" / "repeats.csv")
+    assert set(table["state"]) == {"converged"}
+    return table.pivot_table(index="seed", columns="fold", values="macro_f1")
+
+
+@pytest.mark.parametrize(("repeats", "variants"), [(3, 3), (3, 7), (5, 7)])
+def test_without_an_effect_at_most_one_run_in_twenty_decides(repeats, variants):
+    found = verdict_rules.simulate(stored_scores(), repeats, variants, runs=RUNS)
+    most = binom.ppf(0.999, RUNS, claims.LEVEL) / RUNS  # with the Monte Carlo error of so many runs
+    assert found["wrong"] <= most
+    assert found["covered"] >= 0.93
+
+
+def test_the_simulation_would_notice_a_test_that_is_too_bold(monkeypatch):
+    monkeypatch.setattr(claims, "multipletests", lambda values, level, method: [np.array(values) < 4 * level])
+    found = verdict_rules.simulate(stored_scores(), 3, 7, runs=RUNS)
+    assert found["wrong"] > binom.ppf(0.999, RUNS, claims.LEVEL) / RUNS
+
+
+def test_a_planted_effect_of_a_tenth_is_found():
+    three, five = (
+        verdict_rules.simulate(stored_scores(), count, 3, effect=0.1, runs=RUNS)["found"] for count in (3, 5)
+    )
+    print(f"power at 0.10: {three:.2f} with three repeats, {five:.2f} with five")
+    assert three > 0.3
+    assert five > 0.7
+
+
+def test_intervals_cover_the_truth():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(RUNS):
+        photos = rng.normal(0, 0.01 * np.sqrt(0.2), (4, 1))  # one split and one set of photos: shared by the repeats
+        shared = photos + rng.normal(0, 0.01 * np.sqrt(0.8), (4, 3))
+        compared = claims.compare(dict(enumerate(shared)), folds=5)
+        covered += [row.low <= 0 <= row.high for row in compared.values()]
+    assert 0.93 < np.mean(covered) < 0.99
+
+
+def test_variances_that_are_alike_become_one_and_different_ones_stay_apart():
+    alike, degrees = claims.moderated_variances([1.0, 1.1, 0.9, 1.05], [2] * 4)
+    assert np.ptp(alike) < 1e-12
+    assert (degrees > 2).all()
+    apart, degrees = claims.moderated_variances([1e-6, 1.0, 1e-4, 100.0], [20] * 4)
+    assert np.argsort(apart).tolist() == [0, 2, 1, 3]
+    assert (degrees < 25).all()
+    assert claims.moderated_variances([2.0], [2])[1] == [2]  # nothing to share with
+
+
+def test_moderated_variances_agree_with_the_formula():
+    """Smyth (2004), equations 3 to 5, for a prior of 4 degrees of freedom and a variance of 1, drawn many times."""
+    rng = np.random.default_rng(1)
+    true = 4 / rng.chisquare(4, 4000)  # scaled inverse chi-square
+    seen = true * rng.chisquare(5, 4000) / 5
+    pooled, _ = claims.moderated_variances(seen, np.full(4000, 5))
+    expected = (4 * 1 + 5 * seen) / (4 + 5)
+    assert np.median(np.abs(pooled / expected - 1)) < 0.05
+
+
+WORDS = ["same", "higher", "lower", "not higher", "not lower", "undecided"]
+
+
+@pytest.mark.parametrize("difference", [-0.2, 0.2])
+@pytest.mark.parametrize("different", [False, True])
+@pytest.mark.parametrize("at_most", [False, True])
+@pytest.mark.parametrize("at_least", [False, True])
+def test_every_result_of_the_tests_is_one_word(difference, different, at_most, at_least):
+    assert claims.outcome(different, at_most, at_least, difference) in WORDS
+
+
+@pytest.mark.parametrize("statement", claims.CONFIRM)
+def test_no_outcome_confirms_and_refutes(statement):
+    assert not claims.CONFIRM[statement] & claims.REFUTE[statement]
+    assert "undecided" not in claims.CONFIRM[statement] | claims.REFUTE[statement]
+
+
+def run(score, state="converged"):
+    return SimpleNamespace(result={"state": state, "validation_macro_f1": score})
+
+
+def score_of(run):
+    return run.result["validation_macro_f1"]
+
+
+@pytest.mark.parametrize(
+    ("states", "reason"),
+    [
+        (["converged"] * 3, None),
+        (["converged"] * 2, "2 repeats of 3"),
+        (["converged"], "1 repeat of 3"),
+        (["converged", "still rising", "converged"], "still rising in 1 of 3 repeats"),
+        (["did not train"] * 3, "did not train in 3 of 3 repeats"),
+        (["converged", "diverged", "still rising"], "diverged in 1 of 3 repeats"),
+        (["converged", "converged", "converged", "still rising", "still rising"], None),
+    ],
+)
+def test_only_pairs_that_converged_count(states, reason):
+    variant = [run(0.5 + 0.01 * number, state) for number, state in enumerate(states)]
+    found = claims.pairs(variant, [run(0.4)] * len(states), score_of)
+    assert found["reason"] == reason
+    assert len(found["differences"]) == states.count("converged")
+
+
+def record(claim, *comparisons):
+    return {"claim": claim, "said": "said", "figure": "03-differences", "comparisons": list(comparisons)}
+
+
+def judged(*records):
+    return claims.judge(records, 5).set_index("claim")
+
+
+STEADY = [0.100, 0.101, 0.102]
+
+
+@pytest.mark.parametrize(
+    ("must_be", "differences", "verdict"),
+    [
+        ("higher", STEADY, "confirmed"),
+        ("lower", STEADY, "refuted"),
+        ("not higher", STEADY, "refuted"),
+        ("same", STEADY, "refuted"),
+        ("same", [0.001, -0.001, 0.0], "confirmed"),
+        ("not higher", [0.001, -0.001, 0.0], "confirmed"),
+        ("higher", [0.001, -0.001, 0.0], "refuted"),
+        ("higher", [0.3, -0.2, 0.1], "undecided"),
+        ("not higher", [-0.3, -0.301, -0.302], "confirmed"),
+    ],
+)
+def test_a_claim_is_judged_by_what_was_shown(must_be, differences, verdict):
+    assert judged(record("C1", claims.evidence("difference", must_be, differences))).loc["C1", "verdict"] == verdict
+
+
+def test_an_undecided_claim_says_how_many_repeats_would_decide():
+    rows = judged(
+        record("C1", claims.evidence("difference", "higher", [0.05, 0.16, 0.09])),
+        record("C2", claims.evidence("difference", "higher", [0.3, -0.3, 0.06], measure="gap")),
+    )
+    assert rows["verdict"].tolist() == ["undecided"] * 2
+    assert rows.loc["C1", "reason"].endswith("repeats would decide")
+    needed = int(rows.loc["C1", "reason"].split()[0])
+    assert 3 < needed <= claims.MOST_REPEATS
+    assert "repeats alone would not decide" in rows.loc["C2", "reason"]
+
+
+def test_the_repeats_that_are_asked_for_decide():
+    """With so many repeats of the same mean and variance the test decides, and with one fewer it does not."""
+    compared = claims.compare({"C1": np.array([0.05, 0.16, 0.09])}, folds=5)["C1"]
+    needed = claims.repeats_needed(compared, "higher", 1)
+    assert compared.p_values(needed)[0] < claims.LEVEL <= compared.p_values(needed - 1)[0]
+
+
+def test_a_run_that_is_still_rising_leaves_its_claim_undecided():
+    variant = [run(0.9, "still rising")] * 3
+    comparison = claims.evidence("difference", "higher", **claims.pairs(variant, [run(0.1)] * 3, score_of))
+    row = judged(record("C1", comparison)).loc["C1"]
+    assert (row["verdict"], row["reason"]) == ("undecided", "still rising in 3 of 3 repeats")
+
+
+def test_more_claims_make_each_decision_harder():
+    clear = claims.evidence("difference", "higher", [0.05, 0.06, 0.07], measure="gap")
+    alone = judged(record("C1", clear)).loc["C1", "verdict"]
+    noise = [claims.evidence("noise", "higher", [0.3, -0.2, -0.1], measure=str(number)) for number in range(40)]
+    among = judged(record("C1", clear), *(record(f"C{n}", row) for n, row in enumerate(noise, 2))).loc["C1", "verdict"]
+    assert (alone, among) == ("confirmed", "undecided")
+
+
+def test_counts_and_untested_claims():
+    rows = judged(
+        record("C14", claims.known("kernels moved", True)),
+        record("C15", claims.known("kernels moved", False)),
+        record("C16", claims.known("kernels moved", True, "2 repeats of 3")),
+        record("C17", *claims.not_tested("not trained (about 3 min)")),
+    )
+    assert rows["verdict"].tolist() == ["confirmed", "refuted", "undecided", "not tested"]
+    assert rows.loc["C17", "reason"] == "not trained (about 3 min)"
+    assert rows.loc["C16", "reason"] == "2 repeats of 3"
+
+
+def test_a_number_can_take_the_place_of_zero():
+    loss = claims.evidence("loss", "lower", [0.01, 0.012, 0.011], margin=0.0, against=0.1)
+    row = judged(record("C17", loss)).loc["C17"]
+    assert row["verdict"] == "confirmed"
+    assert "+0.011" in row["evidence"]  # as measured
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "joint"),
+    [
+        (["confirmed", "confirmed"], "confirmed"),
+        (["confirmed", "refuted"], "refuted"),
+        (["confirmed", "undecided"], "undecided"),
+        (["confirmed", "not tested"], "confirmed"),
+        (["not tested", "not tested"], "not tested"),
+    ],
+)
+def test_a_claim_of_several_things_needs_them_all(verdicts, joint):
+    assert claims.joint_verdict(verdicts) == joint
+
+
+def test_the_rules_say_the_numbers_of_the_code():
+    text = " ".join(claims.RULES.values())
+    assert str(claims.MARGIN) in text
+    assert f"{claims.LEAST_REPEATS} pairs" in text
