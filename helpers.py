@@ -14,8 +14,8 @@ from leaves import parameters, places, plots
 from leaves.claims import RULES
 from leaves.dataset import load_split
 from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
-from leaves.progress import training_bar
-from leaves.runs import Run, find_run, read_run, spec_hash, train_once
+from leaves.progress import training_bar, training_name
+from leaves.runs import Run, find_run, free_first, read_run, spec_hash, train_once
 from leaves.training import OnEpoch, gpus
 
 import matplotlib.pyplot as plt
@@ -67,25 +67,25 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable) -> list
     -------
     list of Run, in the order of the specs
     """
-    waiting = {spec_hash(spec): spec for spec in specs if not find_run(spec)}
+    found = {spec_hash(spec): find_run(spec) for spec in specs}
+    waiting = {spec_hash(spec): spec for spec in specs if not found[spec_hash(spec)]}
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     if not address and len(waiting) > 1 and len(gpus()) > 1:
         address = f"local:{len(gpus())}"  # one training per GPU keeps them busier than one training on all of them
-    with training_bar(waiting) as progress:
+    with training_bar(waiting, [run for run in found.values() if run]) as progress:
         if address and waiting:
             from leaves import cluster  # Dask takes a second
 
             cluster.train_queue(waiting, split, prepare, address, progress)
         else:
-            for key, spec in waiting.items():
+            for key, spec in free_first(waiting):
                 announce = OnEpoch(functools.partial(progress, key))
                 train_once(spec, split, prepare, announce, patience=float("inf"))
                 progress(key, None, None)
     finished = [find_run(spec) for spec in specs]
     for run in finished:
         if run.result["diverged"]:
-            of_repeat = f"seed {run.spec['seed']}, fold {run.spec['fold']}"
-            print(f"{run.name}, {of_repeat}, diverged in epoch {run.result['epochs']}.")
+            print(f"{training_name(run.spec)}, diverged in epoch {run.result['epochs']}.")
     return finished
 
 

@@ -64,15 +64,31 @@ def mix_up(images, targets, gamma):
     return mixed, of_target * targets + (1 - of_target) * targets[::-1]
 
 
-BALANCES = ("none", "class_weight", "oversample")
+BALANCES = ("none", "class_weight", "oversample", "sqrt_oversample")
 
 
 def rows_of_epoch(labels, balance):
-    """Training images of an epoch, as row numbers: each once, or with "oversample" each class like the largest."""
-    if balance != "oversample":
+    """The training photos of an epoch.
+
+    Parameters
+    ----------
+    labels : array of int, shape (n,)
+    balance : str
+        With "oversample" each class has as many rows as the largest; with "sqrt_oversample" the geometric mean of its
+        own number and that. Else each photo is one row.
+
+    Returns
+    -------
+    array of int: row numbers
+    """
+    if balance not in ("oversample", "sqrt_oversample"):
         return np.arange(len(labels))
-    largest = np.bincount(labels).max()
-    return np.concatenate([np.resize(np.flatnonzero(labels == label), largest) for label in np.unique(labels)])
+    counts = np.bincount(labels)
+    wanted = np.full(len(counts), counts.max())
+    if balance == "sqrt_oversample":
+        wanted = np.ceil(np.sqrt(counts * counts.max())).astype(int)
+    rows = [np.resize(np.flatnonzero(labels == label), wanted[label]) for label in np.unique(labels)]
+    return np.concatenate(rows)
 
 
 def class_weights(labels, balance):

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from leaves import places
 from leaves.files import InputError, own_cores
+from leaves.progress import training_name
 
 import cloudpickle
 import dask
@@ -29,7 +30,7 @@ def connect(address):
         try:
             return Client(address, timeout=10)
         except (OSError, ValueError) as error:
-            raise InputError(f"No Dask scheduler answers at {address}: start one, or leave out --scheduler.") from error
+            raise InputError(f"No Dask scheduler answers at {address}: start one, or omit --scheduler.") from error
     count = int(address.removeprefix("local:"))
     with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
         workers = LocalCluster(
@@ -126,7 +127,7 @@ def train_queue(queue, split, prepare, address, progress):
         else:
             error = future.exception()
             reason = [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
-            failed.append(f"{queue[key]['name']}, seed {queue[key]['seed']} ({reason})")
+            failed.append(f"{training_name(queue[key])} ({reason})")
     client.unsubscribe_topic(TOPIC)
     if failed:
         raise InputError(f"Failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")

@@ -18,17 +18,16 @@ import difflib
 import inspect
 import math
 
+from leaves import claims
 from leaves.batches import AUGMENTATION
-from leaves.dataset import hold_out, load_images
+from leaves.dataset import check_folds, hold_out, load_images, move_validation
 from leaves.files import InputError
 from leaves.parameters import PARAMETERS, Parameter, choice, is_list, is_number, is_whole, number, whole
-from leaves.runs import PRECISIONS, repeat, training_spec
+from leaves.runs import PRECISIONS, gradient_ratios, repeat, smallest_change, training_spec
 from leaves.training import Training
 
 import keras
-import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold
 
 
 def final_model_layers(
@@ -79,11 +78,6 @@ def final_model_layers(
 def is_share(value):
     """Whether a value is a number from 0 to below 1."""
     return is_number(value, 0, 1) and value < 1
-
-
-def is_fold(value):
-    """Whether a value is None or a whole number from 0."""
-    return value is None or is_whole(value, 0, math.inf)
 
 
 def is_refit(value):
@@ -152,8 +146,8 @@ CHOICES = {
     "mixup": number("parameter of MixUp's beta distribution", 0, 1),
     "label_smoothing": Parameter("label smoothing", "a number from 0 to below 1", is_share),
     "precision": choice("precision of feature maps", *PRECISIONS),
-    "fold": Parameter("fold that is held out", "a whole number from 0", lambda value: is_fold(value) and value is not None),
-    "without": Parameter("fold that is not used", "None or a whole number from 0", is_fold),
+    "fold": whole("fold that is held out", 0, 49),
+    "without": whole("fold that is not used", 0, 49, none=True),
     "refit": Parameter("fold that is held out", 'None or a dict like {"folds": 20, "fold": 0}', is_refit),
     "log_layers": Parameter("log every layer", "True or False", lambda value: isinstance(value, bool)),
 }
@@ -171,8 +165,8 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
         batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `fold` and `without`,
-        see `dataset.hold_out`; `refit` is {"folds": k, "fold": i}, see `move_validation`; `log_layers` writes what
-        chapter 2 draws of every layer.
+        see `dataset.hold_out`; `refit` is {"folds": k, "fold": i}, see `dataset.move_validation`; `log_layers` writes
+        the measurements of every layer that chapter 2 draws.
 
     Returns
     -------
@@ -181,7 +175,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     Raises
     ------
     InputError
-        When a change is unknown or has a value that `CHOICES`, `check_layers` or Keras refuses.
+        When a change is unknown or has a value that `CHOICES`, `check_layers`, `dataset.check_folds` or Keras refuses.
     """
     check_choices({"image_size": size, "epochs": epochs, "layers": layers} | changes, name)
     of_final_model = inspect.signature(final_model_layers).parameters
@@ -194,6 +188,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
     check_optimizer(spec["optimizer"], name)
+    check_folds(split, spec["fold"], spec["without"])
     return spec
 
 
@@ -210,7 +205,7 @@ def final_model_settings(filters, augmentation, learning_rate, **settings):
 
 
 def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
-    """The specs of so many repeats of one custom CNN: list of dict, see `cnn_spec` and `runs.repeat`."""
+    """The specs of all repeats of one custom CNN: list of dict, see `cnn_spec` and `runs.repeat`."""
     return [
         cnn_spec(chapter, name, split, size, epochs, **repeat(number, seed, split), **changes)
         for number in range(repeats)
@@ -371,48 +366,21 @@ def layer_table(model):
     return pd.DataFrame(rows)
 
 
-def first_filters(model, image):
-    """The filters of a custom CNN's first convolution, and their answers to an image after the activation.
+def evidence_that_weights_move(runs):
+    """The comparisons of claim C14 and a note that answers its open question, see `claims.judge`.
 
     Parameters
     ----------
-    model : keras.Sequential that begins with rescaling, convolution and activation
-    image : array of uint8, shape (size, size, 3)
-
-    Returns
-    -------
-    kernels : array of float32, shape (filters, side, side, 3)
-    answers : array of float32, shape (filters, size, size)
+    runs : list of Run, see `runs.smallest_change`
     """
-    _, convolution, activation = model.layers[:3]
-    answers = keras.Model(model.inputs[0], activation.output)(image[None].astype(np.float32)).numpy()[0]
-    return convolution.kernel.numpy().transpose(3, 0, 1, 2), answers.transpose(2, 0, 1)
-
-
-def move_validation(split, folds, fold):
-    """The split with all but one fold of the validation subset moved to training; groups stay together.
-
-    With 20 folds a validation share of 0.2 becomes one of 0.01, the original study's refit.
-
-    Parameters
-    ----------
-    split : DataFrame, see `dataset.load_split`
-    folds : int
-        At most as many as there are groups.
-    fold : int, from 0
-        The one that stays in validation.
-
-    Returns
-    -------
-    DataFrame, a changed copy of the split
-    """
-    validation = split.index[split["split"] == "validation"]
-    groups = split.loc[validation, "group"]
-    folding = GroupKFold(min(folds, groups.nunique()), shuffle=True, random_state=0)
-    _, kept = list(folding.split(validation, groups=groups))[fold]
-    moved = split.copy()
-    moved.loc[validation.delete(kept), "split"] = "train"
-    return moved
+    change, ratios = smallest_change(runs), gradient_ratios(runs)
+    what = f"the smallest change of a kernel in an epoch is {100 * change:.2g} % of its norm"
+    reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # too few repeats, or too few that converged
+    note = (
+        f"in the worst epoch of a training the weakest gradient of a convolution is {min(ratios):.2g} to "
+        f"{max(ratios):.2g} times the strongest of a dense layer, each relative to its kernel"
+    )
+    return {"comparisons": [claims.known(what, change >= claims.MOVING, reason)], "note": note}
 
 
 def prepare(spec, split):

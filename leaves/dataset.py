@@ -7,6 +7,7 @@ from leaves.files import InputError, disk_errors_explained, matches_checksum, re
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import GroupKFold
 
 SUBSETS = ("train", "validation", "test")
 DEVELOPMENT = "development"  # train and validation together: all that a fold may hold out
@@ -59,10 +60,9 @@ def hold_out(split, fold, without=None):
     Raises
     ------
     InputError
-        When there is no such fold.
+        See `check_folds`.
     """
-    if not {fold, without} - {None} <= set(range(split.attrs["folds"])):
-        raise InputError(f"There is no fold {max(fold, without or 0)}: the split has {split.attrs['folds']} folds.")
+    check_folds(split, fold, without)
     changed, in_test = split.copy(), split["split"] == "test"
     changed["split"] = np.select(
         [in_test, split["fold"] == fold, split["fold"] == without], ["test", "validation", "unused"], "train"
@@ -70,13 +70,48 @@ def hold_out(split, fold, without=None):
     return changed
 
 
+def check_folds(split, fold, without=None):
+    """Raise InputError with one sentence if `hold_out` cannot hold out these folds of a split."""
+    for number in (fold, without):
+        if number is not None and not 0 <= number < split.attrs["folds"]:
+            raise InputError(f"There is no fold {number}: the split has the folds 0 to {split.attrs['folds'] - 1}.")
+    if fold == without:
+        raise InputError(f"Fold {fold} is held out: `without` must be another fold.")
+
+
+def move_validation(split, folds, fold):
+    """The split with all but one fold of the validation subset moved to training; groups stay together.
+
+    With 20 folds a validation share of 0.2 becomes one of 0.01, the original study's refit.
+
+    Parameters
+    ----------
+    split : DataFrame, see `load_split` and `hold_out`
+    folds : int
+        At most as many as there are groups.
+    fold : int, from 0
+        The one that stays in validation.
+
+    Returns
+    -------
+    DataFrame, a changed copy of the split
+    """
+    validation = split.index[split["split"] == "validation"]
+    groups = split.loc[validation, "group"]
+    folding = GroupKFold(min(folds, groups.nunique()), shuffle=True, random_state=0)
+    _, kept = list(folding.split(validation, groups=groups))[fold]
+    moved = split.copy()
+    moved.loc[validation.delete(kept), "split"] = "train"
+    return moved
+
+
 def shrunk_side(split, divisor):
     """The photos' median shorter side (256 pixels at most) divided by a number, in pixels: 32 or more.
 
-    The original study halved its photos of 256 pixels.
+    The original study halved its photos of 256 pixels. Without any known side it is 32.
     """
     side = split[["width", "height"]].min(axis=1).median()
-    return int(max(32, min(256, side) // divisor))
+    return int(max(32, min(side, 256) // divisor))  # in this order, or not a number would become 256
 
 
 def load_images(split, subset, size):

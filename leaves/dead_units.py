@@ -34,23 +34,3 @@ def dead_filters(network, images):
     spans = [np.max(high, axis=0) - np.min(low, axis=0) for low, high in ends]
     blocks = np.repeat(np.arange(1, len(spans) + 1), [len(span) for span in spans])
     return pd.DataFrame({"block": blocks, "dead": np.concatenate(spans) < SPAN})
-
-
-def dead_filters_of(runs, images):
-    """Find the dead filters of trained networks; a training that diverged is skipped.
-
-    Parameters
-    ----------
-    runs : dict of variant to list of Run
-    images : see `dead_filters`
-
-    Returns
-    -------
-    DataFrame, one row per filter of each training: variant (str), seed (int), block (int) and dead (bool)
-    """
-    return pd.concat(
-        dead_filters(run.load_model(), images).assign(variant=variant, seed=run.spec["seed"])
-        for variant, repeats in runs.items()
-        for run in repeats
-        if not run.result["diverged"]
-    )

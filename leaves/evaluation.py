@@ -1,4 +1,4 @@
-"""What chapter 6 asks of trained networks: their answers to the test subset, their scores and their costs."""
+"""What chapter 6 asks of trained networks: their answers to the test subset, and their scores."""
 
 import functools
 import hashlib
@@ -28,19 +28,18 @@ MIRRORS = [
     lambda batch: batch[:, :, ::-1],
     lambda batch: batch[:, ::-1, ::-1],
 ]
-COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
-STEPS = {"02": "", "03": "", "04": ", transfer learning", "05": ", fine tuning"}  # the end of a model's label
+STEPS = {"04": ", transfer learning", "05": ", fine tuning"}  # the end of the label of a network on a backbone
 SCORE_COLUMNS = {
     "model": "name; two rows of one backbone differ in the chapter",
     "chapter": "that trained it",
-    "initial_weights": "imagenet, random (a control) or none (trained from scratch)",
+    "initial_weights": "imagenet, random (a check of the pipeline) or none (trained from scratch)",
     "params": "all parameters",
     "trainable_params": "those that learnt in the last training",
     "epochs": "of the last training",
     "train_seconds": "of one training with all that it builds on",
-    "validation_macro_f1": "by which models are chosen",
-    "test_accuracy": "share of right answers on the test part",
-    "test_macro_f1": "mean over the classes of their F1 on the test part",
+    "validation_macro_f1": "of this training, on the validation subset",
+    "test_accuracy": "share of right answers on the test subset",
+    "test_macro_f1": "mean over the classes of their F1 on the test subset",
     "test_macro_f1_low": "lower end of its 95 % interval",
     "test_macro_f1_high": "upper end",
     "external_accuracy": "on the second test set, if one is given",
@@ -53,8 +52,13 @@ SCORE_COLUMNS = {
 # ---------------------------------------------------------------- models
 
 
+def label_of(chapter, name, run):
+    """The label of a recorded run: its name and, on a backbone, the step of its training."""
+    return name + STEPS[chapter] if "backbone" in run.spec else name
+
+
 def label_models(recorded):
-    """All recorded models by label: that of a network on a backbone names the step of its training too.
+    """All recorded models by label.
 
     Parameters
     ----------
@@ -70,21 +74,74 @@ def label_models(recorded):
         When chapter 4 has recorded other networks since chapter 5 went on from them.
     """
     for name, run in recorded["05"].items():
-        if run.spec["starts_from"].split()[0] != recorded["04"][name].folder.name:
+        if "starts_from" in run.spec and run.spec["starts_from"].split()[0] != recorded["04"][name].folder.name:
             raise InputError("Chapter 4 has other networks than chapter 5 went on from: run 05_fine_tuning again.")
-    return {run.name + STEPS[chapter]: run for chapter, by_name in recorded.items() for run in by_name.values()}
+    return {label_of(chapter, *row): row[1] for chapter, by_name in recorded.items() for row in by_name.items()}
+
+
+def label_repeats(recorded):
+    """All repeats of the models by label: dict of label to list of Run; `recorded` holds lists of Run."""
+    by_chapter = recorded.items()
+    return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
+
+
+def compared_models(models):
+    """The models that are compared, and in words those that are not.
+
+    A control, a network on a backbone with random weights, says nothing about transfer learning. One training may have
+    two labels, because a search may find nothing better.
+
+    Parameters
+    ----------
+    models : dict of label to Run
+
+    Returns
+    -------
+    dict of label to Run, and str, "" if all are compared
+    """
+    first = {run.folder: label for label, run in reversed(models.items())}
+    same = {label: first[run.folder] for label, run in models.items() if first[run.folder] != label}
+    controls = {label: run for label, run in models.items() if run.result["initial_weights"] == "random"}
+    notes = [f"{label} is not listed: the search found nothing better than {other}." for label, other in same.items()]
+    if names := ", ".join(dict.fromkeys(run.name for run in controls.values())):
+        notes.append(
+            f"Not compared, because no ImageNet weights were found: {names}. `report/scores.csv` has their rows, which "
+            "only check the pipeline. To compare them, give `--weights DIR`, a folder with `<Backbone>.weights.h5`, or "
+            "run the chapters on a network from which Keras can download the weights."
+        )
+    return {label: run for label, run in models.items() if label not in same | controls}, " ".join(notes)
 
 
 def transfer_of(models, run):
     """The transfer learning that a fine-tuned network goes on from, as a Run; None for other runs."""
-    return models[run.name + STEPS["04"]] if run.spec["chapter"] == "05" else None
+    return models[run.name + STEPS["04"]] if "starts_from" in run.spec else None
 
 
-def rank_on_validation(models, on_validation):
-    """Labels of the single models by macro F1 on validation, the best first, without controls and refits."""
-    labels = [label for label in models if label in on_validation.probabilities]
-    labels = [label for label in labels if models[label].result["initial_weights"] != "random"]
-    return sorted(labels, key=on_validation.macro_f1, reverse=True)
+def validation_score(run):
+    """Macro F1 on the fold that a run held out; not a number if it diverged."""
+    return float("nan") if run.result["diverged"] else run.result["validation_macro_f1"]
+
+
+def rank_on_validation(models, repeats):
+    """Rank single models by their mean macro F1 on the held-out folds; refits have learnt from them and are skipped.
+
+    The mean is over the first repeats, as many as every model has, so all models are scored on the same folds.
+
+    Parameters
+    ----------
+    models : dict of label to Run
+    repeats : dict of label to list of Run; a model without any has one, its run
+
+    Returns
+    -------
+    Series of float, labels as index, the best first; its attrs hold the number of `repeats`
+    """
+    trained = {label: repeats.get(label, [run]) for label, run in models.items() if not run.spec.get("refit")}
+    count = min(map(len, trained.values()))
+    means = {label: np.mean([*map(validation_score, runs[:count])]) for label, runs in trained.items()}
+    ranked = pd.Series(means).sort_values(ascending=False, kind="stable")
+    ranked.attrs["repeats"] = count
+    return ranked
 
 
 @functools.lru_cache(maxsize=4)
@@ -266,71 +323,6 @@ def combined(probabilities, ensembles, augmented):
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 
 
-# ---------------------------------------------------------------- costs
-
-
-def cost_parts(run, milliseconds, head=None):
-    """The costs of one model, by the parts that several models may share.
-
-    Parameters
-    ----------
-    run : Run
-    milliseconds : dict of "whole" and, for a network on a backbone, "front", to float
-    head : Run, optional
-        The transfer learning that a fine-tuned network goes on from.
-
-    Returns
-    -------
-    dict of the part's name to a dict with keys of `COSTS`
-    """
-    result = run.result
-    of_run = {key: result[key] for key in COSTS if key in result} | {"ms_per_image": milliseconds["whole"]}
-    if "seconds_before" not in result:  # a network that learns from pixels
-        return {run.folder.name: of_run}
-    transfer = head or run
-    front = transfer.result["parts"]["front"]
-    frozen = {"params": front, "ms_per_image": milliseconds["front"]}
-    frozen["train_seconds"] = transfer.result["seconds_before"]
-    of_run |= {"params": of_run["params"] - front, "ms_per_image": milliseconds["whole"] - milliseconds["front"]}
-    parts = {f"{run.spec['backbone']}, frozen": frozen, run.folder.name: of_run}
-    if head:
-        parts[f"{head.folder.name}, training"] = {"train_seconds": head.result["train_seconds"]}
-    else:  # the same name, whether this head or a network that was fine-tuned from it brings its seconds
-        parts[f"{run.folder.name}, training"] = {"train_seconds": of_run.pop("train_seconds")}
-    return parts
-
-
-def total_cost(*models):
-    """The costs of several models together, each shared part counted once: dict with the keys of `COSTS`.
-
-    Parameters
-    ----------
-    models : dicts from `cost_parts`
-    """
-    parts = {name: part for model in models for name, part in model.items()}
-    return {key: sum(part.get(key, 0) for part in parts.values()) for key in COSTS}
-
-
-def cost_rows(models, times, ensembles):
-    """Name, size and costs of every model and ensemble: dict of label to a dict with some of `SCORE_COLUMNS`.
-
-    Parameters
-    ----------
-    times : dict of label to dict, from `answer_test_subset`
-    """
-    parts = {label: cost_parts(run, times[label], transfer_of(models, run)) for label, run in models.items()}
-    rows = {}
-    for label, run in models.items():
-        rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
-        rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
-    for label, members in ensembles.items():
-        kinds = {models[member].result["initial_weights"] for member in members}
-        rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}  # imagenet first
-        rows[label] |= total_cost(*(parts[member] for member in members))
-    rows["Test-time augmentation"]["ms_per_image"] *= len(MIRRORS)
-    return rows
-
-
 # ---------------------------------------------------------------- tables
 
 
@@ -366,14 +358,14 @@ def score_table(costs, on_test, on_validation, original, draws):
     return table.astype({"epochs": "Int64"})
 
 
-def compare_with(best, answers, draws):
-    """Macro F1 of every model minus that of one of them, which validation chose.
+def compare_with(best, labels, answers, draws):
+    """Macro F1 of models minus that of one of them, which validation chose.
 
     Returns
     -------
     DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "best on validation")
     """
-    differences = {label: answers.difference(label, best, draws) for label in answers.probabilities}
+    differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
     table["verdict"] = np.select([table["low"] > 0, table["high"] < 0], ["better", "worse"], "tie")
     table.loc[best, "verdict"] = "best on validation"

@@ -119,11 +119,12 @@ def external_answers(folder, split, models, ensembles):
     return table["path"], Answers(truth, combined(probabilities, ensembles, augmented))
 
 
-def compare_with_test(on_test, external):
-    """Macro F1 of every model on both test sets, over the classes that occur in the second one.
+def compare_with_test(labels, on_test, external):
+    """Macro F1 of models on both test sets, over the classes that occur in the second one.
 
     Parameters
     ----------
+    labels : list of str
     on_test, external : Answers
 
     Returns
@@ -133,8 +134,7 @@ def compare_with_test(on_test, external):
         Photos of these classes in the test subset.
     """
     same = np.isin(on_test.truth, external.truth)
-    of_same = Answers(on_test.truth[same], {label: p[same] for label, p in on_test.probabilities.items()})
-    labels = [*on_test.probabilities]
+    of_same = Answers(on_test.truth[same], {label: on_test.probabilities[label][same] for label in labels})
     scores = {"external_macro_f1": external.macro_f1, "test": of_same.macro_f1}
     table = pd.DataFrame({name: list(map(score, labels)) for name, score in scores.items()}, labels)
     return table.sort_values("external_macro_f1"), int(same.sum())

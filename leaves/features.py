@@ -21,6 +21,7 @@ from leaves.training import batch_function, computing_in
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 
@@ -43,10 +44,10 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Some photos of arrays of one shape (n, ...), read by number, one array after another: shape (views * photos, ...)."""
+    """Some photos in one or more views, indexed like one array of shape (views * photos, ...), view after view."""
 
-    arrays: tuple
-    photos: np.ndarray  # int: their rows in each array
+    arrays: tuple  # one of shape (n, ...) for each view
+    photos: np.ndarray  # int: the rows of these photos in each array
 
     @property
     def shape(self):
@@ -61,13 +62,13 @@ class Views:
         return np.stack([self.arrays[view][self.photos[row]] for view, row in pairs])
 
     def of(self, photos, views=None):
-        """Some of these photos, by their position; with `views` only the first so many arrays."""
+        """Select some of these photos by their position; with `views`, only the first so many views."""
         return Views(self.arrays[:views], self.photos[photos])
 
 
 @dataclass(frozen=True)
 class FrozenOutputs:
-    """The activations of a frozen backbone for one part of the split: float16, memory-mapped."""
+    """The activations of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
     at_cut: Views  # shape (views * n, height, width, channels)
     features: Views  # shape (views * n, channels)
@@ -76,11 +77,11 @@ class FrozenOutputs:
 
 
 def fold_data(values, labels, split, fold):
-    """The inputs and labels of the training photos and of the held-out fold, of which the photo itself alone counts.
+    """Divide the stored outputs into those of the training photos, in all views, and of the held-out ones, as they are.
 
     Parameters
     ----------
-    values : Views of all photos outside the test subset
+    values : Views of all photos outside the test subset, see `FrozenOutputs`
     labels : array of int, shape (n,)
     split : DataFrame, see `dataset.load_split`
     fold : int
@@ -95,7 +96,7 @@ def fold_data(values, labels, split, fold):
 
 
 def frozen_outputs(spec, split, subset, load):
-    """The activations of a frozen backbone, computed once, whatever is trained on top and how often.
+    """Compute the activations of a frozen backbone once, whatever is trained on top and how often.
 
     Outside the test subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones.
 
@@ -132,9 +133,41 @@ def frozen_outputs(spec, split, subset, load):
     return FrozenOutputs(Views(at_cut, photos), Views(features, photos), labels, sum(seconds))
 
 
+def nearest_leaves(outputs, split, size, most=2000):
+    """Find the five training photos whose features are nearest to those of a validation leaf of the commonest class.
+
+    Parameters
+    ----------
+    outputs : dict of backbone to FrozenOutputs of the photos outside the test subset
+    split : DataFrame from `dataset.load_split`
+    size : int
+        Pixels per side of the pictures.
+    most : int
+        Training photos that are compared at most.
+
+    Returns
+    -------
+    dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the leaf first), species (list of six str)
+    and share (float: of the five, those of the right species, over all validation photos)
+    """
+    (train, labels), (validation, true) = (load_images(split, subset, size) for subset in ("train", "validation"))
+    leaf = int(np.flatnonzero(true == np.bincount(labels).argmax())[0])
+    sampled = np.linspace(0, len(labels) - 1, min(len(labels), most)).astype(int)
+    alike = {}
+    for name, stored in outputs.items():
+        (learnt, _), (held_out, _) = fold_data(stored.features, stored.labels, split, 0)
+        neighbours = NearestNeighbors(n_neighbors=5, metric="cosine")
+        neighbours.fit(learnt[sampled].astype(np.float32))
+        rows = sampled[neighbours.kneighbors(held_out[:].astype(np.float32))[1]]
+        species = [split.attrs["classes"][label] for label in (true[leaf], *labels[rows[leaf]])]
+        pictures = np.stack([validation[leaf], *train[rows[leaf]]])
+        alike[name] = {"pictures": pictures, "species": species, "share": (labels[rows] == true[:, None]).mean()}
+    return alike
+
+
 @functools.lru_cache(maxsize=1)
 def traced(front, last_block, precision):
-    """One function for both outputs of a frozen backbone, traced once for all its views and parts."""
+    """One function for both outputs of a frozen backbone, traced once for all its views and subsets."""
     both = keras.Model(front.input, [front.output, last_block(front.output, training=False)])
     run = batch_function(both)
     with computing_in([front, last_block], precision):

@@ -118,7 +118,7 @@ PARAMETERS = {
         "(rotation up to 180, shift up to 1, zoom up to 0.9)",
         is_augmentation,
     ),
-    "balance": choice("treatment of rare classes", "none", "class_weight", "oversample"),
+    "balance": choice("treatment of rare classes", "none", "class_weight", "oversample", "sqrt_oversample"),
     "precision": choice("precision of feature maps", "float32", "bfloat16", "auto"),
     "seed": whole("the first seed", 0, LARGEST_SEED),
     "repeats": whole("trainings of each network", 1, 100),

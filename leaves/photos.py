@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leaves import files, image_store, places
-from leaves.dataset import half_side
+from leaves.dataset import shrunk_side
 from leaves.files import InputError, disk_errors_explained, read_regular, user_path, write_atomic
 
 import imagehash
@@ -333,7 +333,7 @@ def half_median_side(known):
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
         sides[unknown] = [header_size(path) for path in known["path"].iloc[unknown]]
-    return half_side(pd.DataFrame(sides, columns=["width", "height"]).replace(0, np.nan))
+    return shrunk_side(pd.DataFrame(sides, columns=["width", "height"]).replace(0, np.nan), 2)
 
 
 def read_record(file, columns):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 import zipfile
@@ -20,6 +21,7 @@ from leaves.files import (
     write_atomic,
 )
 from leaves.locks import locked
+from leaves.progress import training_name
 from leaves.scoring import constant_score, macro_f1, state_of
 from leaves.training import fit, gpus
 
@@ -90,7 +92,8 @@ def chosen_precision(precision, size):
 def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **more):
     """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
 
-    `fold` is the one that is held out, see `dataset.hold_out`. `schema` says which version of the code it was made for: runs of another one are trained again.
+    `fold` is the one that is held out, see `dataset.hold_out`. `schema` says which version of the code made the spec:
+    runs of another version are trained again.
 
     `balance` says what is done about classes of unequal size: one of `BALANCES`; InputError for anything else.
     """
@@ -167,8 +170,7 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
     `train_seconds` counts the preparation too. InputError if another process is still training it after `patience`
     seconds.
     """
-    work = f"The training of {spec['name']}, seed {spec['seed']}, fold {spec['fold']},"
-    with locked(places.RUNS / "locks" / spec_hash(spec), patience, work):
+    with locked(places.RUNS / "locks" / spec_hash(spec), patience, f"The training of {training_name(spec)},"):
         folder = run_folder(spec)
         fault = fault_of_run(folder, spec)
         if not fault:  # another process has just finished it
@@ -184,6 +186,24 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
         (folder / "checkpoint.npz").unlink(missing_ok=True)
 
 
+def free_first(queue):
+    """Yield the trainings of a queue, each time one that no other process has begun, as long as there is one.
+
+    Parameters
+    ----------
+    queue : dict of the spec's hash to spec
+
+    Yields
+    ------
+    tuple of hash and spec
+    """
+    left, locks = dict(queue), places.RUNS / "locks"
+    while left:
+        free = [key for key in left if not (locks / f"{key}.holder").exists()]
+        key = [*free, *left][0]
+        yield key, left.pop(key)
+
+
 def forget_run(folder):
     """Delete a run; InputError if another process is training it."""
     with locked(places.RUNS / "locks" / folder.name[-8:]), disk_errors_explained(folder):
@@ -196,7 +216,6 @@ def write_run(folder, spec, training, history, seconds):
     with atomic_file(folder / "history.csv") as out:
         history.to_csv(out, index=False)
     diverged = not np.isfinite(history["loss"]).all()
-    curve = history["val_macro_f1"].where(np.isfinite(history["loss"]))
     result = {
         **training.summary,
         "params": training.whole.count_params(),
@@ -205,7 +224,7 @@ def write_run(folder, spec, training, history, seconds):
         "best_epoch": len(history) if spec["patience"] is None else int(history["val_macro_f1"].argmax()) + 1,
         "train_seconds": round(seconds, 2),
         "diverged": bool(diverged),
-        "state": state_of(curve, spec["epochs"], constant_score(training.validation[1])),
+        "state": state_of_training(spec, training, history),
     }
     for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
         probabilities = training.model.predict(evaluation_batches(x, labels), verbose=0)
@@ -219,8 +238,48 @@ def write_run(folder, spec, training, history, seconds):
     write_atomic(folder / "result.json", json.dumps(result, indent=1))
 
 
+def state_of_training(spec, training, history):
+    """The state of a training, see `scoring.state_of`.
+
+    The few photos that a refit holds out tell nothing, and another training found its number of epochs. So its state
+    is that of its training subset, and never "still rising".
+    """
+    if spec.get("refit"):
+        score, (_, truth), epochs = "macro_f1", training.train, math.inf
+    else:
+        score, (_, truth), epochs = "val_macro_f1", training.validation, spec["epochs"]
+    return state_of(history[score].where(np.isfinite(history["loss"])), epochs, constant_score(truth))
+
+
+def training_table(runs):
+    """The repeats of a training in numbers: DataFrame, one row each, indexed "repeat 0", "repeat 1" ...
+
+    Its columns are fold, seed, epochs, best epoch (int), state (str), train, validation (macro F1) and seconds (float).
+    """
+    columns = {"epochs": "epochs", "best_epoch": "best epoch", "state": "state"}
+    columns |= {"train_macro_f1": "train", "validation_macro_f1": "validation", "train_seconds": "seconds"}
+    rows = [
+        {key: run.spec[key] for key in ("fold", "seed")} | {name: run.result[key] for key, name in columns.items()}
+        for run in runs
+    ]
+    table = pd.DataFrame(rows, index=[f"repeat {number}" for number in range(len(runs))])
+    return table.astype({"train": float, "validation": float})
+
+
+def state_sentence(runs):
+    """Say how many trainings converged, and for the others the way out."""
+    ways = {
+        "still rising": "raise epochs",
+        "did not train": "raise epochs or change learning_rate",
+        "diverged": "lower learning_rate",
+    }
+    counts = pd.Series([run.result["state"] for run in runs]).value_counts()
+    others = [f"{counts[state]} {state}: {way}" for state, way in ways.items() if state in counts]
+    return "; ".join([f"{counts.get('converged', 0)} of {len(runs)} trainings converged", *others]) + "."
+
+
 def logged(run, folder, kind):
-    """What TensorBoard's files of a run hold of one kind, as dict of layer to one value per epoch.
+    """Read one kind of values from TensorBoard's files of a run: dict of layer to one value per epoch.
 
     Parameters
     ----------
@@ -236,6 +295,39 @@ def logged(run, folder, kind):
             steps = {event.step: event.tensor_proto for event in events.Tensors(tag)}
             found[tag] = [tf.make_ndarray(steps[step]) for step in sorted(steps)]
     return found
+
+
+def smallest_change(runs):
+    """The smallest change of a kernel in an epoch, as a share of the kernel's norm, over all layers, epochs and runs.
+
+    Parameters
+    ----------
+    runs : list of Run, trained with `log_layers`; one that diverged is skipped
+    """
+    logs = [logged(run, "layers", "change/") for run in runs if not run.result["diverged"]]
+    return float(min(np.min(list(log.values())) for log in logs))
+
+
+def gradient_ratios(runs):
+    """The weakest gradient of a convolution divided by the strongest of a dense layer, in the worst epoch of each run.
+
+    Both are relative to the norm of their kernel, see `training.LayerLog`.
+
+    Parameters
+    ----------
+    runs : see `smallest_change`
+
+    Returns
+    -------
+    list of float, one of each run that did not diverge
+    """
+    ratios = []
+    for run in (run for run in runs if not run.result["diverged"]):
+        gradients = pd.DataFrame(logged(run, "layers", "gradient/")).astype(float)
+        convolutions = gradients.columns.str.contains("conv")
+        weakest, strongest = gradients.loc[:, convolutions].min(axis=1), gradients.loc[:, ~convolutions].max(axis=1)
+        ratios.append(float((weakest / strongest).min()))
+    return ratios
 
 
 def read_run(folder, **labels):

@@ -98,49 +98,20 @@ def bootstrap_interval(truth, prediction, draws=2000):
     return np.percentile(macro_f1_of_resamples(truth, prediction, resamples(truth, draws)), [2.5, 97.5])
 
 
-def paired_draws(truth, predictions, baselines, draws=2000):
-    """Macro F1 of `predictions` less that of `baselines`, of each pair of trainings on each bootstrap resample.
-
-    Parameters
-    ----------
-    truth : array of int, shape (n,)
-    predictions, baselines : array of int, shape (seeds, n)
-        Both trainings of a pair have one seed, and are scored on the same resample of images.
-
-    Returns
-    -------
-    array of float, shape (draws, seeds)
-    """
-    rows = resamples(truth, draws)
-    of_both = ([macro_f1_of_resamples(truth, one, rows) for one in trainings] for trainings in (predictions, baselines))
-    return np.subtract(*map(np.transpose, of_both))
-
-
-def interval_over_seeds(drawn, seed=0):
-    """95 % percentile interval of the mean over seeds, which are drawn again with replacement too: (low, high).
-
-    Parameters
-    ----------
-    drawn : array of float, shape (draws, seeds), from `paired_draws`
-    """
-    chosen = np.random.default_rng(seed).integers(0, drawn.shape[1], drawn.shape)
-    return np.percentile(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1), [2.5, 97.5])
-
-
 def paired_difference(truth, prediction, baseline, draws=2000):
-    """Macro F1 of `prediction` less that of `baseline` on the same images: (difference, low, high).
+    """Macro F1 of `prediction` minus that of `baseline` on the same images: (difference, low, high).
 
-    The interval is the 95 % percentile of a paired bootstrap over images and, given several trainings of each
-    model, over seeds.
+    The interval is the 95 % percentile interval of a paired bootstrap: both are scored on the same resamples.
 
     Parameters
     ----------
-    truth : array of int, shape (n,)
-    prediction, baseline : array of int, shape (n,) or (seeds, n)
+    truth, prediction, baseline : array of int, shape (n,)
     """
-    truth, prediction, baseline = np.asarray(truth), np.atleast_2d(prediction), np.atleast_2d(baseline)
-    difference = (macro_f1(truth[None], prediction) - macro_f1(truth[None], baseline)).mean()
-    return difference, *interval_over_seeds(paired_draws(truth, prediction, baseline, draws))
+    truth, both = np.asarray(truth), [np.asarray(prediction), np.asarray(baseline)]
+    rows = resamples(truth, draws)
+    difference = np.subtract(*(macro_f1(truth, predicted) for predicted in both))
+    drawn = np.subtract(*(macro_f1_of_resamples(truth, predicted, rows) for predicted in both))
+    return difference, *np.percentile(drawn, [2.5, 97.5])
 
 
 def calibration_error(truth, probabilities, bins=15):

@@ -1,201 +1,218 @@
-"""The hyperparameter search of chapter 3: an Optuna study on disk that goes on where it was stopped."""
+"""The hyperparameter search of chapter 3: rounds of growing budget, in each of which FinalModel takes part."""
 
-import inspect
-import time
+import math
 import warnings
+from dataclasses import dataclass
 
-from leaves import places
 from leaves.batches import AUGMENTATION
+from leaves.claims import MARGIN
 from leaves.custom_cnn import cnn_spec, prepare
-from leaves.files import InputError, disk_errors_explained
-from leaves.runs import SCHEMA, spec_hash
+from leaves.runs import repeat
 
 import numpy as np
 import optuna
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+import pandas as pd
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a bar shows the trials instead
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of its drawings with matplotlib
-FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of its sampler and its drawings
+FINAL = 0  # the number of the trial that is FinalModel
+AT_ONCE = 4  # trials suggested together, before any of them is known: a cluster trains them in parallel
+REDUCTION = 3  # one challenger in so many goes on to the next round, with so many times the epochs
+LEARNING_RATES = (1e-4, 1e-2)
+EDGE = 0.2  # of the range of learning rates, on a log scale: a winner there asks for a wider range
+WIDER = 3  # times, on the winner's side
+WIDENINGS = 2  # at most
 
 
-def search_final_model(suggest, train_all, split, size, epochs, balance, seed, **limits):
-    """Search for a better network than FinalModel, or go on with this search where it was stopped.
+@dataclass(frozen=True)
+class Search:
+    """A finished search."""
+
+    study: optuna.Study  # the trials with their scores in the first round
+    rounds: pd.DataFrame  # see `round_table`
+    number: int  # of the trial that won
+    winner: dict  # its changes to FinalModel; empty if FinalModel itself won
+    runs: list  # its Runs, one for each repeat
+
+
+def search_final_model(
+    suggest, train_all, split, final_runs, settings, size, epochs, trials, first_epochs, seed, repeats
+):
+    """Search for a better network than FinalModel by successive halving (Jamieson and Talwalkar 2016).
+
+    FinalModel is a trial of every round, so the winner's validation mean is never below its own. Suggestions depend on
+    the seed and the scores alone: a search that was stopped replays its finished runs.
 
     Parameters
     ----------
-    suggest : callable(optuna.Trial) -> dict
-        The search space: one point of it, as changes to FinalModel, see `custom_cnn.cnn_spec`.
-    train_all : callable(list of dict, split, prepare) -> list of Run
-        `helpers.train_all`.
-    split : DataFrame, see `dataset.load_split`
-    size, epochs, balance, seed : what all trials have in common
-    limits : trials, minutes, at_once; see `run_search`
-
-    Returns
-    -------
-    optuna.Study, kept in the folder of the runs
+    suggest : callable(optuna.Trial, (float, float)) -> dict
+        The search space, given the range of learning rates: one point of it as changes to FinalModel.
+    train_all : see `helpers.train_all`
+    final_runs : list of Run
+        The repeats of FinalModel with these settings, size, epochs and seed.
+    settings : dict, see `custom_cnn.final_model_settings`
+    epochs, first_epochs : int
+        Of the last and of the first round, which has so many `trials`, FinalModel included.
     """
+    changes, known = {}, {(FINAL, epochs, number): run for number, run in enumerate(final_runs)}
 
-    def spec_of(trial):
-        return cnn_spec("03", "trial", split, size, epochs, seed, **suggest(trial))
+    def spec_of(trial, budget, number):
+        changed = settings | {"log_layers": False} | changes[trial]
+        return cnn_spec("03", "trial", split, size, budget, **repeat(number, seed, split), **changed)
 
-    def train(specs):
-        return train_all(specs, split, prepare)
+    def train(numbers, budget, count=1):
+        keys = [(trial, budget, number) for trial in numbers for number in range(count)]
+        missing = [key for key in keys if key not in known]
+        known.update(zip(missing, train_all([spec_of(*key) for key in missing], split, prepare), strict=True))
+        return {trial: [known[trial, budget, number] for number in range(count)] for trial in numbers}
 
-    conditions = {"split": split.attrs["hash"], "size": size, "epochs": epochs, "balance": balance, "seed": seed}
-    study = open_study(places.RUNS / f"{name_of_search(conditions, suggest)}.db")
-    run_search(study, spec_of, train, seed=seed, **limits)
+    study, budgets, champions = new_study(settings, seed), round_budgets(first_epochs, epochs), {FINAL}
+    rates = tuple(pick(*LEARNING_RATES, final_point(settings)["learning rate"]) for pick in (min, max))
+    for _ in range(1 + WIDENINGS):
+        while len(changes) < trials:
+            asked = [study.ask() for _ in range(min(AT_ONCE, trials - len(changes)))]
+            changes |= {trial.number: suggest(trial, rates) for trial in asked} | {FINAL: {}}
+            for number, runs in train([trial.number for trial in asked], budgets[0]).items():
+                study.tell(number, score(runs))
+        rounds, winner = run_rounds(train, trials, champions, budgets, repeats)
+        wider = widened(rates, study.trials[winner].params["learning rate"])
+        if winner == FINAL or wider == rates:
+            break
+        rates, trials, champions = wider, trials + AT_ONCE, champions | {winner}
+    return Search(study, round_table(rounds, study), winner, changes[winner], rounds[-1][1][winner])
+
+
+def new_study(settings, seed):
+    """An Optuna study in memory that begins with FinalModel and some random trials.
+
+    Later ones are suggested by the Tree-structured Parzen Estimator (Bergstra et al. 2011).
+    """
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * AT_ONCE, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.enqueue_trial(final_point(settings))
     return study
 
 
-def changes_of(point, balance):
-    """The point of a search space as changes to FinalModel, see `custom_cnn.cnn_spec`.
+def widened(rates, rate):
+    """The range of learning rates, wider on the side where a rate lies close to its edge: (lowest, highest)."""
+    low, high = rates
+    place = math.log(rate / low) / math.log(high / low)
+    return low / WIDER if place < EDGE else low, high * WIDER if place > 1 - EDGE else high
+
+
+def round_budgets(first, full):
+    """The epochs of each round, in equal ratios of about `REDUCTION` from the first round to the last: list of int."""
+    rounds = 1 + max(0, round(math.log(full / first, REDUCTION)))
+    return [round(float(budget)) for budget in np.geomspace(full, first, rounds)[::-1]]
+
+
+def run_rounds(train, trials, champions, budgets, repeats):
+    """Let all trials compete in rounds; the champions stay, and of the other trials the best third.
+
+    In the last round the challengers within `MARGIN` of the best are trained with all repeats, and the best mean wins.
+    FinalModel wins ties, and against trials that diverged or did not train.
 
     Parameters
     ----------
-    point : dict of hyperparameter to value
-        `filters` of the first block double from block to block; `augmentation` is the share of the original's.
-    balance : str, see `runs.training_spec`
+    train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
+    trials : int
+    champions : set of int
+        FinalModel, and the winners of these rounds with fewer trials.
+    budgets : list of int, see `round_budgets`
+    repeats : int
+
+    Returns
+    -------
+    rounds : list of (epochs, dict of trial to list of Run)
+    winner : int
     """
-    weakened = {key: point["augmentation"] * value for key, value in AUGMENTATION.items() if key != "flip"}
-    slope = {"negative_slope": 0.3} if point["activation"] == "LeakyReLU" else {}
+    rounds, champions = [], sorted(champions)
+    challengers = [trial for trial in range(trials) if trial not in champions]
+    for budget in budgets:
+        runs = train([*champions, *challengers], budget)
+        rounds.append((budget, runs))
+        ranked = sorted(filter(lambda trial: score(runs[trial]), challengers), key=lambda trial: -score(runs[trial]))
+        if budget < budgets[-1]:
+            challengers = ranked[: math.ceil(len(ranked) / REDUCTION)]
+    best = max(map(score, runs.values()))
+    close = [trial for trial in ranked if score(runs[trial]) >= best - MARGIN]
+    if repeats > 1:
+        runs = train([*champions, *close], budgets[-1], repeats)
+        rounds.append((budgets[-1], runs))
+    sound = filter(lambda trial: has_trained(runs[trial]), close)
+    return rounds, max([*champions, *sound], key=lambda trial: score(runs[trial]))
+
+
+def score(runs):
+    """Mean validation macro F1 of the repeats of a trial; a repeat that diverged counts as 0."""
+    return float(np.mean([run.result["validation_macro_f1"] or 0 for run in runs]))
+
+
+def has_trained(runs):
+    """Whether all repeats of a trial learnt something."""
+    return not {"diverged", "did not train"} & {run.result["state"] for run in runs}
+
+
+def round_table(rounds, study):
+    """A row for each trial in each round: DataFrame of round, epochs, repeats, number, score, state and its point.
+
+    `score` is the mean over the repeats, and `state` names all of their states.
+    """
+    points = [trial.params for trial in study.trials]
+    rows = [
+        {
+            "round": position,
+            "epochs": budget,
+            "repeats": len(repeated),
+            "number": number,
+            "score": score(repeated),
+            "state": ", ".join(dict.fromkeys(run.result["state"] for run in repeated)),
+            **points[number],
+        }
+        for position, (budget, runs) in enumerate(rounds, 1)
+        for number, repeated in runs.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def depths(filters, size):
+    """The least and the most blocks of the search space; each halves the side, and one pixel must remain."""
+    return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
+
+
+def final_point(settings):
+    """FinalModel as a point of the search space, see `changes_of`."""
     return {
-        "filters": [point["filters"] * 2**block for block in range(point["depth"])],
+        "width": 1.0,
+        "depth": len(settings["filters"]),
+        "activation": "LeakyReLU",
+        "kernel size": 3,
+        "initializer": "glorot_uniform",
+        "dropout": 0.3,
+        "dense units": 512,
+        "L2": 0.0,
+        "augmentation": "FinalModel's",
+        "learning rate": settings["optimizer"]["config"]["learning_rate"],
+    }
+
+
+def changes_of(point, settings):
+    """A point of the search space as changes to FinalModel, see `custom_cnn.cnn_spec`.
+
+    `width` multiplies FinalModel's filters; blocks beyond FinalModel's have twice the filters of the block before.
+    """
+    filters = settings["filters"]
+    filters = [*filters, *(filters[-1] * 2**block for block in range(1, 1 + point["depth"]))][: point["depth"]]
+    flips = AUGMENTATION | {"rotation": 0, "shift": 0, "zoom": 0}
+    choices = {"FinalModel's": settings["augmentation"], "flips": flips, "the original's": AUGMENTATION}
+    return {
+        "filters": [min(2048, math.ceil(point["width"] * count)) for count in filters],
         "kernel_size": point["kernel size"],
-        "activation": [point["activation"], slope],
+        "activation": [point["activation"], {"negative_slope": 0.3} if point["activation"] == "LeakyReLU" else {}],
         "initializer": point["initializer"],
         "dropout": [point["dropout"]] * 2,
         "dense_units": point["dense units"],
         "l2": point["L2"],
-        "augmentation": AUGMENTATION | weakened,
+        "augmentation": choices[point["augmentation"]],
         "optimizer": {"class_name": "Adam", "config": {"learning_rate": point["learning rate"]}},
-        "balance": balance,
     }
-
-
-def trial_table(study):
-    """The trials of a study: DataFrame of number, state, value, each hyperparameter by its name, and seconds."""
-    trials = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration"))
-    trials.columns = [column.removeprefix("params_") for column in trials.columns]
-    trials["duration"] = trials["duration"].dt.total_seconds()
-    return trials
-
-
-def best_trial(study):
-    """The best trial of a study, for `suggest` to draw again; InputError if none was completed."""
-    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
-        raise InputError("No trial of the search was completed: raise search_trials or search_minutes.")
-    return optuna.trial.FixedTrial(study.best_params)
-
-
-def open_study(file):
-    """Open the Optuna study in an SQLite file of its name, or create both.
-
-    A file that is damaged is set aside: its trials are found again among the runs.
-
-    Parameters
-    ----------
-    file : Path
-
-    Returns
-    -------
-    optuna.Study
-
-    Raises
-    ------
-    InputError
-        When the folder cannot be written to.
-    """
-    try:
-        with disk_errors_explained(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        wanted = {"storage": f"sqlite:///{file}", "study_name": file.stem, "direction": "maximize"}
-        return optuna.create_study(**wanted, load_if_exists=True)
-    except OperationalError as error:  # in use by another process, or not to be written to
-        raise InputError(
-            f"{file} cannot be used ({error.orig}): see that nobody else does, and run it again."
-        ) from error
-    except (SQLAlchemyError, RuntimeError):  # RuntimeError: made by another version of Optuna
-        print(f"{file.name} is damaged and set aside: the search goes through its trials again.")
-        file.replace(file.with_suffix(".damaged"))
-        return open_study(file)
-
-
-def name_of_search(conditions, suggest):
-    """The name of a search: other conditions, another search space or another version of the code is another search.
-
-    Parameters
-    ----------
-    conditions : dict, JSON-able
-        All that its trainings have in common.
-    suggest : callable(optuna.Trial) -> dict
-        Its source code and that of `changes_of` are the search space.
-
-    Returns
-    -------
-    str
-    """
-    space = inspect.getsource(suggest) + inspect.getsource(changes_of)
-    content = conditions | {"version": SCHEMA, "space": space}
-    return f"search-{spec_hash(content)}"
-
-
-def run_search(study, spec_of, train_all, trials, minutes, seed, at_once):
-    """Run a study until it has `trials` finished trials, or for so many minutes.
-
-    Trials are suggested `at_once` at a time, trained, and added to the study when they are finished. They do not
-    depend on how often the search was stopped, nor on where they are trained: the sampler (Tree-structured Parzen
-    Estimator, Bergstra et al. 2011) starts from (seed, number of trials known), and the spec of a trial holds the
-    median that it has to keep up with.
-
-    Parameters
-    ----------
-    study : optuna.Study
-    spec_of : callable(optuna.Trial) -> dict
-        What the trial suggests, as the spec of a run.
-    train_all : callable(list of dict) -> list of Run
-    trials, seed : int
-    minutes : float
-        After which no trial begins.
-    at_once : int
-        Trials that may be trained at the same time.
-    """
-    start = time.monotonic()
-    while len(finished := study.get_trials(states=FINISHED)) < trials and time.monotonic() - start < 60 * minutes:
-        first = len(finished) // at_once * at_once  # what was known when the trials under way were suggested
-        sampler = optuna.samplers.TPESampler(seed=1000 * seed + first, n_startup_trials=5)
-        known = optuna.create_study(direction="maximize", sampler=sampler)
-        known.add_trials(finished[:first])
-        floor = median_floor(finished[:first])
-        suggested = [known.ask() for _ in range(at_once)]
-        specs = [spec_of(trial) | {"floor": floor} for trial in suggested]
-        waiting = slice(len(finished) - first, trials - first)
-        for trial, run in zip(suggested[waiting], train_all(specs[waiting]), strict=True):
-            study.add_trial(as_finished(trial, run))
-
-
-def median_floor(trials):
-    """The median over complete trials of the best validation macro F1 up to each epoch; nothing from fewer than three.
-
-    A trial that falls below it after the first epoch is stopped (the median rule of Golovin et al. 2017).
-    """
-    complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
-    if len(complete) < 3:
-        return []
-    curves = [np.fmax.accumulate(list(trial.intermediate_values.values())) for trial in complete]
-    epochs = range(1, max(map(len, curves)))
-    return [0.0, *(float(np.median([curve[min(epoch, len(curve) - 1)] for curve in curves])) for epoch in epochs)]
-
-
-def as_finished(trial, run):
-    """A trial with what came of it: the curve, and the best validation macro F1 (0 if it diverged)."""
-    curve, floor = run.history["val_macro_f1"].to_list(), run.spec["floor"]
-    cut = bool(floor) and len(curve) < run.spec["epochs"] and max(curve) < floor[min(len(curve), len(floor)) - 1]
-    return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.PRUNED if cut else optuna.trial.TrialState.COMPLETE,
-        value=None if cut else 0.0 if run.result["diverged"] else max(curve),
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values=dict(enumerate(curve)),
-    )

@@ -43,9 +43,9 @@ def split_photos(photos, pairs, validation, test, seed, before):
     photos : DataFrame with the columns sha256 (unique), path, label
     pairs : DataFrame from `find_duplicates`
     validation, test : float
-        Fractions: `test` of all photos, then `validation` of what is left.
+        Fractions: `test` of all photos, then `validation` of the others.
     before : dict of SHA-256 to subset
-        What an earlier split decided: adding photos moves none of these. A new photo that is like photos of two
+        The decisions of an earlier split: adding photos moves none of these. A new photo that is like photos of two
         subsets is excluded; so is, of earlier photos that turn out to be alike, the one in the lesser subset.
 
     Returns
@@ -74,39 +74,37 @@ def divide_folds(photos, folds, seed):
     ----------
     photos : DataFrame with the columns label, group and split
     folds : int
-        With fewer training photos in every class there are fewer folds.
+        How many, with validation; fewer if no class has so many training photos, at least two.
 
     Returns
     -------
     array of int, shape (n,): 0 for validation, 1, 2 ... for the folds of the training photos, -1 for test
     """
-    fold = photos["split"].map({"train": 1, "validation": 0, "test": -1}).to_numpy()
-    train = photos[photos["split"] == "train"]
+    fold = photos["split"].map({"train": 1, "validation": 0, "test": -1}).to_numpy(copy=True)
+    rows = np.flatnonzero(fold == 1)
+    train = photos.iloc[rows]
     count = min(folds - 1, int(train["label"].value_counts().max()), train["group"].nunique())
     if count < 2:
         return fold
     division = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # of a class with fewer photos than folds, see `fold_sentence`
         warnings.simplefilter("ignore", UserWarning)
-        parts = [part for _, part in division.split(train, train["label"], train["group"])]
-    for number, part in enumerate(parts, 1):
-        fold[train.index[part]] = number
+        held_out = [part for _, part in division.split(train, train["label"], train["group"])]
+    for number, part in enumerate(filter(len, held_out), 1):  # large groups may leave a fold empty
+        fold[rows[part]] = number
     return fold
 
 
 def fold_sentence(split):
-    """Say how large the folds are, and in how many of them a class is missing."""
+    """Say how many photos the folds of a split have, and which classes are not in all of them."""
     outside = split[split["fold"] >= 0]
     sizes = outside["fold"].value_counts()
     counts = pd.crosstab(outside["label"], outside["fold"])
-    sentence = f"Train and validation make up {len(sizes)} folds of {sizes.min()} to {sizes.max()} photos"
-    lacking = (counts == 0).any(axis=1)
-    if not lacking.any():
+    sentence = f"Train and validation make up {len(sizes)} folds of about {sizes.mean():.0f} photos"
+    lacking = counts.index[(counts == 0).any(axis=1)]
+    if lacking.empty:
         return f"{sentence}, each with all classes."
-    return (
-        f"{sentence}. {', '.join(lacking.index[lacking])} are too few to be in every fold: the macro F1 of a fold is the "
-        "mean over its classes."
-    )
+    return f"{sentence}; not every fold has {' and '.join(lacking)}: macro F1 is the mean over the classes of a fold."
 
 
 def exclude_bridges(photos, pairs, before):
@@ -367,9 +365,9 @@ def check_leaks(split, near, settings):
     shares = {"validation": outside_test * settings["validation_share"], "test": settings["test_share"]}
     shares["train"] = 1 - sum(shares.values())
     checks = {
-        "photos too near to one in another part": (too_near, 0),
-        "groups in two parts": (len(split.groupby(["group", "split"])) - split["group"].nunique(), 0),
-        "classes missing from a part": ((count_classes(split) == 0).any(axis=1).sum(), 0),
+        "photos too near to one in another subset": (too_near, 0),
+        "groups torn between folds": (len(split.groupby(["group", "split", "fold"])) - split["group"].nunique(), 0),
+        "classes missing from a subset": ((count_classes(split) == 0).any(axis=1).sum(), 0),
         **{f"share of {subset}": ((split["split"] == subset).sum() / len(split), shares[subset]) for subset in SUBSETS},
     }
     table = pd.DataFrame(checks, index=["found", "expected"]).T

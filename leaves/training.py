@@ -37,6 +37,7 @@ class Training:
     train: tuple  # (inputs of `model`, labels)
     validation: tuple
     summary: dict  # rows added to result.json
+    targets: np.ndarray | None = None  # float32, shape (n, classes): soft labels in place of the training labels
 
 
 def fit(spec, split, prepare, *callbacks, folder=None):
@@ -64,11 +65,12 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     stopping = early_stopping(spec["patience"], constant_score(held_out_labels))
     checkpoint = Checkpoint(folder and folder / "checkpoint.npz", stopping)
     callbacks = [keras.callbacks.TerminateOnNaN(), *callbacks, *([stopping] if stopping else [])]
+    targets = one_hot[labels] if training.targets is None else training.targets
     if folder:
-        callbacks += loggers(folder / "tensorboard", spec["log_layers"], x, one_hot[labels])
+        callbacks += loggers(folder / "tensorboard", spec["log_layers"], x, targets)
     with computing_in([model], spec["precision"]):
         model.fit(
-            training_batches(x, one_hot[labels], rows, spec, checkpoint.epochs),
+            training_batches(x, targets, rows, spec, checkpoint.epochs),
             steps_per_epoch=-(-len(rows) // spec["batch_size"]),
             initial_epoch=checkpoint.epochs,
             epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
@@ -100,7 +102,7 @@ def early_stopping(patience, constant):
 class StopEarly(keras.callbacks.EarlyStopping):
     """Early stopping whose patience counts from the first epoch that beats the constant answer.
 
-    A network that still gives every photo the commonest class has not begun to learn, and is not stopped for that.
+    A network that still gives every photo the commonest class has not begun to learn, so it is not stopped.
     """
 
     def __init__(self, patience, constant):
@@ -108,13 +110,13 @@ class StopEarly(keras.callbacks.EarlyStopping):
         self.constant = constant
 
     def on_epoch_end(self, epoch, logs=None):
-        if not max(self.best or 0, logs["val_macro_f1"]) > self.constant + ABOVE_CONSTANT:
+        if max(self.best or 0, logs["val_macro_f1"]) < self.constant + ABOVE_CONSTANT:
             self.wait = -1  # Keras adds one
         super().on_epoch_end(epoch, logs)
 
 
 def loggers(folder, log_layers, x, targets):
-    """What writes TensorBoard's files: losses and scores, and with `log_layers` histograms and gradients."""
+    """The callbacks that write TensorBoard's files: losses and scores, with `log_layers` histograms and gradients."""
     epochs = EpochLog(folder, int(log_layers), write_graph=False)
     if not log_layers:
         return [epochs]

@@ -4,18 +4,24 @@ import functools
 import itertools
 
 from leaves import places
-from leaves.backbones import BACKBONES, join_parts, load_parts, trainable_tail
-from leaves.claims import compare
+from leaves.backbones import BACKBONES, cut_backbone, join_parts, load_backbone, load_parts, trainable_tail
+from leaves.claims import compare, evidence, not_tested, pairs
 from leaves.custom_cnn import build_model
 from leaves.dataset import DEVELOPMENT, load_images
 from leaves.features import fold_data, frozen_outputs
 from leaves.files import InputError, file_hash
 from leaves.runs import read_run, repeat, training_spec
-from leaves.training import Training, seeded
+from leaves.training import Training, flat_layers, seeded
 
+import keras
 import numpy as np
 import pandas as pd
-from sklearn.neighbors import NearestNeighbors
+
+# The head of a backbone without ImageNet weights, which only checks the pipeline, and the epochs of its tail.
+CHECK = {"learning_rates": [0.001], "repeats": 1, "epochs": 2, "image_size": 32}
+CHECK_TAIL_EPOCHS = 1
+MOST_STEPS = 3  # by which a grid of learning rates is widened on a side
+STUDY = ("ResNet50", "EfficientNetB4", "VGG16")  # the backbones of the original study, in the order of claim C16
 
 # ---------------------------------------------------------------- heads
 
@@ -68,13 +74,11 @@ def stored_outputs(specs, split, origins):
     dict of backbone to FrozenOutputs
     """
     by_backbone = {spec["backbone"]: spec for spec in specs}
-    return {
-        name: frozen_outputs(spec, split, DEVELOPMENT, loader(spec, origins)) for name, spec in by_backbone.items()
-    }
+    return {name: frozen_outputs(spec, split, DEVELOPMENT, loader(spec, origins)) for name, spec in by_backbone.items()}
 
 
 def outputs_table(outputs):
-    """What `stored_outputs` gave, one row a backbone: DataFrame of cut, shapes, photos and seconds."""
+    """The stored outputs in numbers: DataFrame of cut, shapes, photos and seconds, one row a backbone."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -85,38 +89,6 @@ def outputs_table(outputs):
             "seconds": stored.seconds,
         }
     return pd.DataFrame(rows).T
-
-
-def nearest_leaves(outputs, split, size, most=2000):
-    """A validation leaf of the commonest class, and the five training photos whose features are nearest to its own.
-
-    Parameters
-    ----------
-    outputs : dict from `stored_outputs`
-    split : DataFrame from `dataset.load_split`
-    size : int
-        Pixels per side of the pictures.
-    most : int
-        Training photos that are compared at most.
-
-    Returns
-    -------
-    dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the leaf first), species (list of six str)
-    and share (float: of the five, those of the right species, over all validation photos)
-    """
-    (train, labels), (validation, true) = (load_images(split, subset, size) for subset in ("train", "validation"))
-    leaf = int(np.flatnonzero(true == np.bincount(labels).argmax())[0])
-    sampled = np.linspace(0, len(labels) - 1, min(len(labels), most)).astype(int)
-    alike = {}
-    for name, stored in outputs.items():
-        (learnt, _), (held_out, _) = fold_data(stored.features, stored.labels, split, 0)
-        neighbours = NearestNeighbors(n_neighbors=5, metric="cosine")
-        neighbours.fit(learnt[sampled].astype(np.float32))
-        rows = sampled[neighbours.kneighbors(held_out[:].astype(np.float32))[1]]
-        species = [split.attrs["classes"][label] for label in (true[leaf], *labels[rows[leaf]])]
-        pictures = np.stack([validation[leaf], *train[rows[leaf]]])
-        alike[name] = {"pictures": pictures, "species": species, "share": (labels[rows] == true[:, None]).mean()}
-    return alike
 
 
 def prepare_head(spec, split, origins):
@@ -144,17 +116,123 @@ def prepare_head(spec, split, origins):
     return Training(head, join_parts(front, last_block, head), *data, summary)
 
 
-# ---------------------------------------------------------------- tails
+# ---------------------------------------------------------------- learning rates
 
 
-def starting_heads(repeats, seeds, controls):
-    """The heads that tails go on from: of each backbone those with the first seeds, of a control one.
+def rate_of(run):
+    """The learning rate of a run."""
+    return run.spec["optimizer"]["config"]["learning_rate"]
+
+
+def scores_by_rate(runs):
+    """Average the validation macro F1 of heads over their repeats.
+
+    Returns
+    -------
+    DataFrame, one row a backbone, one column a learning rate in rising order; not a number where no head was trained
+    or one diverged
+
+    Raises
+    ------
+    InputError
+        When at every learning rate a head of a backbone diverged.
+    """
+    rows = [(run.name, rate_of(run), run.result["validation_macro_f1"]) for run in runs]
+    grid = pd.DataFrame(rows, columns=["backbone", "learning rate", "score"]).astype({"score": float})
+    means = grid.pivot_table(
+        "score", "backbone", "learning rate", lambda scores: scores.mean(skipna=False), dropna=False, sort=False
+    )
+    if (lost := means.isna().all(axis=1)).any():
+        raise InputError(f"Every head of {lost.idxmax()} diverged: lower learning_rates.")
+    return means.sort_index(axis=1)
+
+
+def wider_specs(runs, learning_rates):
+    """The specs of the heads that widen the grid of each backbone by one step, where its best rate lies at an edge.
 
     Parameters
     ----------
-    repeats : dict of backbone to list of Run, as chapter 4 recorded them
-    seeds : int
-    controls : list of str, names of the backbones that started from random weights
+    runs : list of Run
+        All heads that were trained so far.
+    learning_rates : list of float
+        The grid that it all began with: it is widened by at most `MOST_STEPS` on a side.
+
+    Returns
+    -------
+    list of dict, empty if no grid is to be widened
+    """
+    specs = []
+    for name, best in scores_by_rate(runs).idxmax(axis=1).items():
+        heads = [run for run in runs if run.name == name]
+        rates = {rate_of(run) for run in heads}
+        steps = []
+        if best == min(rates) and sum(rate < min(learning_rates) for rate in rates) < MOST_STEPS:
+            steps.append(best / 3)
+        if best == max(rates) and sum(rate > max(learning_rates) for rate in rates) < MOST_STEPS:
+            steps.append(best * 10 / 3)
+        for rate, head in itertools.product(steps, heads):
+            if rate_of(head) == best:
+                config = {"learning_rate": float(f"{rate:.0e}")}  # 1, 3, 10, 30 ...
+                specs.append(head.spec | {"optimizer": head.spec["optimizer"] | {"config": config}})
+    return specs
+
+
+def at_best_rate(runs):
+    """The heads of each backbone at its best learning rate: dict of backbone to list of Run, one for each repeat."""
+    best = scores_by_rate(runs).idxmax(axis=1)
+    return {name: [run for run in runs if run.name == name and rate_of(run) == best[name]] for name in best.index}
+
+
+# ---------------------------------------------------------------- the control
+
+
+def control_specs(heads, seed):
+    """The specs of the same heads on their backbone with random weights from a seed: nothing else differs.
+
+    Parameters
+    ----------
+    heads : list of Run, the repeats of a head
+    """
+    weights = {"kind": "random", "hash": f"random-{seed}", "statistics": "of the photos"}
+    return [head.spec | {"name": f"{head.name}, random weights", "weights": weights} for head in heads]
+
+
+def parts_of_control(spec, split, most=256):
+    """The two parts of a backbone from random weights, with the statistics of photos in its batch normalisation.
+
+    Without them the signal of an untrained network vanishes from layer to layer; to estimate them belongs to batch
+    normalisation (Ioffe and Szegedy 2015).
+    """
+    network = load_backbone(spec["backbone"], spec["weights"], spec["image_size"])
+    front, last_block = cut_backbone(spec["backbone"], network, "random")
+    for layer in flat_layers(network):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    images, _ = load_images(split, DEVELOPMENT, spec["image_size"])
+    chosen = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
+    last_block(front(images[chosen].astype(np.float32), training=True), training=True)
+    return front, last_block
+
+
+def prepare_control(spec, split):
+    """Prepare the `Training` of a spec of `control_specs`: nothing goes on from it, so it is the head alone."""
+    outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
+    with seeded(spec["seed"]):  # however many random numbers loading took
+        head = build_model(spec["layers"], outputs.features.shape[1:], "head")
+    data = fold_data(outputs.features, outputs.labels, split, spec["fold"])
+    return Training(head, head, *data, {"initial_weights": "random", "classes": split.attrs["classes"]})
+
+
+# ---------------------------------------------------------------- tails
+
+
+def starting_heads(heads, repeats):
+    """The heads that tails go on from: of each backbone the first repeats, of one that checks the pipeline its one.
+
+    Parameters
+    ----------
+    heads : dict of backbone to list of Run, as chapter 4 recorded them
+    repeats : int
 
     Returns
     -------
@@ -165,13 +243,21 @@ def starting_heads(repeats, seeds, controls):
     InputError
         When chapter 4 trained fewer heads than that.
     """
-    counts = {name: 1 if name in controls else seeds for name in repeats}
-    if any(len(repeats[name]) < count for name, count in counts.items()):
-        raise InputError(
-            f"fine_tuning_seeds is {seeds}, more than chapter 4 trained heads: raise seeds and run notebook "
-            "04_transfer_learning again, or lower it."
-        )
-    return [run for name, count in counts.items() for run in repeats[name][:count]]
+    chosen = []
+    for runs in heads.values():
+        count = 1 if is_check(runs) else repeats
+        if len(runs) < count:
+            raise InputError(
+                f"repeats is {count}, more than the {len(runs)} of chapter 4: run notebook 04_transfer_learning again "
+                "with as many, or lower it."
+            )
+        chosen += runs[:count]
+    return chosen
+
+
+def is_check(runs):
+    """Whether the networks of a backbone started from random weights and only check the pipeline."""
+    return runs[0].result["initial_weights"] == "random"
 
 
 def tail_spec(head, split, epochs, learning_rate, patience, balance):
@@ -181,8 +267,11 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
     ----------
     head : Run of a spec of `head_specs`
     split : DataFrame from `dataset.load_split`
+    epochs : int
+        Of a tail that checks the pipeline `CHECK_TAIL_EPOCHS` at most.
     """
     name = head.spec["backbone"]
+    epochs = CHECK_TAIL_EPOCHS if is_check([head]) else epochs
     spec = training_spec("05", name, split, epochs, head.spec["seed"], balance, head.spec["fold"], patience=patience)
     spec |= {key: head.spec[key] for key in ("backbone", "image_size", "weights", "views", "precision")}
     spec |= {"cut": BACKBONES[name].cut}
@@ -206,85 +295,118 @@ def prepare_tail(spec, split):
 # ---------------------------------------------------------------- comparisons
 
 
-def rate_of(run):
-    """The learning rate of a run."""
-    return run.spec["optimizer"]["config"]["learning_rate"]
-
-
-def scores_by_rate(runs):
-    """Mean validation macro F1 over the seeds: DataFrame, one row a backbone, one column a learning rate.
-
-    A mean is not a number where a training diverged. InputError if all heads of a backbone have such means.
-    """
-    rows = [(run.name, rate_of(run), run.result["validation_macro_f1"]) for run in runs]
-    grid = pd.DataFrame(rows, columns=["backbone", "learning rate", "score"]).astype({"score": float})
-    means = grid.pivot_table(
-        "score", "backbone", "learning rate", lambda scores: scores.mean(skipna=False), dropna=False, sort=False
-    )
-    if (lost := means.isna().all(axis=1)).any():
-        raise InputError(f"Every head of {lost.idxmax()} diverged: lower learning_rates.")
-    return means.sort_index(axis=1)
-
-
 def heads_table(heads):
-    """Size, time and score of each backbone's heads: DataFrame, one row a backbone.
+    """Size, time, states and score of each backbone's heads: DataFrame, one row a backbone.
 
     Parameters
     ----------
-    heads : dict of backbone to list of Run that differ in the seed; the first one's time and epoch are shown
+    heads : dict of backbone to list of Run, the repeats; sizes and seconds are those of repeat 0
     """
     rows = {}
-    for name, repeats in heads.items():
-        result = repeats[0].result
+    for name, runs in heads.items():
+        result = runs[0].result
         rows[name] = {
-            "initial weights": result["initial_weights"],
             "parameters": result["params"],
-            "frozen": result["params"] - result["trainable_params"],
             "trained": result["trainable_params"],
-            "learning rate": rate_of(repeats[0]),
-            "best epoch": result["best_epoch"],
-            "before, s": result["seconds_before"],
+            "features, s": result["seconds_before"],
             "head, s": result["train_seconds"],
-            "validation macro F1": np.mean([run.result["validation_macro_f1"] for run in repeats]),
-            "seeds": len(repeats),
+            "learning rate": rate_of(runs[0]),
+            "heads": states(runs),
+            "validation macro F1": mean_score(runs),
         }
     return pd.DataFrame(rows).T
 
 
-def noise_floor(models):
-    """The largest difference of validation macro F1 between repeats of a model: `models` is label to list of Run."""
-    return max(np.ptp([run.result["validation_macro_f1"] for run in repeats]) for repeats in models.values())
-
-
-def compare_pairs(pairs, models, truth, floor, controls):
-    """Judge for each pair of models whether the first is better on validation.
+def tails_table(heads, tails):
+    """Time, states and score of each backbone's tails, beside those of the heads: DataFrame, one row a backbone.
 
     Parameters
     ----------
-    pairs : list of (str, str), labels of `models`: a backbone's name, or one followed by a comma and the step
-    models : dict of label to list of Run
-    truth : array of int, shape (n,)
-        Labels of the validation photos.
-    floor : float, the noise floor
-    controls : list of str, names of the backbones that started from random weights
+    heads, tails : dict of backbone to list of Run, the repeats; seconds are those of repeat 0
+    """
+    rows = {}
+    for name, runs in tails.items():
+        rows[name] = {
+            "features, s": heads[name][0].result["seconds_before"],
+            "head, s": heads[name][0].result["train_seconds"],
+            "tail, s": runs[0].result["train_seconds"],
+            "tails": states(runs),
+            "head alone": mean_score(heads[name][: len(runs)]),
+            "fine-tuned": mean_score(runs),
+        }
+    return pd.DataFrame(rows).T
+
+
+def checks_table(checks):
+    """The networks that only check the pipeline: DataFrame, one row a backbone; `checks` is name to list of one Run."""
+    columns = {"params": "parameters", "epochs": "epochs", "validation_macro_f1": "validation macro F1"}
+    rows = {name: {title: run.result[key] for key, title in columns.items()} for name, [run] in checks.items()}
+    return pd.DataFrame(rows).T.astype({"parameters": int, "epochs": int})
+
+
+def states(runs):
+    """How many trainings are in which state, as in "2 converged, 1 still rising"."""
+    counts = pd.Series([run.result["state"] for run in runs]).value_counts()
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def score(run):
+    """Macro F1 on the fold that a run held out; not a number if it diverged."""
+    return float("nan") if run.result["diverged"] else run.result["validation_macro_f1"]
+
+
+def mean_score(runs):
+    """Mean macro F1 of the repeats on the folds that they held out."""
+    return float(np.mean([*map(score, runs)]))
+
+
+def higher(better, worse, models):
+    """The comparison of a claim that one network scores higher than another, or the reason why it is not made.
+
+    Parameters
+    ----------
+    better, worse : str
+        Labels; each is a network's name, or one followed by a comma and a step.
+    models : dict of label to list of Run, those with ImageNet weights and FinalModel
 
     Returns
     -------
-    list of dict of better, worse and verdict, and unless one of them is a control what `claims.compare` gives
+    dict, see `claims.evidence` and `claims.not_tested`
     """
-    rows = []
-    for pair in pairs:
-        row = dict(zip(("better", "worse"), pair, strict=True))
-        if {label.split(",")[0] for label in pair} & {*controls}:
-            rows.append(row | {"verdict": "not tested: random weights"})
-            continue
-        answers = (np.array([run.validation_probabilities.argmax(axis=1) for run in models[label]]) for label in pair)
-        rows.append(row | compare(truth, *answers, "higher", floor))
-    return rows
+    if missing := [label.split(",")[0] for label in (better, worse) if label not in models]:
+        return not_tested(f"no ImageNet weights for {' and '.join(missing)}")[0]
+    return evidence(f"{better} minus {worse}", "higher", **pairs(models[better], models[worse], score))
 
 
-def verdict_table(rows, **columns):
-    """The rows of `compare_pairs` as a table for display; `columns` gives better and worse their headings."""
-    order = [*columns.values(), "difference", "low", "high", "seeds", "verdict"]
-    formats = dict.fromkeys(["difference", "low", "high"], "{:+.3f}") | {"seeds": "{:.0f}"}
-    return pd.DataFrame(rows).rename(columns=columns).reindex(columns=order).style.hide().format(formats, na_rep="")
+def differences_table(comparisons, folds):
+    """The mean differences of comparisons over the pairs that converged, with 95 % intervals.
+
+    Parameters
+    ----------
+    comparisons : list of dict from `higher`; those that were not made are skipped
+    folds : int, of the split
+
+    Returns
+    -------
+    DataFrame, indexed by the words of the comparison: difference, low, high (float; low and high are not a number with
+    fewer than two pairs), pairs (int) and reason (str, "" unless pairs are missing)
+    """
+    made = {row["what"]: row for row in comparisons if "differences" in row}
+    several = {what: row["differences"] for what, row in made.items() if len(row["differences"]) > 1}
+    compared = compare(several, folds) if several else {}
+    rows = {}
+    for what, row in made.items():
+        values = row["differences"]
+        low, high = (compared[what].low, compared[what].high) if what in compared else (np.nan, np.nan)
+        mean = np.mean(values) if values else np.nan
+        rows[what] = [mean, low, high, len(values), row["reason"] or ""]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high", "pairs", "reason"])
+
+
+def difference_text(row):
+    """A row of `differences_table` in words, as in "+0.031 (95 % interval +0.010 to +0.052)"."""
+    if np.isnan(row["difference"]):
+        return f"unknown ({row['reason']})"
+    if np.isnan(row["low"]):
+        return f"{row['difference']:+.3f} (no interval: {row['reason']})"
+    return f"{row['difference']:+.3f} (95 % interval {row['low']:+.3f} to {row['high']:+.3f})"

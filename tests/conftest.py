@@ -148,7 +148,7 @@ def working_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def project(working_folder):
-    """A split of 60 pictures of two colours in `working_folder`."""
+    """A split of 60 pictures of two colours in `working_folder`, with five folds outside its test subset."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(60):
@@ -157,8 +157,9 @@ def project(working_folder):
         file = working_folder / f"{number}.png"
         Image.fromarray(pixels.astype(np.uint8)).save(file)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        rows.append([file.name, label, part, number, sha256, 40, 40])
-    columns = ["path", "label", "split", "group", "sha256", "width", "height"]
+        fold = {"train": 1 + number // 6 % 4, "validation": 0, "test": -1}[part]
+        rows.append([file.name, label, part, number, sha256, 40, 40, fold])
+    columns = ["path", "label", "split", "group", "sha256", "width", "height", "fold"]
     pd.DataFrame(rows, columns=columns).to_csv(places.SPLIT_CSV, index=False)
     return dataset.load_split()
 

@@ -387,13 +387,13 @@ def test_the_tail_on_stored_activations_is_the_whole_network(project, precision,
     )
     whole = backbones.join_parts(front, last_block, head)
     spec = spec_of(project, precision=precision)
-    stored = features.frozen_outputs(spec, project, "validation", lambda: (front, last_block))
-    images, labels = dataset.load_images(project, "validation", 32)
+    stored = features.frozen_outputs(spec, project, "development", lambda: (front, last_block))
+    images, labels = dataset.load_images(project, "development", 32)
     expected = whole.predict(images[:].astype(np.float32), verbose=0)
     assert np.ptp(expected) > 0.2
-    np.testing.assert_allclose(head(last_block(stored.at_cut.astype(np.float32))), expected, atol=tolerance)
-    np.testing.assert_allclose(head(stored.features.astype(np.float32)), expected, atol=tolerance)
-    assert stored.at_cut.dtype == stored.features.dtype == np.float16
+    np.testing.assert_allclose(head(last_block(stored.at_cut[:].astype(np.float32))), expected, atol=tolerance)
+    np.testing.assert_allclose(head(stored.features[:].astype(np.float32)), expected, atol=tolerance)
+    assert stored.at_cut[:1].dtype == stored.features[:1].dtype == np.float16
     assert (stored.labels == labels).all()
 
 
@@ -417,34 +417,76 @@ def test_only_feature_maps_are_computed_in_bfloat16():
 # ---------------------------------------------------------------- features
 
 
-def test_views_are_the_photos_and_then_augmented_ones(project):
-    spec, parts = spec_of(project, views=2), lite_parts()
-    stored = features.frozen_outputs(spec, project, "train", lambda: parts)
-    plain = features.frozen_outputs(spec_of(project, views=0), project, "train", lambda: pytest.fail("computed again"))
-    assert len(stored.at_cut) == 3 * len(plain.at_cut) == 60
-    assert stored.at_cut.shape == (60, 1, 1, 192)
-    assert stored.features.shape == (60, 1280)
-    rows = np.arange(20)
-    assert (stored.features[rows] == plain.features[rows]).all()
-    uniform = tf.random.stateless_uniform([20, 6], [0, 2])
-    images, _ = dataset.load_images(project, "train", 32)
+def backbone_features(parts, images):
+    front, last_block = parts
+    return last_block(front(tf.constant(images[:], tf.float32), training=False), training=False).numpy()
+
+
+@pytest.mark.parametrize("fold", [0, 3])
+def test_a_head_sees_the_photos_and_views_of_its_fold(project, fold):
+    """Stored once for all folds, they are the features of the same photos that a CNN of this fold would see."""
+    parts = lite_parts()
+    stored = features.frozen_outputs(spec_of(project, views=2), project, "development", lambda: parts)
+    assert stored.at_cut.shape == (120, 1, 1, 192)
+    assert stored.features.shape == (120, 1280)
+    (train, labels), (held_out, truth) = features.fold_data(stored.features, stored.labels, project, fold)
+    of_fold = dataset.hold_out(project, fold)
+    images, expected_labels = dataset.load_images(of_fold, "train", 32)
+    assert (labels == expected_labels).all()
+    assert len(train) == 3 * len(images)
+    tolerance = {"atol": 5e-3, "rtol": 5e-3}
+    np.testing.assert_allclose(train[: len(images)], backbone_features(parts, images), **tolerance)
+    # View 2 draws one row of random numbers for each photo outside the test subset.
+    development = of_fold["split"][of_fold["split"] != "test"].to_numpy()
+    uniform = tf.random.stateless_uniform([len(development), 6], [0, 2]).numpy()[development == "train"]
     second = batches.augment(tf.constant(images[:], tf.float32), uniform, FLIPS)
-    expected = parts[1](parts[0](second, training=False), training=False)
-    np.testing.assert_allclose(stored.features[40 + rows], expected, atol=5e-3, rtol=5e-3)
+    np.testing.assert_allclose(train[2 * len(images) :], backbone_features(parts, second), **tolerance)
+    images, expected_labels = dataset.load_images(of_fold, "validation", 32)
+    assert (truth == expected_labels).all()
+    assert len(held_out) == len(images)
+    np.testing.assert_allclose(held_out[:], backbone_features(parts, images), **tolerance)
+
+
+def test_the_first_view_needs_no_others(project):
+    parts = lite_parts()
+    stored = features.frozen_outputs(spec_of(project, views=2), project, "development", lambda: parts)
+    plain = features.frozen_outputs(spec_of(project), project, "development", lambda: pytest.fail("computed again"))
+    assert len(stored.at_cut) == 3 * len(plain.at_cut) == 120
+    assert (stored.features[:40] == plain.features[:]).all()
+
+
+def test_views_are_read_in_any_order():
+    views = features.Views(tuple(number * 10 + np.arange(6.0)[:, None] for number in range(3)), np.arange(6))
+    some = views.of(np.array([1, 4, 5]))
+    assert some.shape == (9, 1)
+    assert some[np.array([8, 0, 4])].ravel().tolist() == [25, 1, 14]
+    assert some[2:5].ravel().tolist() == [5, 11, 14]
+    assert some.of([1], views=1)[:].ravel().tolist() == [4]
 
 
 def test_views_without_augmentation_are_the_photos(project):
-    images, _ = dataset.load_images(project, "train", 32)
+    images, _ = dataset.load_images(project, "development", 32)
     view = features.View(images, None, seed=0, number=1)
     assert view[4:8].dtype == np.float32
     assert (view[4:8] == images[4:8]).all()
-    parts = lite_parts()
-    stored = features.frozen_outputs(spec_of(project, views=1, augmentation=None), project, "train", lambda: parts)
+    parts, spec = lite_parts(), spec_of(project, views=1, augmentation=None)
+    stored = features.frozen_outputs(spec, project, "development", lambda: parts)
     assert (stored.features.arrays[0] == stored.features.arrays[1]).all()
 
 
+def test_the_nearest_leaves_are_training_photos_with_the_nearest_features(project):
+    images, labels = dataset.load_images(project, "development", 32)
+    colours = images[:].mean(axis=(1, 2))  # the two classes have two colours
+    views = features.Views((colours,), np.arange(len(colours)))
+    outputs = {"colours": features.FrozenOutputs(views, views, labels, 0.0)}
+    alike = features.nearest_leaves(outputs, project, 32)["colours"]
+    assert alike["species"] == [alike["species"][0]] * 6
+    assert alike["share"] == 1
+    assert alike["pictures"].shape == (6, 32, 32, 3)
+
+
 def test_epochs_take_turns_at_the_views():
-    views = features.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)))
+    views = features.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)), np.arange(6))
     spec = {"seed": 0, "epochs": 4, "batch_size": 4, "augmentation": None, "mixup": 0.0}
     made = batches.training_batches(views, np.eye(6), np.arange(6), spec)
     assert [set(batch.numpy().ravel()) for batch, _ in made] == [{number} for number in (0, 0, 1, 1, 2, 2, 0, 0)]
@@ -467,7 +509,7 @@ def test_outputs_are_computed_once_for_each_setting(project):
         (spec_of(project) | {"weights": {"kind": "imagenet", "hash": "other"}}, 5),
         (spec_of(project, precision="bfloat16"), 6),
     ):
-        features.frozen_outputs(spec, project, "train", load)
+        features.frozen_outputs(spec, project, "development", load)
         assert len(asked) == times
 
 
@@ -477,7 +519,7 @@ def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeyp
     def computed():
         """How many views are computed now."""
         asked.clear()
-        features.frozen_outputs(spec, project, "train", lambda: asked.append(1) or parts)
+        features.frozen_outputs(spec, project, "development", lambda: asked.append(1) or parts)
         return len(asked)
 
     usual_preprocess, usual_augment = backbones.preprocess, batches.augment
@@ -506,13 +548,13 @@ def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeyp
 @pytest.mark.parametrize("kept", [0, 60, -1])
 def test_a_file_cut_short_is_computed_again(project, capsys, end, kept):
     parts, spec = lite_parts(), spec_of(project)
-    before = features.frozen_outputs(spec, project, "validation", lambda: parts)
-    expected = np.array(before.at_cut), np.array(before.features)
+    before = features.frozen_outputs(spec, project, "test", lambda: parts)
+    expected = before.at_cut[:], before.features[:]
     [file] = places.CACHE.glob(f"*{end}")
     file.write_bytes(file.read_bytes()[:kept])
-    after = features.frozen_outputs(spec, project, "validation", lambda: parts)
+    after = features.frozen_outputs(spec, project, "test", lambda: parts)
     assert f"{file.name} is damaged: it is computed again" in capsys.readouterr().out
-    assert all((one == other).all() for one, other in zip(expected, (after.at_cut, after.features), strict=True))
+    assert all((one == other).all() for one, other in zip(expected, (after.at_cut[:], after.features[:]), strict=True))
 
 
 def test_a_disk_that_fills_is_named_and_filled_no_further(working_folder, small_disk):
@@ -528,6 +570,6 @@ def test_a_disk_that_fills_is_named_and_filled_no_further(working_folder, small_
 
 def test_outputs_that_will_not_fit_are_refused_at_once(project, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(files.InputError, match=r"EfficientNetLite0, train: its outputs take .* GB, .* are free"):
-        features.frozen_outputs(spec_of(project), project, "train", lite_parts)
+    with pytest.raises(files.InputError, match=r"EfficientNetLite0, development: its outputs take .* GB, .* are free"):
+        features.frozen_outputs(spec_of(project), project, "development", lite_parts)
     assert not list(places.CACHE.glob("*.npy"))

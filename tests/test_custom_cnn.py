@@ -1,8 +1,8 @@
-"""Tests of custom_cnn.py: models as data, their checks, and the refit."""
+"""Tests of custom_cnn.py: models as data, their checks, repeats, and the refit."""
 
 import inspect
 
-from leaves import batches, custom_cnn, files, runs
+from leaves import batches, custom_cnn, dataset, files, runs
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def split():
         for number in range(800)
     ]
     table = pd.DataFrame(rows)
-    table.attrs.update(classes=sorted(table["label"].unique()), hash="0")
+    table.attrs.update(classes=sorted(table["label"].unique()), hash="0", folds=5)
     return table
 
 
@@ -145,6 +145,11 @@ WRONG_CHANGES = [
     ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build it.*he_unifrom"),
     ({"augmentation": {"flips": True}}, "augmentation takes None or a dict like .*, not {'flips': True}"),
     ({"augmentation": batches.AUGMENTATION | {"zoom": 1}}, "augmentation takes .*zoom up to 0.9"),
+    ({"fold": 50}, "^mine: fold takes a whole number from 0 to 49, not 50"),
+    ({"fold": None}, "^mine: fold takes a whole number from 0 to 49, not None"),
+    ({"fold": 5}, "^There is no fold 5: the split has the folds 0 to 4.$"),
+    ({"without": "0"}, "^mine: without takes a whole number from 0 to 49 or None, not '0'"),
+    ({"fold": 3, "without": 3}, "^Fold 3 is held out: `without` must be another fold.$"),
     ({"balance": "smote"}, "^mine: balance takes one of none, class_weight, oversample, not 'smote'"),
 ]
 
@@ -160,6 +165,22 @@ def test_every_choice_is_checked(split):
     of_final_model = set(inspect.signature(custom_cnn.final_model_layers).parameters) - {"classes"}
     about = {"chapter", "name", "seed", "split", "schema"}
     assert set(custom_cnn.CHOICES) == of_final_model | set(spec(split)) - about
+
+
+def test_chapters_two_and_three_share_the_trainings_of_final_model(split):
+    settings = {"patience": 10, "batch_size": 32, "balance": "none", "precision": "float32"}
+    of_both = []
+    for chapter in ("02", "03"):
+        changes = custom_cnn.final_model_settings([8, 16], batches.AUGMENTATION, 0.01, **settings)
+        of_both.append(custom_cnn.cnn_specs(chapter, "FinalModel", split, 64, 150, 3, 6, **changes))
+    second, third = ([runs.spec_hash(spec) for spec in specs] for specs in of_both)
+    assert second == third
+    assert len(set(second)) == 6
+    assert [(spec["seed"], spec["fold"]) for spec in of_both[0]] == [(3, 0), (4, 1), (5, 2), (6, 3), (7, 4), (8, 0)]
+    for spec in of_both[0]:
+        assert spec["layers"] == custom_cnn.final_model_layers(14, [8, 16])
+        assert spec["optimizer"]["config"] == {"learning_rate": 0.01}
+        assert (spec["epochs"], spec["log_layers"], spec["augmentation"]) == (150, True, batches.AUGMENTATION)
 
 
 def test_tuples_are_taken_as_lists_are(split):
@@ -180,7 +201,7 @@ def test_the_folds_of_a_refit_share_out_the_validation_part(split, folds):
     validation = split.index[split["split"] == "validation"]
     held_out = []
     for fold in range(folds):
-        moved = custom_cnn.move_validation(split, folds, fold)
+        moved = dataset.move_validation(split, folds, fold)
         assert (moved["split"] != split["split"]).sum() > 0
         assert set(moved.index[moved["split"] != split["split"]]) <= set(validation)
         assert moved.attrs == split.attrs
@@ -191,5 +212,5 @@ def test_the_folds_of_a_refit_share_out_the_validation_part(split, folds):
 def test_groups_of_validation_images_move_together():
     table = pd.DataFrame({"label": "a", "group": np.repeat(range(10), 3), "split": "validation"})
     for fold in (0, 1):
-        moved = custom_cnn.move_validation(table, 2, fold)
+        moved = dataset.move_validation(table, 2, fold)
         assert moved.groupby("group")["split"].agg(set).map(len).eq(1).all()

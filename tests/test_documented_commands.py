@@ -123,30 +123,18 @@ EVERY = {
     "balance": "class_weight",
     "precision": "bfloat16",
     "seed": 5,
-    "seeds": 3,
+    "repeats": 2,
     "shrink": 1,
-    "ablation_epochs": 2,
-    "variant_seeds": 2,
-    "margin": 0.1,
-    "left_out": [
-        *("full resolution", "batch 8", "batch 256", "no augmentation", "flips only", "the original's", "MixUp"),
-        *("ReLU", "sigmoid", "He uniform", "L2 0.00001", "L2 0.0001", "L2 0.001", "batch normalisation", "flatten"),
-        *("no dropout", "only after the average", "only after dense", "SGD, batch 1", "SGD, momentum"),
-        *("AdamW, cosine", "label smoothing", "class weights", "oversampling"),
-    ],
+    "variants": ["batch 256"],
     "own_variants": {"few filters": {"filters": [4, 4, 4]}},
     "search_trials": 10,
-    "search_minutes": 5,
     "search_epochs": 2,
-    "trials_at_once": 5,
     "weights": "my_weights",
     "views": 3,
     "head_epochs": 3,
-    "control_epochs": 2,
     "learning_rates": [0.002],
     "fine_tuning_epochs": 2,
     "fine_tuning_rate": 0.001,
-    "fine_tuning_seeds": 2,
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",
     "draws": 150,
@@ -185,7 +173,7 @@ COMMANDS = {
     "scheduler": ".venv/bin/dask scheduler --host 127.0.0.1 --port {port}",
     "worker": ".venv/bin/dask worker tcp://127.0.0.1:{port} --nthreads 1 --no-dashboard",
     "cluster": "TF_NUM_INTRAOP_THREADS=16 ./run_all.sh --profile full --scheduler tcp://127.0.0.1:{port} --only 01,02 "
-    "-p epochs 1 -p seeds 2 -p precision bfloat16 -p image_size 32",
+    "-p epochs 1 -p repeats 2 -p precision bfloat16 -p image_size 32",
     "tests": "./run_tests.sh tests/test_parameters.py -n 0 -k two_meanings",
     "style": ".venv/bin/ruff check --fix && .venv/bin/ruff format "
     "&& .venv/bin/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb",
@@ -202,6 +190,7 @@ COMMANDS = {
     "checkpoints": ".venv/bin/python benchmarks/checkpoints.py --epochs 1 --size 32 --rounds 1",
     "report": ".venv/bin/python benchmarks/report.py --chapters 01 --profile tiny",
     "scaling": ".venv/bin/python benchmarks/scaling.py --counts 80 70 --chapters 01",
+    "verdict_rules": ".venv/bin/python benchmarks/verdict_rules.py --quick",
 }
 
 
@@ -250,7 +239,7 @@ DOCUMENTED = {
         "leaves", {"1000": "70", "128": "48"}
     ),
     ".venv/bin/python benchmarks/custom_cnn.py --torch PYTHON": Run("custom_cnn", {"PYTHON": ".venv/bin/python"}),
-    "./run_all.sh --only 01,02 -p epochs 28 -p seeds 3 -p precision bfloat16": Run("cluster", {"28": "1", "3": "2"}),
+    "./run_all.sh --only 01,02 -p epochs 28 -p repeats 3 -p precision bfloat16": Run("cluster", {"28": "1", "3": "2"}),
     ".venv/bin/python benchmarks/scaling.py --counts 16000 4000 1000": Run(
         "scaling", {"16000": "80", "4000": "70", "1000": ""}
     ),
@@ -266,6 +255,7 @@ DOCUMENTED = {
     ".venv/bin/python benchmarks/checkpoints.py": Run("checkpoints"),
     ".venv/bin/python benchmarks/report.py": Run("report"),
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
+    ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
 }
 
 
@@ -636,6 +626,7 @@ TOLD = {
     "checkpoints": "checkpoints as they are",
     "report": r"\| 01 \| \d+ \| \d+ \|",
     "scaling": "peak GB",
+    "verdict_rules": "trainings of FinalModel, standard deviation over seeds",
 }
 
 

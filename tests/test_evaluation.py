@@ -1,10 +1,11 @@
-"""What chapter 6 asks of networks: costs that count shared parts once, probes of every class, worse photos."""
+"""Chapter 6: models that are compared, costs that count shared parts once, evidence, probes, worse photos."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 from conftest import paint
-from leaves import cache, evaluation, external, robustness, scoring
+from leaves import cache, claims, costs, evaluation, evidence, external, robustness, scoring
 from leaves.files import InputError
 
 import numpy as np
@@ -18,11 +19,11 @@ def run(name, params, trainable, seconds, **more):
     return SimpleNamespace(folder=Path(name), result=result, spec={"backbone": "VGG16"})
 
 
-CUSTOM = evaluation.cost_parts(run("custom", 50, 50, 7), {"whole": 2})
+CUSTOM = costs.cost_parts(run("custom", 50, 50, 7), {"whole": 2})
 HEAD = run("head", 1100, 90, 3, seconds_before=20, parts={"front": 1000, "last block": 10, "head": 90})
 TAIL = run("tail", 1100, 100, 5, seconds_before=23)
-TRANSFER = evaluation.cost_parts(HEAD, {"whole": 10, "front": 8})
-FINE = evaluation.cost_parts(TAIL, {"whole": 10, "front": 8}, HEAD)
+TRANSFER = costs.cost_parts(HEAD, {"whole": 10, "front": 8})
+FINE = costs.cost_parts(TAIL, {"whole": 10, "front": 8}, HEAD)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +38,159 @@ FINE = evaluation.cost_parts(TAIL, {"whole": 10, "front": 8}, HEAD)
     ],
 )
 def test_an_ensemble_counts_what_its_members_share_once(models, params, trainable, seconds, milliseconds):
-    total = evaluation.total_cost(*models)
+    total = costs.total_cost(*models)
     assert list(total.values()) == [params, trainable, seconds, milliseconds]
+
+
+# ---------------------------------------------------------------- models
+
+
+def trained(name, score=0.5, chapter="02", weights="none", folder=None, state="converged", **more):
+    """A run by what chapter 6 asks of it; `more` goes to its spec, but for its number of params."""
+    result = {"validation_macro_f1": score, "initial_weights": weights, "state": state, "diverged": state == "diverged"}
+    result |= {"params": more.pop("params", 10)}
+    spec = {"name": name, "chapter": chapter, **more}
+    return SimpleNamespace(name=name, folder=Path(folder or f"{chapter}-{name}-{score}"), spec=spec, result=result)
+
+
+def on_backbone(name, chapter, score=0.5, weights="imagenet", **more):
+    return trained(name, score, chapter, weights, backbone=name, **more)
+
+
+@pytest.fixture
+def recorded():
+    """What four chapters recorded: a control, a distilled network and a search that found nothing better."""
+    final, head = trained("FinalModel", 0.6), on_backbone("ResNet50", "04", 0.7, params=500)
+    control = on_backbone("VGG16", "04", 0.9, "random")
+    return {
+        "02": {"FinalModel": final, "FinalModel (refit)": trained("FinalModel (refit)", 1.0, refit={"folds": 20})},
+        "03": {"FinalModel (tuned)": trained("FinalModel (tuned)", 0.6, "03", folder=final.folder)},
+        "04": {"ResNet50": head, "VGG16": control},
+        "05": {
+            "ResNet50": on_backbone("ResNet50", "05", 0.8, starts_from=f"{head.folder.name} 12ab", params=500),
+            "VGG16": on_backbone("VGG16", "05", 0.9, "random", starts_from=f"{control.folder.name} 34cd"),
+            "FinalModel (distilled)": trained("FinalModel (distilled)", 0.65, "05"),
+        },
+    }
+
+
+def test_a_network_from_pixels_has_no_step_in_its_label_whatever_its_chapter(recorded):
+    models = evaluation.label_models(recorded)
+    custom = ["FinalModel", "FinalModel (refit)", "FinalModel (tuned)"]
+    heads = ["ResNet50, transfer learning", "VGG16, transfer learning"]
+    tails = ["ResNet50, fine tuning", "VGG16, fine tuning", "FinalModel (distilled)"]
+    assert list(models) == [*custom, *heads, *tails]
+    starts = {label: evaluation.transfer_of(models, run) for label, run in models.items()}
+    assert starts == dict.fromkeys(models) | {tail: models[head] for head, tail in zip(heads, tails[:2], strict=True)}
+    assert costs.cost_parts(run("distilled", 50, 50, 7), {"whole": 2}) == {
+        "distilled": {"params": 50, "trainable_params": 50, "train_seconds": 7, "ms_per_image": 2}
+    }
+    recorded["04"]["ResNet50"] = on_backbone("ResNet50", "04", 0.71)
+    with pytest.raises(InputError, match="Chapter 4 has other networks than chapter 5 went on from"):
+        evaluation.label_models(recorded)
+
+
+def test_controls_and_second_labels_are_not_compared_and_a_footnote_says_so(recorded):
+    compared, footnote = evaluation.compared_models(evaluation.label_models(recorded))
+    pretrained = ["ResNet50, transfer learning", "ResNet50, fine tuning"]
+    assert list(compared) == ["FinalModel", "FinalModel (refit)", *pretrained, "FinalModel (distilled)"]
+    assert "FinalModel (tuned) is not listed: the search found nothing better than FinalModel." in footnote
+    assert "no ImageNet weights were found: VGG16." in footnote
+    for way in ("`--weights DIR`", "`<Backbone>.weights.h5`", "Keras can download"):
+        assert way in footnote
+    assert evaluation.compared_models(compared) == (compared, "")
+
+
+def test_models_are_ranked_by_the_repeats_that_all_of_them_have(recorded):
+    models, _ = evaluation.compared_models(evaluation.label_models(recorded))
+    repeats = {label: [run, trained(label, 0.0)] for label, run in models.items()}
+    repeats["FinalModel"][1] = trained("FinalModel", 1.0)
+    repeats["FinalModel (distilled)"].append(trained("FinalModel (distilled)", 1.0))  # a third one that no other has
+    ranked = evaluation.rank_on_validation(models, repeats)
+    assert ranked.attrs["repeats"] == 2
+    assert ranked.to_dict() == {
+        "FinalModel": 0.8,
+        "ResNet50, fine tuning": 0.4,
+        "ResNet50, transfer learning": 0.35,
+        "FinalModel (distilled)": 0.325,
+    }
+    del repeats["FinalModel"]  # one training: it has the scores of no other fold
+    ranked = evaluation.rank_on_validation(models, repeats)
+    assert ranked.index[0] == "ResNet50, fine tuning"
+    assert ranked.attrs["repeats"] == 1
+    models["FinalModel"].result.update({"validation_macro_f1": None, "diverged": True})
+    assert evaluation.rank_on_validation(models, repeats).index[-1] == "FinalModel"
+
+
+# ---------------------------------------------------------------- evidence
+
+
+TRUTH = np.arange(30) % 3
+ON_TEST = evaluation.Answers(
+    TRUTH,
+    {
+        "ResNet50, fine tuning": np.eye(3)[TRUTH],
+        "FinalModel": np.eye(3)[np.where(np.arange(30) < 6, 0, TRUTH)],
+        "FinalModel (distilled)": np.eye(3)[np.where(np.arange(30) < 3, 0, TRUTH)],
+    },
+)
+
+
+def judged_size(gaps, small=("FinalModel",), params=150, states=("converged",) * 5):
+    """The verdict on claim C17, given how much better a large network was in each repeat."""
+    pair = {"ResNet50, fine tuning": on_backbone("ResNet50", "05", 0.9, params=params)}
+    pair |= {"FinalModel": trained("FinalModel", 0.9)}
+    repeats = {
+        "ResNet50, fine tuning": [on_backbone("ResNet50", "05", 0.9) for _ in gaps],
+        "FinalModel": [trained("FinalModel", 0.9 - gap, state=state) for gap, state in zip(gaps, states, strict=False)],
+    }
+    made = evidence.evidence_of_size("ResNet50, fine tuning", small, pair, repeats, ON_TEST, 200)
+    [row] = claims.judge([{"claim": "C17", "said": "", "figure": "", **made}], 5).to_dict("records")
+    return row
+
+
+def test_a_small_loss_is_one_below_the_limit_and_far_fewer_parameters_are_ten_times():
+    assert judged_size([0.02, 0.03, 0.02, 0.03, 0.02])["verdict"] == "confirmed"
+    assert judged_size([0.32, 0.33, 0.32, 0.33, 0.32])["verdict"] == "refuted"
+    assert judged_size([0.02, 0.30, 0.02, 0.25, 0.02])["verdict"] == "undecided"
+    assert judged_size([0.02, 0.03, 0.02, 0.03, 0.02], params=90)["verdict"] == "refuted"
+    assert judged_size([0.02, 0.03])["reason"] == "2 repeats of 3"
+    rising = judged_size([0.02, 0.03, 0.02], states=["converged", "still rising", "still rising"])
+    assert (rising["verdict"], rising["reason"]) == ("undecided", "still rising in 2 of 3 repeats")
+
+
+def test_the_evidence_of_size_tells_what_the_test_subset_says_of_all_small_networks():
+    row = judged_size([0.02, 0.03, 0.02], ["FinalModel", "FinalModel (distilled)"])
+    assert "15.0 times fewer parameters than ResNet50, fine tuning" in row["evidence"]
+    of_each = [ON_TEST.difference("ResNet50, fine tuning", label, 200)[0] for label in [*ON_TEST.probabilities][1:]]
+    assert of_each[0] > of_each[1] > 0
+    told = f"FinalModel loses {of_each[0]:+.3f} .*, FinalModel .distilled. loses {of_each[1]:+.3f}".replace("+", r"\+")
+    assert re.search(told, row["evidence"])
+
+
+def test_without_imagenet_weights_the_size_is_not_tested():
+    made = evidence.evidence_of_size(None, ["FinalModel"], {}, {}, ON_TEST, 200)
+    [row] = claims.judge([{"claim": "C17", "said": "", "figure": "", **made}], 5).to_dict("records")
+    assert (row["verdict"], row["reason"]) == ("not tested", "none of the study's networks had ImageNet weights")
+
+
+def test_all_seventeen_claims_are_listed_in_their_order_with_notes():
+    comparisons = [claims.known("counted", is_shown=True)]
+    records = [{"claim": "C13", "said": "refit", "figure": "03-x", "comparisons": comparisons, "note": "two folds"}]
+    records += [{"claim": "C2", "said": "batches", "figure": "03-y", "comparisons": comparisons}]
+    pairs = [("C13", "FinalModel (distilled)", "FinalModel"), ("C16", "ResNet50, fine tuning", "FinalModel")]
+    every = evidence.with_test_notes(records, pairs, ON_TEST, 200)
+    assert [record["claim"] for record in every] == [f"C{number}" for number in range(1, 18)]
+    verdicts = claims.judge(every, 5).set_index("claim")
+    assert (verdicts["verdict"] == "not tested").sum() == 15
+    assert verdicts.loc["C1", "reason"] == "no chapter recorded evidence"
+    text = r"counted; two folds; on the test subset FinalModel \(distilled\) minus FinalModel \+0\.\d+ \("
+    assert re.match(text, verdicts.loc["C13", "evidence"])
+    assert verdicts.loc["C2", "evidence"] == "counted"
+    assert verdicts.loc["C16", "evidence"].startswith("on the test subset ResNet50, fine tuning minus FinalModel")
+
+
+# ---------------------------------------------------------------- photos
 
 
 def test_a_probe_has_every_class_in_its_proportion():

@@ -31,8 +31,7 @@ TIMINGS = ["train_seconds", "seconds_before", "ms_per_image", "hashes"]  # files
 def spec_of(split, **changes):
     """A small network with all that has a state: dropout, augmentation, Adam, early stopping."""
     changes = {"epochs": 5, "filters": (4, 8), "patience": 3, "log_layers": True} | changes
-    floor = {"floor": changes.pop("floor")} if "floor" in changes else {}
-    return custom_cnn.cnn_spec("02", "Tiny", split, 32, seed=0, **changes) | floor
+    return custom_cnn.cnn_spec("02", "Tiny", split, 32, seed=0, **changes)
 
 
 def train(spec, split):
@@ -78,10 +77,10 @@ def every_epoch(monkeypatch):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"floor": [0.01] * 5},
+        {"epochs": 8, "patience": 2, "fold": 2},
         {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}, "patience": None},
     ],
-    ids=["Adam and early stopping, above a floor", "momentum"],
+    ids=["Adam and early stopping", "momentum"],
 )
 def test_the_same_bits_twice_and_when_interrupted_in_every_epoch(project, every_epoch, changes):
     spec = spec_of(project, batch_size=8, **changes)
@@ -146,6 +145,58 @@ def test_a_training_begun_with_another_number_of_threads_begins_anew(project, ev
         runs.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
     assert contents(train(spec, project)) == whole
     assert "was begun with another number of threads, and begins anew" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- early stopping
+
+
+def epochs_until_stopped(scores, patience=3, constant=0.1, stop_after=None):
+    """How many epochs `StopEarly` lets pass of a training with these scores, and which it takes for the best.
+
+    After the epoch `stop_after` the training goes on in another process, as from a checkpoint.
+    """
+    stopping = training.early_stopping(patience, constant)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.stop_training = False
+    stopping.set_model(model)
+    stopping.on_train_begin()
+    for epoch, score in enumerate(scores, 1):
+        stopping.on_epoch_end(epoch - 1, {"val_macro_f1": score})
+        if model.stop_training:
+            break
+        if epoch == stop_after:
+            known = {key: getattr(stopping, key) for key in ("wait", "best", "best_epoch")}
+            stopping = training.early_stopping(patience, constant)
+            stopping.set_model(model)
+            stopping.on_train_begin()
+            vars(stopping).update(known, best_weights=model.get_weights())
+    return epoch, stopping.best_epoch + 1
+
+
+@pytest.mark.parametrize("stop_after", [None, 1, 6, 8])
+@pytest.mark.parametrize(
+    ("scores", "epochs", "best"),
+    [
+        ([0.1] * 20, 20, 1),  # a plateau at the constant answer does not stop a training
+        ([0.119] * 20, 20, 1),
+        ([0.1] * 7 + [0.4] + [0.3] * 20, 11, 8),  # the patience counts from the first epoch above it
+        ([0.13] + [0.1] * 20, 4, 1),
+        ([0.2, 0.3] + [0.25] * 20, 5, 2),
+        ([0.2, 0.1, 0.1, 0.3, 0.1, 0.1, 0.4] + [0.1] * 20, 10, 7),
+    ],
+)
+def test_patience_counts_from_the_first_epoch_above_the_constant_answer(scores, epochs, best, stop_after):
+    assert epochs_until_stopped(scores, stop_after=stop_after) == (epochs, best)
+
+
+def test_without_patience_nothing_stops_a_training():
+    assert training.early_stopping(None, 0.1) is None
+
+
+def test_a_network_that_does_not_begin_to_learn_has_all_its_epochs(project):
+    run = train(spec_of(project, epochs=7, patience=2, initializer="zeros", log_layers=False), project)
+    assert run.result["state"] == "did not train"
+    assert run.result["epochs"] == 7
 
 
 # ---------------------------------------------------------------- damage

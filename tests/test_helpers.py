@@ -3,7 +3,7 @@
 import json
 
 import helpers
-from leaves import batches, custom_cnn, dataset, files, places, runs
+from leaves import batches, custom_cnn, dataset, files, places, progress, runs
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,10 +67,52 @@ def test_a_disk_that_fills_while_images_are_stored(project, small_disk):
     assert (blue == (labels == 1)).all()
 
 
-def test_half_side_is_the_originals(project):
-    assert dataset.half_side(project.assign(width=256, height=256)) == 128
-    assert dataset.half_side(project.assign(width=4000, height=3000)) == 128
-    assert dataset.half_side(project) == 32
+def test_the_side_is_divided_and_has_bounds(project):
+    assert dataset.shrunk_side(project.assign(width=256, height=300), 2) == 128  # as in the original study
+    assert dataset.shrunk_side(project.assign(width=4000, height=3000), 4) == 64
+    assert dataset.shrunk_side(project, 2) == 32
+
+
+# ---------------------------------------------------------------- folds
+
+
+def test_another_fold_is_held_out_and_the_test_subset_stays(project):
+    assert project.attrs["folds"] == 5
+    pd.testing.assert_frame_equal(dataset.hold_out(project, 0), project)
+    changed = dataset.hold_out(project, 3, without=0)
+    assert changed.attrs == project.attrs
+    subsets = changed.groupby("fold")["split"].unique().map(list).to_dict()
+    assert subsets == {-1: ["test"], 0: ["unused"], 1: ["train"], 2: ["train"], 3: ["validation"], 4: ["train"]}
+
+
+@pytest.mark.parametrize(
+    ("folds", "sentence"),
+    [
+        ({"fold": 5}, "There is no fold 5: the split has the folds 0 to 4."),
+        ({"fold": -1}, "There is no fold -1: the split has the folds 0 to 4."),
+        ({"fold": 0, "without": 7}, "There is no fold 7: the split has the folds 0 to 4."),
+        ({"fold": 2, "without": 2}, "Fold 2 is held out: `without` must be another fold."),
+    ],
+)
+def test_folds_that_cannot_be_held_out_are_one_sentence(project, folds, sentence):
+    with pytest.raises(files.InputError) as caught:
+        dataset.hold_out(project, **folds)
+    assert str(caught.value) == sentence
+
+
+def test_the_hash_of_a_split_covers_its_folds(project, tmp_path):
+    table = pd.read_csv(places.SPLIT_CSV)
+    table.assign(fold=table["fold"].replace({1: 2, 2: 1})).to_csv(tmp_path / "other.csv", index=False)
+    assert dataset.load_split(tmp_path / "other.csv").attrs["hash"] != project.attrs["hash"]
+    table.drop(columns="fold").to_csv(tmp_path / "old.csv", index=False)
+    with pytest.raises(files.InputError, match="old.csv has no folds, an earlier version wrote it: run notebook 01"):
+        dataset.load_split(tmp_path / "old.csv")
+
+
+def test_repeats_draw_other_seeds_and_hold_out_other_folds(project):
+    repeats = [runs.repeat(number, 7, project) for number in range(6)]
+    assert [repeat["seed"] for repeat in repeats] == [7, 8, 9, 10, 11, 12]
+    assert [repeat["fold"] for repeat in repeats] == [0, 1, 2, 3, 4, 0]
 
 
 @pytest.mark.parametrize("balance", batches.BALANCES)
@@ -145,11 +187,13 @@ def test_recorded_runs_belong_to_the_present_split(project, tmp_path):
         helpers.recorded_runs("02", "02_custom_cnn")
 
 
-def test_a_queue_goes_on_after_a_divergence(project):
+def test_a_queue_goes_on_after_a_divergence(project, capsys):
     hot = {"class_name": "SGD", "config": {"learning_rate": 1e30}}
     queue = [tiny_spec(project, optimizer=hot, name="hot"), tiny_spec(project)]
     diverged, sound = helpers.train_all(queue, project, custom_cnn.prepare)
     assert (diverged.result["diverged"], diverged.result["validation_macro_f1"]) == (True, None)
+    assert diverged.result["state"] == "diverged"
+    assert "hot, seed 0, fold 0, diverged in epoch" in capsys.readouterr().out
     assert not sound.result["diverged"]
     assert 0 <= sound.result["train_macro_f1"] <= 1
     with pytest.raises(files.InputError, match="hot diverged: .* epoch [12]; lower the learning rate of 1e.30"):
@@ -171,8 +215,74 @@ def test_a_refit_trains_on_most_of_the_validation_part(project):
         seen.append((len(training.train[1]), len(training.validation[1])))
         return training
 
-    train(tiny_spec(project, refit={"folds": 20, "fold": 0}), project, prepare)
+    run = train(tiny_spec(project, refit={"folds": 20, "fold": 0}, patience=None), project, prepare)
     assert seen == [(39, 1)]  # of 20 and 20
+    assert run.result["state"] in {"converged", "did not train"}  # its epochs are given, so it is not rising
+
+
+def test_a_run_is_scored_on_the_fold_that_it_held_out(project):
+    [first, second] = helpers.train_all(
+        custom_cnn.cnn_specs("02", "Tiny", project, 32, 2, 0, 2, filters=(4, 8)), project, custom_cnn.prepare
+    )
+    assert [(run.spec["seed"], run.spec["fold"]) for run in (first, second)] == [(0, 0), (1, 1)]
+    images, labels = dataset.load_images(dataset.hold_out(project, 1), "validation", 32)
+    assert len(labels) == (project["fold"] == 1).sum() == 6
+    predicted = second.load_model().predict(images[:].astype(np.float32), verbose=0)
+    np.testing.assert_allclose(second.validation_probabilities, predicted, atol=1e-5)
+    score = f1_score(labels, predicted.argmax(axis=1), average="macro")
+    assert second.result["validation_macro_f1"] == pytest.approx(score)
+    table = runs.training_table([first, second])
+    assert table.index.tolist() == ["repeat 0", "repeat 1"]
+    assert table[["fold", "seed", "epochs"]].to_numpy().tolist() == [[0, 0, 2], [1, 1, 2]]
+    assert table.loc["repeat 1", "validation"] == second.result["validation_macro_f1"]
+
+
+def run_in_state(state, **result):
+    return runs.Run(None, {"name": "Tiny", "epochs": 10, "image_size": 32}, {"state": state, **result})
+
+
+def test_states_are_told_with_the_way_out():
+    sound, rising, stuck, diverged = map(run_in_state, ("converged", "still rising", "did not train", "diverged"))
+    assert runs.state_sentence([sound, sound]) == "2 of 2 trainings converged."
+    told = "1 of 3 trainings converged; 2 still rising: raise epochs."
+    assert runs.state_sentence([rising, sound, rising]) == told
+    told = "0 of 1 trainings converged; 1 did not train: raise epochs or change learning_rate."
+    assert runs.state_sentence([stuck]) == told
+    assert runs.state_sentence([diverged]) == "0 of 1 trainings converged; 1 diverged: lower learning_rate."
+
+
+# ---------------------------------------------------------------- queues
+
+
+def test_a_long_queue_tells_its_time_in_advance(capsys):
+    finished = [run_in_state("converged", train_seconds=30), run_in_state("converged", train_seconds=90)]
+    waiting = [{"epochs": 20, "image_size": 64}] * 5  # eight times the minute of each
+    told = "2 of 7 trainings are done; the others take about 40 minutes, one after another."
+    assert progress.forecast(finished, waiting) == told
+    assert "about 2.0 hours" in progress.forecast(finished, waiting * 3)
+    assert progress.forecast(finished, waiting[:3]) == ""
+    assert progress.forecast([], waiting) == ""
+    with progress.training_bar({str(number): spec for number, spec in enumerate(waiting)}, finished):
+        assert capsys.readouterr().out == f"{told}\n"
+
+
+def test_trainings_that_another_process_has_begun_come_last(working_folder):
+    holder = places.RUNS / "locks" / "b.holder"
+    holder.parent.mkdir()
+    holder.touch()
+    queue, order = dict.fromkeys("abc"), []
+    for key, _ in runs.free_first(queue):
+        order.append(key)
+        if key == "a":  # the other process goes on to the next one
+            holder.rename(holder.with_name("c.holder"))
+    assert order == ["a", "b", "c"]
+    assert [key for key, _ in runs.free_first(queue)] == ["a", "b", "c"]
+    (holder.parent / "a.holder").touch()
+    assert [key for key, _ in runs.free_first(queue)] == ["b", "a", "c"]
+    assert queue.keys() == {*"abc"}
+
+
+# ---------------------------------------------------------------- logs
 
 
 def test_the_log_of_the_layers_has_every_kernel_and_epoch(project):
@@ -187,6 +297,39 @@ def test_the_log_of_the_layers_has_every_kernel_and_epoch(project):
     kernels = [layer.kernel.numpy() for layer in run.load_model().layers if hasattr(layer, "kernel")]
     counts = [epochs[-1][:, 2].sum() for epochs in histograms.values()]
     assert counts == [kernel.size for kernel in kernels]
+
+
+def logging_runs(monkeypatch, changes, gradients):
+    """Runs that converged, with these logs: each a dict of layer to list of float."""
+    trained = [run_in_state("converged", diverged=False, number=number) for number in range(len(changes))]
+    logs = {"change/": changes, "gradient/": gradients}
+    monkeypatch.setattr(runs, "logged", lambda run, _, kind: logs[kind][run.result["number"]])
+    return trained
+
+
+CHANGES = {"conv2d": [0.3, 0.02], "dense": [0.2, 0.1]}
+GRADIENTS = {"conv2d": [0.1, 0.4], "conv2d_1": [0.2, 0.2], "dense": [0.5, 0.1], "dense_1": [0.4, 0.4]}
+
+
+def test_the_evidence_on_moving_weights_is_of_all_repeats(monkeypatch):
+    still = CHANGES | {"conv2d": [0.3, 0.0004]}
+    weak = GRADIENTS | {"conv2d": [0.01, 0.4]}
+    trained = logging_runs(monkeypatch, [CHANGES, CHANGES, CHANGES], [GRADIENTS, weak, GRADIENTS])
+    assert runs.gradient_ratios(trained) == pytest.approx([0.2, 0.02, 0.2])
+    evidence = custom_cnn.evidence_that_weights_move(trained)
+    what = "the smallest change of a kernel in an epoch is 2 % of its norm"
+    assert evidence["comparisons"] == [{"what": what, "counted": True, "reason": None}]
+    assert "is 0.02 to 0.2 times the strongest of a dense layer" in evidence["note"]
+    trained = logging_runs(monkeypatch, [CHANGES, CHANGES, still], [GRADIENTS] * 3)
+    [comparison] = custom_cnn.evidence_that_weights_move(trained)["comparisons"]
+    assert (comparison["counted"], comparison["reason"]) == (False, None)
+    [comparison] = custom_cnn.evidence_that_weights_move(trained[:2])["comparisons"]
+    assert (comparison["counted"], comparison["reason"]) == (True, "2 repeats of 3")
+    trained[0].result["state"] = "still rising"
+    [comparison] = custom_cnn.evidence_that_weights_move(trained)["comparisons"]
+    assert comparison["reason"] == "still rising in 1 of 3 repeats"
+    trained[2].result["diverged"] = True
+    assert runs.smallest_change(trained) == 0.02
 
 
 def test_other_runs_log_no_layers(project):

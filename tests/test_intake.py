@@ -660,6 +660,7 @@ def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, cha
     assert found == {}
     assert f"The photos are those of the folder {photos}.\n" in told
     assert "No file has a finding.\n" in told
+    assert "Train and validation make up 5 folds of about 5 photos" in told
     source = sources.last_source()
     assert source == {
         "data": str(photos),

@@ -1,9 +1,9 @@
-"""What run_all.sh does with the finished report that lay there before a command; nothing is executed here."""
+"""The finished report and the runs that lay there before a command of run_all.sh; nothing is executed here."""
 
 import json
 
 from leaves import places
-from leaves.report import chapters, keep
+from leaves.report import chapters, command, keep
 
 import pytest
 
@@ -141,3 +141,15 @@ def test_what_a_kill_left_is_no_chapter(report):
     execute(*ALL, text="of X")
     (folder / "unfinished_03_regularisation_ablations.ipynb").write_text("{")
     assert keep.forget_stale() == []
+
+
+def test_force_forgets_what_a_chapter_recorded_whichever_chapter_trained_it(report):
+    for name in ("02-refit-1", "02-old-2", "03-FinalModel-3", "03-FinalModel-4", "03-ReLU-5", "04-VGG16-6"):
+        (places.RUNS / name).mkdir()
+    record = {"runs": {"FinalModel": "03-FinalModel-3", "FinalModel (refit)": "02-refit-1"}}
+    record["repeats"] = {"FinalModel": ["03-FinalModel-3", "03-FinalModel-4"]}
+    (places.RUNS / "02.json").write_text(json.dumps(record))
+    command.forget_runs(chapters.CHAPTERS[1:2])
+    assert {folder.name for folder in places.RUNS.glob("0?-*")} == {"03-ReLU-5", "04-VGG16-6"}
+    command.forget_runs(chapters.CHAPTERS[2:3])
+    assert {folder.name for folder in places.RUNS.glob("0?-*")} == {"04-VGG16-6"}

@@ -31,10 +31,11 @@ WRONG_OPTIONS = [
     (["-p", "image_size", "31"], "image_size takes a whole number from 32 to 512 or None, not 31"),
     (["-p", "image_size", "10000"], "image_size takes a whole number from 32 to 512 or None, not 10000"),
     (["-p", "learning_rates", "[]"], "learning_rates takes a list of one number or more from 1e-07 to 1"),
-    (["-p", "seeds", "1"], "seeds takes a whole number from 2 to 100, not 1"),
+    (["-p", "repeats", "0"], "repeats takes a whole number from 1 to 100, not 0"),
+    (["-p", "seeds", "2"], "no chapter has a parameter seeds"),
+    (["-p", "variants", "some"], "variants takes a list of names of variants or .all., not 'some'"),
     (["-p", "search_trials", "0"], "search_trials takes a whole number from 1"),
     (["-p", "own_variants", "{'mine': {'epochs': 3}}"], "own_variants takes a dict .*without epochs"),
-    (["-p", "fine_tuning_seeds", "3"], "fine_tuning_seeds is 3, more than the 2 heads of chapter 4"),
     (["-p", "photo", "no/such.jpg"], "no/such.jpg is not a file"),
     (["-p", "balance", "smote"], "balance takes one of none, class_weight, oversample, not 'smote'"),
     (["--data", "./~two"], "./~two is not a folder"),
@@ -108,7 +109,9 @@ def test_scores_of_every_model(whole_run):
     backbones += [(name, 5) for name, _ in backbones]
     custom = [("FinalModel", 2), ("FinalModel (refit)", 2), ("FinalModel (tuned)", 3)]
     ensembles = [("Test-time augmentation", 6), ("Ensemble", 6)]
-    assert list(zip(scores["model"], scores["chapter"], strict=True)) == [*custom, *backbones, *ensembles]
+    listed = list(zip(scores["model"], scores["chapter"], strict=True))
+    distilled = [("FinalModel (distilled)", 5)]
+    assert [row for row in listed if row not in distilled] == [*custom, *backbones, *ensembles]
     assert list(scores["validation_macro_f1"].isna()) == [name == "FinalModel (refit)" for name in scores["model"]]
     assert set(scores["initial_weights"]) <= {"none", "random", "imagenet"}
     assert (scores["test_macro_f1_low"] <= scores["test_macro_f1"]).all()
@@ -159,12 +162,11 @@ def table_with(page, column):
 
 def test_the_table_of_ablations_subtracts(whole_run):
     page = (whole_run[0] / "whole_run" / "report" / "report.html").read_text(encoding="utf-8")
-    table = table_with(BeautifulSoup(page, "html.parser"), "FinalModel's, same seeds")
-    columns = ["validation macro F1", "FinalModel's, same seeds", "difference"]
-    rows = table.loc[table["difference"].str.contains(r"\d"), columns].astype(float)
-    assert len(rows) >= 3
-    found = rows["validation macro F1"] - rows["FinalModel's, same seeds"]
-    np.testing.assert_allclose(found, rows["difference"], atol=0.0011)
+    table = table_with(BeautifulSoup(page, "html.parser"), "trainings").set_index("")
+    assert {*table.index} == {"FinalModel", "ReLU"}
+    numbers = table[["train macro F1", "validation macro F1", "gap"]].astype(float)
+    gaps = numbers["train macro F1"] - numbers["validation macro F1"]
+    np.testing.assert_allclose(gaps, numbers["gap"], atol=0.0011)
 
 
 def test_an_ensemble_counts_what_its_members_share_once(whole_run):
@@ -222,10 +224,16 @@ def test_a_final_model_is_trained_in_float32(whole_run):
     assert {spec["precision"] for spec in specs} == {"float32"}
 
 
-def test_random_weights_are_called_random(whole_run):
-    scores = pd.read_csv(whole_run[0] / "report" / "scores.csv")
-    page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
-    assert ("start from random weights" in page) == scores["initial_weights"].eq("random").any()
+def test_a_backbone_with_random_weights_is_a_row_of_the_file_and_a_footnote_of_the_page(whole_run):
+    folder = whole_run[0] / "whole_run" / "report"
+    scores = pd.read_csv(folder / "scores.csv")
+    controls = set(scores.loc[scores["initial_weights"] == "random", "model"])
+    soup = BeautifulSoup((folder / "report.html").read_text(encoding="utf-8"), "html.parser")
+    shown = table_with(soup.select_one("#cover"), "test macro F1").iloc[:, 0]
+    assert controls.isdisjoint(name.split(", ")[0] for name in shown)
+    assert {"FinalModel", "EfficientNetLite0, fine tuning", "Ensemble"} <= {*shown}
+    [footnote] = re.findall(r"no ImageNet weights were found: ([^.]*)\.", soup.select_one("#cover").get_text()) or [""]
+    assert set(filter(None, footnote.split(", "))) == controls
 
 
 def test_no_photo_lies_on_two_sides(whole_run):
@@ -245,10 +253,22 @@ def test_every_claim_has_a_verdict_with_evidence_and_a_chart(whole_run):
         row.th.get_text(): row for row in soup.select("#cover tbody tr") if re.fullmatch(r"C\d+", row.th.get_text())
     }
     assert list(rows) == [f"C{number}" for number in range(1, 18)]
+    verdicts = [row.find_all("td")[2].get_text() for row in rows.values()]
+    assert {*verdicts} <= {"confirmed", "refuted", "undecided", "not tested"}
     for row in rows.values():
-        *_, verdict, chart = row.find_all("td")
-        assert verdict.get_text() in ("confirmed", "refuted", "undecided", "not tested")
+        said, _, verdict, reason, chart = row.find_all("td")
+        assert said.get_text().strip()
+        assert reason.get_text().strip() or verdict.get_text() in ("confirmed", "refuted")
         assert chart.a["href"].startswith("#figure-")
+    tally = soup.select_one("#cover").find(string=re.compile("claims of the original study:"))
+    counted = {word: int(count) for count, word in re.findall(r"(\d+) (confirmed|refuted|undecided|not tested)", tally)}
+    assert counted == pd.Series(verdicts).value_counts().to_dict()
+
+
+def test_one_repeat_decides_no_score(whole_run):
+    page = (whole_run[0] / "whole_run" / "report" / "report.html").read_text(encoding="utf-8")
+    table = table_with(BeautifulSoup(page, "html.parser").select_one("#cover"), "verdict").set_index("")
+    assert set(table.loc[["C1", "C2", "C15", "C16"], "verdict"]) <= {"undecided", "not tested"}
 
 
 def test_the_page_says_how_to_make_it_again(whole_run):
@@ -256,7 +276,7 @@ def test_the_page_says_how_to_make_it_again(whole_run):
         (whole_run[0] / "whole_run" / "report" / "report.html").read_text(encoding="utf-8"), "html.parser"
     )
     told = soup.select_one("#provenance").get_text(" ")
-    for part in ("./run_all.sh --profile tiny", "tensorflow 2", "ablation_epochs", "seed", "cores"):
+    for part in ("./run_all.sh --profile tiny", "tensorflow 2", "search_epochs", "seed", "cores"):
         assert part in told
 
 
@@ -342,13 +362,13 @@ def test_packaged_weights_are_always_imagenet(whole_run):
     assert "579344248a93e230" in page  # the file's SHA-256
 
 
-def test_a_head_for_every_rate_and_seed_and_one_for_a_control(whole_run):
+def test_a_head_for_every_rate_and_one_for_a_control(whole_run):
     specs = [json.loads(file.read_text()) for file in whole_run[0].glob("runs/04-*/spec.json")]
     for name in ("VGG16", "EfficientNetLite0"):
         own = [spec for spec in specs if spec["backbone"] == name]
         random = own[0]["weights"]["kind"] == "random"
-        tried = {(spec["optimizer"]["config"]["learning_rate"], spec["seed"]) for spec in own}
-        assert tried == ({(0.001, 0)} if random else {(rate, seed) for rate in (0.001, 0.003) for seed in (0, 1)})
+        tried = {(spec["optimizer"]["config"]["learning_rate"], spec["seed"], spec["fold"]) for spec in own}
+        assert tried == ({(0.001, 0, 0)} if random else {(0.001, 0, 0), (0.003, 0, 0)})
 
 
 def test_a_weights_file_that_does_not_fit_stops_chapter_four(whole_run, run_all, tmp_path):
@@ -370,6 +390,9 @@ def test_a_second_run_trains_nothing(whole_run, run_all):
 
 def test_force_trains_the_models_of_the_chapter_again_and_no_others(whole_run, run_all):
     runs = whole_run[0] / "runs"
+    record = json.loads((runs / "02.json").read_text(encoding="utf-8"))
+    lists = [record["runs"].values(), *record["repeats"].values()]
+    recorded = {name for names in lists for name in names}  # chapter 3 may have begun one of them
 
     def trained():
         return {file.parent.name: (file.stat().st_mtime_ns, read_score(file)) for file in runs.glob("*/result.json")}
@@ -383,7 +406,7 @@ def test_force_trains_the_models_of_the_chapter_again_and_no_others(whole_run, r
     assert {*after} == {*before}
     for name, (time, score) in after.items():
         assert score == before[name][1]
-        assert (time > before[name][0]) == name.startswith("02-")
+        assert (time > before[name][0]) == (name.startswith("02-") or name in recorded)
 
 
 def test_balance_reaches_the_training(whole_run, run_all):
@@ -391,7 +414,7 @@ def test_balance_reaches_the_training(whole_run, run_all):
     known = set(runs.iterdir())
     assert run_all("--profile", "tiny", "--only", "02", "-p", "balance", "oversample").returncode == 0
     new = [folder for folder in set(runs.iterdir()) - known if folder.is_dir()]
-    assert len(new) == 3  # two seeds and the refit
+    assert len(new) >= 2  # FinalModel and the refit
     assert {json.loads((folder / "spec.json").read_text())["balance"] for folder in new} == {"oversample"}
 
 
@@ -403,8 +426,7 @@ def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
     soup = BeautifulSoup((whole_run[0] / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
     rows = [row.get_text(" ", strip=True) for row in soup.select("tbody tr")]
     assert any(row.startswith("plain 43,022") for row in rows)  # (32 x 32 x 3 + 1) x 14 parameters
-    claims = {row.split()[0] for row in rows if re.match(r"C\d+ ", row)}
-    assert claims == {f"C{number}" for number in range(1, 15)}
+    assert len([row for row in rows if re.match(r"C\d+ ", row)]) >= 12  # what the study says
 
 
 @pytest.mark.parametrize(
@@ -412,7 +434,7 @@ def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
     [
         ("own_variants", {"mine": {"filtres": [8]}}, "mine: there is no choice 'filtres' .did you mean filters"),
         ("own_variants", {"mine": {"layers": [["Conv2d", {}]]}}, "mine: Keras has no layer 'Conv2d'"),
-        ("left_out", ["flattn"], "left_out names 'flattn', which is none of full resolution"),
+        ("variants", ["flattn"], "flattn"),
     ],
 )
 def test_bad_input_of_chapter_three_is_one_sentence(whole_run, run_all, parameter, value, sentence):

@@ -77,7 +77,7 @@ def test_the_score_table_sorts_both_ways(open_page):
         cells = table.locator(f"tbody tr > :nth-child({column + 1})").all_inner_texts()
         numbers = [float(cell.replace(",", "")) for cell in cells]
         assert numbers == sorted(numbers, reverse=direction < 0)
-    assert len(set(numbers)) > 3
+    assert len(set(numbers)) > 2
     assert table.locator("thead th").nth(column).get_attribute("aria-sort") == "descending"
 
 

@@ -1,6 +1,6 @@
-"""Tests of scoring.py: scores, intervals, verdicts."""
+"""Tests of scoring.py: scores, intervals, states of trainings, calibration."""
 
-from leaves import claims, scoring
+from leaves import scoring
 
 import numpy as np
 import pytest
@@ -46,70 +46,56 @@ def test_paired_difference_knows_better_worse_and_tie():
     assert scoring.paired_difference(truth, good, good) == (0, 0, 0)
 
 
-def test_the_luck_of_the_seed_widens_the_interval():
+def test_a_paired_difference_is_less_uncertain_than_two_scores():
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 5, 300)
-    noisy = [np.where(rng.random(300) < share, truth, (truth + 1) % 5) for share in (0.5, 0.7, 0.9)]
-    steady = [np.where(rng.random(300) < 0.7, truth, (truth + 1) % 5) for _ in range(3)]
-    base = [np.where(rng.random(300) < 0.7, truth, (truth + 1) % 5) for _ in range(3)]
-    widths = [np.ptp(scoring.paired_difference(truth, one, base, 500)[1:]) for one in (noisy, steady)]
-    assert widths[0] > 1.5 * widths[1]
-    difference, low, high = scoring.paired_difference(truth, base, base, 500)
-    assert (difference, low, high) == (0, 0, 0)
+    base = np.where(rng.random(300) < 0.6, truth, (truth + 1) % 5)
+    better = np.where(rng.random(300) < 0.2, truth, base)  # most of its mistakes are those of the base
+    _, low, high = scoring.paired_difference(truth, better, base, draws=500)
+    widths = [np.ptp(scoring.bootstrap_interval(truth, predicted, draws=500)) for predicted in (better, base)]
+    assert 0 < low < high
+    assert high - low < min(widths)
+
+
+# ---------------------------------------------------------------- states of trainings
+
+
+@pytest.mark.parametrize("counts", [[5, 5], [30, 10, 1], [7], [9, 0, 3]])
+def test_the_constant_answer_has_the_score_of_the_commonest_class(counts):
+    truth = np.repeat(np.arange(len(counts)), counts)
+    constant = np.full_like(truth, np.argmax(counts))
+    assert scoring.constant_score(truth) == pytest.approx(scoring.macro_f1(truth, constant))
+
+
+CONSTANT = 0.05
+RISE = np.linspace(CONSTANT, 0.8, 30)
 
 
 @pytest.mark.parametrize(
-    ("measured", "seeds", "expected"),
+    ("curve", "epochs", "state"),
     [
-        ((0.2, 0.1, 0.3), 3, {"higher", "not lower"}),
-        ((0.2, 0.1, 0.3), 1, {"higher", "not lower"}),
-        ((0.08, 0.01, 0.15), 1, set()),  # within the noise floor
-        ((0.08, 0.01, 0.15), 3, {"not lower"}),
-        ((-0.2, -0.3, -0.1), 3, {"lower", "not higher"}),
-        ((0.0, -0.02, 0.02), 3, {"same", "not higher", "not lower"}),
-        ((0.0, -0.02, 0.02), 1, set()),  # one seed is never the same
-        ((0.01, -0.1, 0.12), 3, set()),
-        ((-0.02, -0.08, 0.04), 3, {"not higher"}),
+        ([*RISE, *[0.7] * 10], 40, "converged"),  # the best is followed by worse epochs
+        ([*RISE, *[0.7] * 10], 150, "converged"),  # early stopping ended it
+        (RISE, 30, "still rising"),
+        (RISE, 150, "converged"),  # nothing but early stopping ends a training before its last epoch
+        ([*RISE[:-3], 0.9, 0.8, 0.8], 30, "still rising"),  # the best is in the last three of thirty
+        ([*RISE[:-3], 0.2, 0.8, 0.8], 30, "still rising"),
+        ([*RISE[:-4], 0.9, 0.8, 0.8, 0.8], 30, "converged"),
+        ([0.5, 0.6], 2, "still rising"),  # of two epochs the last one counts
+        ([0.6, 0.5], 2, "converged"),
+        ([CONSTANT] * 30, 30, "did not train"),
+        ([CONSTANT + 0.019] * 29 + [CONSTANT], 30, "did not train"),
+        ([CONSTANT] * 29 + [CONSTANT + 0.021], 30, "still rising"),
+        ([*RISE[:5], np.nan], 30, "diverged"),
+        ([CONSTANT, np.nan], 2, "diverged"),
+        (RISE, np.inf, "converged"),  # a refit: its epochs were found before
     ],
 )
-def test_what_a_difference_shows(measured, seeds, expected):
-    holds = claims.established(*measured, seeds=seeds, floor=0.1, margin=0.05)
-    assert {statement for statement, true in holds.items() if true} == expected
+def test_what_became_of_a_training(curve, epochs, state):
+    assert scoring.state_of(curve, epochs, CONSTANT) == state
 
 
-def test_verdicts():
-    nothing = dict.fromkeys(["higher", "lower", "not higher", "not lower", "same"], False)
-    assert claims.verdict("higher", nothing) == "undecided"
-    assert claims.verdict("higher", nothing | {"higher": True}) == "confirmed"
-    assert claims.verdict("higher", nothing | {"not higher": True}) == "refuted"
-    assert claims.verdict("same", nothing | {"lower": True}) == "refuted"
-    assert claims.verdict("not higher", nothing | {"higher": True}) == "refuted"
-
-
-def test_a_comparison_pairs_the_first_seeds_and_gives_a_verdict():
-    truth = np.arange(200) % 4
-    better = np.stack([truth] * 3)
-    worse = np.where(np.arange(200) % 3 == 0, 0, truth)[None]
-    found = claims.compare(truth, better, worse, "higher", floor=0.01)
-    assert found["seeds"] == 1
-    assert found["verdict"] == "confirmed"
-    assert found["difference"] == pytest.approx(1 - f1_score(truth, worse[0], average="macro"))
-    assert claims.compare(truth, worse, better, "higher", floor=0.01)["verdict"] == "refuted"
-    assert claims.compare(truth, better, worse, "higher", floor=0.9)["verdict"] == "undecided"
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "expected"),
-    [
-        (["confirmed", "confirmed"], "confirmed"),
-        (["confirmed", "undecided"], "undecided"),
-        (["undecided", "refuted"], "refuted"),
-        (["confirmed", "not tested: random weights"], "undecided"),
-        (["not tested", "not tested: random weights"], "not tested"),
-    ],
-)
-def test_a_claim_of_several_parts_needs_them_all(verdicts, expected):
-    assert claims.joint_verdict(verdicts) == expected
+# ---------------------------------------------------------------- confidence
 
 
 def overconfident(count=20_000, temperature=3.0):

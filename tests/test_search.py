@@ -1,93 +1,338 @@
-"""Tests of search.py: a study on disk that can be stopped, and bad storages."""
+"""Tests of search.py: the search cannot lose against FinalModel, trains nothing twice and replays itself."""
 
-from leaves import search
+import hashlib
+import json
+from pathlib import Path
 
+from leaves import claims, custom_cnn, plots, runs, search
+from leaves.figures import search as figures
+
+import numpy as np
 import pandas as pd
 import pytest
 
-
-def parabola(trial):
-    """The spec of a trial, as far as these tests need it."""
-    return {"x": trial.suggest_float("x", -10, 10), "epochs": 3}
-
-
-class Run:
-    """A training that ends before the last epoch when it falls below its floor, as `training.StopBelow` does."""
-
-    def __init__(self, spec):
-        curve = [10 - abs(spec["x"]) + 0.1 * epoch for epoch in range(3)]
-        below = [epoch for epoch, floor in enumerate(spec["floor"]) if max(curve[: epoch + 1]) < floor]
-        self.spec, self.result = spec, {"diverged": False}
-        self.history = pd.DataFrame({"val_macro_f1": curve[: below[0] + 1] if below else curve})
+SETTINGS = custom_cnn.final_model_settings(
+    [16, 32, 64, 128, 256], {"flip": True, "rotation": 9, "shift": 0, "zoom": 0}, 0.001, patience=10, balance="none"
+)
+FULL, FIRST, REPEATS = 36, 4, 3
 
 
-def train_all(specs):
-    return [Run(spec) for spec in specs]
+def small_spec(chapter, name, split, size, epochs, seed, fold, **changes):
+    return changes | {"epochs": epochs, "seed": seed, "fold": fold}
 
 
-def search_for(study, trials, train=train_all, minutes=1):
-    search.run_search(study, parabola, train, trials=trials, minutes=minutes, seed=0, at_once=4)
+@pytest.fixture
+def split():
+    """A split of 14 classes that names no photos."""
+    table = pd.DataFrame({"label": [f"species {number:02d}" for number in range(14)]})
+    table.attrs.update(classes=[*table["label"]], hash="0", folds=5)
+    return table
 
 
-def outcome(study):
-    return [(trial.params, trial.value, trial.state.name) for trial in study.trials]
+@pytest.fixture
+def small(monkeypatch):
+    """Specs that Keras does not check, which takes most of the time."""
+    monkeypatch.setattr(search, "cnn_spec", small_spec)
 
 
-def test_a_search_stopped_anywhere_goes_on_as_if_never_stopped(tmp_path):
-    whole = search.open_study(tmp_path / "whole.db")
-    search_for(whole, 14)
-    assert len(whole.trials) == 14
-    assert "PRUNED" in {state for *_, state in outcome(whole)}
-    for last in (0, 3, 6, 9):
-        stopped = search.open_study(tmp_path / f"stopped {last}.db")
+def suggest(trial, rates):
+    trial.suggest_categorical("width", [0.5, 1.0, 1.5])
+    trial.suggest_int("depth", *search.depths(SETTINGS["filters"], 64))
+    trial.suggest_categorical("activation", ["LeakyReLU", "ReLU", "ELU"])
+    trial.suggest_categorical("kernel size", [3, 5])
+    trial.suggest_categorical("initializer", ["glorot_uniform", "he_uniform"])
+    trial.suggest_float("dropout", 0, 0.6)
+    trial.suggest_categorical("dense units", [128, 256, 512])
+    trial.suggest_categorical("L2", [0.0, 1e-5, 1e-4, 1e-3])
+    trial.suggest_categorical("augmentation", ["FinalModel's", "flips", "the original's"])
+    trial.suggest_float("learning rate", *rates, log=True)
+    return search.changes_of(trial.params, SETTINGS)
 
-        def killed(specs, last=last, stopped=stopped):
-            for run in train_all(specs):
-                if len(stopped.trials) == last:
-                    raise SystemExit  # as if the process ended
-                yield run
 
+def is_final(spec):
+    """Whether a spec is FinalModel's, at whatever budget."""
+    return "kernel_size" not in spec
+
+
+def rate_of(spec):
+    return spec["optimizer"]["config"]["learning_rate"]
+
+
+def chance(spec):
+    """A number from 0 to 1 that a spec decides."""
+    return int(hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8], 16) / 16**8
+
+
+class World:
+    """Trainings with made-up scores: `measure` gives the (score, state) of a spec, or its score alone."""
+
+    def __init__(self, measure):
+        self.measure, self.runs, self.calls = measure, {}, []
+
+    def train_all(self, specs, split, prepare):
+        self.calls.append([spec for spec in specs if json.dumps(spec) not in self.runs])
+        for spec in self.calls[-1]:
+            found = self.measure(spec)
+            score, state = found if isinstance(found, tuple) else (found, "converged")
+            result = {"validation_macro_f1": None if state == "diverged" else score, "state": state}
+            self.runs[json.dumps(spec)] = runs.Run(Path(), spec, result)
+        return [self.runs[json.dumps(spec)] for spec in specs]
+
+    def search(self, split, trials=12, first=FIRST, repeats=REPEATS, seed=0, settings=SETTINGS):
+        folds = [runs.repeat(number, seed, split) for number in range(repeats)]
+        specs = [small_spec("02", "FinalModel", split, 64, FULL, **fold, **settings) for fold in folds]
+        self.final, self.calls = self.train_all(specs, split, None), []
+        of_search = (settings, 64, FULL, trials, first, seed, repeats)
+        return search.search_final_model(suggest, self.train_all, split, self.final, *of_search)
+
+    def trained(self):
+        return [spec for call in self.calls for spec in call]
+
+
+def table_of(found):
+    return found.rounds.to_json(orient="records")
+
+
+# ---------------------------------------------------------------- it cannot lose
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_winner_is_never_below_final_model(seed, small, split):
+    def measure(spec):
+        number = chance(spec | {"world": seed})
+        state = ["diverged", "did not train", "still rising", "converged"][
+            int(np.searchsorted([0.1, 0.2, 0.5], number))
+        ]
+        return number if state != "did not train" else 0.01, state
+
+    world = World(measure)
+    found = world.search(split, trials=2 + seed % 9, repeats=1 + seed % 3, seed=seed)
+    assert search.score(found.runs) >= search.score(world.final)
+    assert len(found.runs) == 1 + seed % 3
+    assert [run.spec["fold"] for run in found.runs] == [*range(1 + seed % 3)]
+    assert {run.spec["epochs"] for run in found.runs} == {FULL}
+    if found.number != search.FINAL:
+        assert search.score(found.runs) > search.score(world.final)
+        assert {run.result["state"] for run in found.runs} <= {"converged", "still rising"}
+
+
+def kept(world, found):
+    return found.number == search.FINAL and found.winner == {} and found.runs == world.final
+
+
+def test_final_model_stays_if_every_challenger_is_worse(small, split):
+    world = World(lambda spec: 0.8 if is_final(spec) else 0.79 * chance(spec))
+    found = world.search(split)
+    assert kept(world, found)
+    assert "None of the others beat its validation macro F1 of 0.800 (mean of 3 repeats)" in figures.finding(found)
+
+
+def test_final_model_stays_if_short_rounds_mislead(small, split):
+    """Challengers learn faster, and stop lower: by short rounds alone FinalModel would be out at once."""
+    world = World(lambda spec: 0.8 * spec["epochs"] / FULL if is_final(spec) else 0.6 + 0.1 * chance(spec))
+    assert kept(world, world.search(split))
+
+
+def test_final_model_stays_if_one_fold_misleads(small, split):
+    """On fold 0 the challengers are better, on the others much worse."""
+    world = World(lambda spec: 0.7 if is_final(spec) else 0.9 if spec["fold"] == 0 else 0.1)
+    found = world.search(split)
+    assert kept(world, found)
+    assert found.rounds["score"].max() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("state", ["diverged", "did not train"])
+@pytest.mark.parametrize("of_final", [0.5, 0.05])
+def test_final_model_stays_if_all_others_fail(state, of_final, small, split):
+    """Also against a challenger that stands a little above it without having learnt anything."""
+    world = World(lambda spec: of_final if is_final(spec) else (0.06, state))
+    assert kept(world, world.search(split))
+
+
+def test_final_model_stays_if_nothing_trains(small, split):
+    world = World(lambda spec: (0.0, "diverged"))
+    found = world.search(split)
+    assert kept(world, found)
+    assert set(found.rounds["number"][found.rounds["round"] > 1]) == {search.FINAL}  # the others end after one round
+
+
+def test_a_tie_is_final_models(small, split):
+    world = World(lambda spec: 0.5)
+    assert kept(world, world.search(split))
+
+
+# ---------------------------------------------------------------- it finds
+
+
+def test_a_better_network_wins_by_its_mean_over_the_repeats(small, split):
+    world = World(lambda spec: 0.5 if is_final(spec) else 0.55 + 0.3 * spec["dropout"][0] + 0.01 * spec["fold"])
+    found = world.search(split, trials=27)
+    assert found.winner["dropout"][0] > 0.4
+    assert [run.spec["seed"] for run in found.runs] == [0, 1, 2]
+    gain = np.mean([run.result["validation_macro_f1"] for run in found.runs]) - 0.5
+    assert f"difference of {gain:+.3f} is optimistic" in figures.finding(found)
+    last = found.rounds[found.rounds["round"] == found.rounds["round"].max()]
+    assert set(last["repeats"]) == {3}
+    assert found.number == last.set_index("number")["score"].idxmax()
+
+
+def test_only_those_close_to_the_best_are_repeated(small, split):
+    world = World(lambda spec: 0.5 if is_final(spec) else 0.5 + 0.4 * chance({"dropout": spec["dropout"]}))
+    found = world.search(split, trials=27, first=FULL)
+    first, last = (of_round.set_index("number")["score"] for _, of_round in found.rounds.groupby("round"))
+    close = first[first >= first.max() - claims.MARGIN].index
+    assert 1 < len(close) < 12
+    assert {*last.index} == {search.FINAL, *close}
+
+
+def test_the_rounds_shrink_by_three_and_grow_by_three(small, split):
+    world = World(lambda spec: 0.9 if is_final(spec) else chance(spec) / 2)
+    found = world.search(split, trials=29)
+    sizes = found.rounds.groupby(["round", "epochs", "repeats"])["number"].nunique().head(3)
+    assert sizes.to_dict() == {(1, 4, 1): 29, (2, 12, 1): 11, (3, 36, 1): 5}
+    assert found.rounds.groupby("round")["number"].agg(lambda of_round: search.FINAL in set(of_round)).all()
+    at_once = [len(call) for call in world.calls if call]
+    assert at_once[:8] == [4] * 7 + [1]
+    assert at_once[8:10] == [11, 4]  # a round is one list; FinalModel at the full budget was trained before
+    assert not [spec for spec in world.trained() if is_final(spec) and spec["epochs"] == FULL]
+
+
+@pytest.mark.parametrize(
+    ("first", "full", "budgets"),
+    [(4, 36, [4, 12, 36]), (6, 50, [6, 17, 50]), (4, 150, [4, 13, 45, 150]), (1, 2, [1, 2]), (8, 8, [8]), (9, 4, [4])],
+)
+def test_the_last_round_has_the_full_budget(first, full, budgets):
+    assert search.round_budgets(first, full) == budgets
+
+
+# ---------------------------------------------------------------- it replays
+
+
+def test_a_search_stopped_anywhere_replays_itself(small, split):
+    whole = World(chance)
+    expected, count = table_of(whole.search(split)), len(whole.trained())
+    for last in range(0, count, 3):
+        world = World(chance)
+
+        def killed(spec, world=world, last=last):
+            if len(world.runs) == last + REPEATS:
+                raise SystemExit  # as if the process ended
+            return chance(spec)
+
+        world.measure = killed
         with pytest.raises(SystemExit):
-            search_for(stopped, 14, killed)
-        again = search.open_study(tmp_path / f"stopped {last}.db")
-        assert len(again.trials) == last
-        search_for(again, 14)
-        assert outcome(again) == outcome(whole)
+            world.search(split)
+        world.measure = chance
+        before = len(world.runs)
+        assert table_of(world.search(split)) == expected
+        assert len(world.trained()) == len(whole.runs) - before
 
 
-def test_the_best_is_near_the_top(tmp_path):
-    study = search.open_study(tmp_path / "good.db")
-    search_for(study, 40)
-    assert abs(study.best_params["x"]) < 0.5
+def test_more_trials_go_on_after_those_that_were_trained(small, split):
+    world = World(lambda spec: 0.9 if is_final(spec) else chance(spec) / 2)
+    few = world.search(split, trials=8).rounds.query("round == 1")
+    more = world.search(split, trials=16).rounds.query("round == 1")
+    assert table_of(search.Search(None, few, 0, {}, [])) == table_of(search.Search(None, more.head(8), 0, {}, []))
+    assert len([spec for spec in world.trained() if spec["epochs"] == FIRST]) == 8
 
 
-def test_a_finished_search_is_not_searched_again(tmp_path):
-    study = search.open_study(tmp_path / "done.db")
-    search_for(study, 3)
-    search_for(study, 3, lambda _: pytest.fail("searched again"))
+# ---------------------------------------------------------------- its space
 
 
-def test_no_trial_begins_after_the_time(tmp_path):
-    study = search.open_study(tmp_path / "late.db")
-    search_for(study, 3, minutes=0)
-    assert not study.trials
+def test_final_model_is_a_point_of_the_space(split):
+    of_final = custom_cnn.cnn_spec("03", "trial", split, 64, 4, 0, **SETTINGS)
+    changes = search.changes_of(search.final_point(SETTINGS), SETTINGS)
+    assert custom_cnn.cnn_spec("03", "trial", split, 64, 4, 0, **SETTINGS | changes) == of_final
 
 
-def test_another_search_space_is_another_search():
-    def wider(trial):
-        return {"x": trial.suggest_float("x", -20, 20), "epochs": 3}
+def test_the_first_trial_is_final_model(split):
+    world = World(lambda spec: 0.5)
+    world.search(split, trials=5)
+    first, *others = world.calls[0]
+    assert first == custom_cnn.cnn_spec("03", "trial", split, 64, FIRST, 0, **SETTINGS | {"log_layers": False})
+    assert len(others) == search.AT_ONCE - 1
+    assert {spec["balance"] for spec in others} == {SETTINGS["balance"]}
 
-    names = {search.name_of_search({"size": 32}, suggest) for suggest in (parabola, wider, parabola)}
-    assert len(names) == 2
-    assert search.name_of_search({"size": 64}, parabola) not in names
+
+@pytest.mark.parametrize("filters", [[1], [7, 20], [16, 32, 64, 128, 256], [2048] * 6])
+def test_every_point_can_be_built(filters, split):
+    settings = SETTINGS | {"filters": filters}
+    for size in (32, 64):
+        low, high = search.depths(filters, size)
+        for depth, width in ((low, 0.5), (min(high, 7), 1.5)):
+            point = search.final_point(settings) | {"depth": depth, "width": width}
+            if 2 ** len(filters) <= size:
+                custom_cnn.cnn_spec("03", "t", split, size, 1, 0, **settings | search.changes_of(point, settings))
 
 
-def test_a_damaged_file_of_its_own_is_set_aside(tmp_path, capsys):
-    whole = search.open_study(tmp_path / "one.db")
-    search_for(whole, 4)
-    known = outcome(whole)
-    (tmp_path / "one.db").write_bytes(b"SQLite format 3\0" + b"?" * 5000)
-    again = search.open_study(tmp_path / "one.db")
-    assert "one.db is damaged and set aside" in capsys.readouterr().out
-    search_for(again, 4)
-    assert outcome(again) == known
+def test_width_and_depth_change_final_models_filters():
+    point = search.final_point(SETTINGS) | {"width": 1.5, "depth": 6}
+    assert search.changes_of(point, SETTINGS)["filters"] == [24, 48, 96, 192, 384, 768]
+    assert search.changes_of(point | {"width": 0.5, "depth": 3}, SETTINGS)["filters"] == [8, 16, 32]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_winner_at_an_edge_widens_the_range_on_its_side(sign, small, split):
+    found = World(lambda spec: 0.5 + sign * 0.1 * np.log10(rate_of(spec)) / 3).search(split, trials=16, seed=1)
+    low, high = search.LEARNING_RATES
+    spaces = [trial.distributions["learning rate"] for trial in found.study.trials]
+    assert {(space.low, space.high) for space in spaces[:16]} == {(low, high)}
+    wider = (low, high * search.WIDER) if sign > 0 else (low / search.WIDER, high)
+    assert {(space.low, space.high) for space in spaces[16 : 16 + search.AT_ONCE]} == {wider}
+
+
+def test_the_range_is_widened_at_most_twice(small, split, monkeypatch):
+    monkeypatch.setattr(search, "EDGE", 0.5)  # every winner lies at one
+    found = World(lambda spec: 0.1 if is_final(spec) else chance(spec)).search(split)
+    assert len(found.study.trials) == 12 + search.WIDENINGS * search.AT_ONCE
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_wider_range_loses_no_earlier_winner(seed, small, split, monkeypatch):
+    monkeypatch.setattr(search, "EDGE", 0.5)
+    world = World(lambda spec: chance(spec | {"world": seed}))
+    found, repeats = world.search(split, seed=seed), {}
+    for run in world.runs.values():
+        if run.spec["epochs"] == FULL:
+            point = json.dumps({key: run.spec[key] for key in run.spec if key not in ("seed", "fold")})
+            repeats.setdefault(point, []).append(run)
+    means = [search.score(of_point) for of_point in repeats.values() if len(of_point) == REPEATS]
+    assert search.score(found.runs) == pytest.approx(max(means))
+
+
+def test_a_winner_in_the_middle_widens_nothing(small, split):
+    world = World(lambda spec: 0.9 - 0.1 * abs(np.log10(rate_of(spec)) + 3.2))
+    found = world.search(split, trials=16)
+    assert found.number != search.FINAL
+    assert len(found.study.trials) == 16
+
+
+def test_the_range_holds_final_models_own_learning_rate(small, split):
+    own = custom_cnn.final_model_settings(SETTINGS["filters"], None, 0.1, patience=10, balance="none")
+    found = World(lambda spec: float(is_final(spec))).search(split, settings=own)
+    assert {trial.distributions["learning rate"].high for trial in found.study.trials} == {0.1}
+    assert found.study.trials[0].params == search.final_point(own)
+
+
+# ---------------------------------------------------------------- its figures
+
+
+def test_the_figures_show_what_their_tables_say(small, split):
+    found = World(lambda spec: 0.5 + 0.1 * chance(spec) + 0.05 * np.log10(rate_of(spec))).search(split, trials=30)
+    for figure, caption, table in (
+        figures.plot_rounds(found),
+        figures.plot_importances(found, seed=0),
+        figures.plot_slices(found),
+    ):
+        plots.plain_log_ticks(figure)
+        plots.check_drawn(figure, table)
+        assert caption.endswith(".")
+    assert {*figures.plot_importances(found, seed=0)[2].index} == {*search.final_point(SETTINGS)}
+    assert "trial 0 is FinalModel" in figures.style_rounds(found).to_html()
+
+
+def test_few_trials_and_one_repeat(small, split):
+    world = World(lambda spec: 0.9 if is_final(spec) else chance(spec) / 2)
+    assert world.search(split, repeats=1).rounds["repeats"].max() == 1
+    assert len(world.search(split, trials=6).study.trials) == 6
+    assert [*world.search(split, trials=1, repeats=1).rounds["number"].unique()] == [search.FINAL]

@@ -346,6 +346,108 @@ def test_earlier_photos_of_two_parts_that_turn_out_alike_change_no_part(order):
     assert part[["b", "c", "d"]].tolist() == ["test", "validation", "validation"]
 
 
+# ---------------------------------------------------------------- folds
+
+
+def in_groups(count, largest, seed):
+    """Photos of three classes of unequal size, in groups of up to `largest` photos each, and their pairs."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(count), rng.integers(1, largest + 1, count))
+    return table_of((groups % 7 % 3).astype(str), groups)
+
+
+@pytest.mark.parametrize("largest", [1, 4, 25])
+@pytest.mark.parametrize(("validation", "folds"), [(0.2, 5), (0.1, 10), (0.3, 3), (0.5, 2)])
+def test_folds_keep_groups_whole_and_validation_is_the_first(largest, validation, folds):
+    photos, pairs = in_groups(80, largest, seed=largest)
+    for seed in range(3):
+        divided, _ = splitting.split_photos(photos, pairs, validation, 0.2, seed, {})
+        again, _ = splitting.split_photos(photos, pairs, validation, 0.2, seed, {})
+        pd.testing.assert_frame_equal(divided, again)
+        assert divided.groupby("group")["fold"].nunique().max() == 1
+        assert set(divided.loc[divided["split"] == "validation", "fold"]) == {0}
+        assert set(divided.loc[divided["split"] == "test", "fold"]) == {-1}
+        train = divided.loc[divided["split"] == "train", "fold"]
+        assert set(train) == set(range(1, folds))
+        if largest < 25:
+            assert train.value_counts(normalize=True).to_numpy() == pytest.approx(1 / (folds - 1), abs=0.06)
+            shares = pd.crosstab(divided["fold"], divided["label"], normalize="index").drop(index=-1)
+            assert np.ptp(shares.to_numpy(), axis=0).max() < 0.25
+    other, _ = splitting.split_photos(photos, pairs, validation, 0.2, seed=9, before=split_before(divided))
+    assert folds == 2 or (other["fold"] != divided["fold"]).any()
+
+
+def split_before(photos):
+    return dict(zip(photos["sha256"], photos["split"], strict=True))
+
+
+def train_of(labels, groups):
+    return pd.DataFrame({"label": labels, "group": groups, "split": "train"})
+
+
+@pytest.mark.parametrize(
+    ("photos", "count"),
+    [
+        (train_of([*"abab"], [7, 7, 7, 7]), 1),  # one group
+        (train_of([*"abcd"], [1, 2, 3, 4]), 1),  # one photo of each class
+        (train_of([*"aabb"], [1, 2, 3, 4]), 2),
+        (train_of([*"aabb"], [1, 1, 1, 2]), 2),
+        (train_of([*"aaab"], [1, 2, 3, 4]), 3),  # the rare class is in one of them
+        (train_of([*"aaaaaab"], range(7)), 4),
+    ],
+)
+def test_few_training_photos_make_fewer_folds(photos, count):
+    folds = splitting.divide_folds(photos, 5, seed=0)
+    assert set(folds) == set(range(1, count + 1))
+    assert pd.Series(folds).groupby(photos["group"]).nunique().max() == 1
+
+
+def test_no_fold_is_empty_though_groups_are_large():
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        groups = np.minimum((rng.pareto(1, 40) * 2).astype(int), 12)
+        folds = splitting.divide_folds(train_of(groups % 3, groups), 13, seed)
+        assert set(folds) == set(range(1, max(folds) + 1))
+
+
+def test_two_classes_of_five_photos_have_folds():
+    photos, pairs = table_of(["a"] * 5 + ["b"] * 5)
+    for seed in range(5):
+        divided, _ = splitting.split_photos(photos, pairs, 0.2, 0.2, seed, {})
+        outside = divided[divided["fold"] >= 0]
+        counts = pd.crosstab(outside["label"], outside["fold"])
+        assert 3 <= len(counts.columns) <= 5
+        assert counts.loc[:, 0].min() >= 1
+        for fold in counts.columns:  # the others have a photo of each class to learn from
+            assert counts.drop(columns=fold).sum(axis=1).min() >= 1
+        assert splitting.fold_sentence(divided).count(".") == 1
+
+
+def test_a_class_that_is_not_in_every_fold_is_named():
+    split = pd.DataFrame({"label": [*"aaabbbccc"], "fold": [0, 1, 2, 0, 1, -1, 0, 0, 2]})
+    told = splitting.fold_sentence(split)
+    assert told == (
+        "Train and validation make up 3 folds of about 3 photos; not every fold has b and c: "
+        "macro F1 is the mean over the classes of a fold."
+    )
+    told = splitting.fold_sentence(split.assign(label="a"))
+    assert told == "Train and validation make up 3 folds of about 3 photos, each with all classes."
+
+
+def test_a_group_torn_between_folds_is_counted(photos, working_folder):
+    plant(photos / "Elm" / "3.jpg")
+    table, _, _ = divided(photos)
+    settings = {"phash_distance": 4, "validation_share": 0.2, "test_share": 0.2}
+    near = splitting.nearest_elsewhere(table)
+    sound = splitting.check_leaks(table, near, settings).loc["groups torn between folds"]
+    assert (sound["found"], sound["match"]) == (0, "✓")
+    sizes = table["group"].map(table["group"].value_counts())
+    torn = table.copy()
+    torn.loc[sizes[sizes > 1].index[0], "fold"] = 77
+    leaks = splitting.check_leaks(torn, near, settings).loc["groups torn between folds"]
+    assert (leaks["found"], leaks["match"]) == (1, "✗")
+
+
 @pytest.mark.parametrize("labels", [["Oak"], ["Oak", "Elm"]])
 def test_many_photos_alike_are_one_finding_each(working_folder, labels):
     for number in range(24):

@@ -1,6 +1,7 @@
 """Figures of chapter 6: how good the models are, where they fail and whether their confidence can be trusted."""
 
 from leaves import scoring
+from leaves.evaluation import validation_score
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
 from leaves.robustness import CORRUPTIONS
 
@@ -30,14 +31,15 @@ def single_mark(label, **options):
 # ---------------------------------------------------------------- scores
 
 
-def style_scores(scores, against, models, best, external=None):
-    """The table of all scores by test macro F1, the best model in bold.
+def style_scores(scores, against, models, repeats, best, external=None):
+    """The table of scores by test macro F1, the best model in bold.
 
     Parameters
     ----------
-    scores : DataFrame from `evaluation.score_table`
+    scores : DataFrame from `evaluation.score_table`, the rows that are shown
     against : DataFrame from `evaluation.compare_with`
     models : dict of label to Run
+    repeats : dict of label to list of Run
     best : str
         Label of the single model that validation chose.
     external : Answers to the second test set, if its photos have labels
@@ -48,6 +50,8 @@ def style_scores(scores, against, models, best, external=None):
     """
     interval = scores[["test_macro_f1_low", "test_macro_f1_high"]].map("{:.3f}".format).agg(" to ".join, axis=1)
     megabytes = {label: (run.folder / "model.keras").stat().st_size / 1e6 for label, run in models.items()}
+    means = {label: np.mean([*map(validation_score, runs)]) for label, runs in repeats.items() if len(runs) > 1}
+    texts = {label: f"{mean:.3f} ({len(repeats[label])} repeats)" for label, mean in means.items()}
     shown = {
         "test macro F1": scores["test_macro_f1"],
         "95 % interval": interval,
@@ -55,13 +59,14 @@ def style_scores(scores, against, models, best, external=None):
         "initial weights": scores["initial_weights"],
         "test accuracy": scores["test_accuracy"],
         "validation macro F1": scores["validation_macro_f1"],
+        "mean of the repeats": pd.Series(texts, dtype=object).reindex(scores.index),
         "original score": scores["original_score"],
         "parameters": scores["params"],
-        "MB": pd.Series(megabytes),
+        "MB": pd.Series(megabytes).reindex(scores.index),
         "training s": scores["train_seconds"],
         "ms per image": scores["ms_per_image"],
     }
-    shown = pd.DataFrame(shown).sort_values("test macro F1", ascending=False)
+    shown = pd.DataFrame(shown).sort_values("test macro F1", ascending=False).dropna(axis=1, how="all")
     if external:
         column = f"second test set, macro F1 ({len(np.unique(external.truth))} classes)"
         shown.insert(4, column, scores["external_macro_f1"].astype(float))
@@ -86,18 +91,14 @@ def draw_scores(scores, against, best):
     ordered = scores.sort_values("test_macro_f1")
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(ordered) + 1.3))
     for label, row in ordered.iterrows():
-        hatch = "///" if row["initial_weights"] == "random" else ""
-        axis.barh(label, row["test_macro_f1"], edgecolor="white", color=look(label)["color"], hatch=hatch)
+        axis.barh(label, row["test_macro_f1"], color=look(label)["color"])
         axis.hlines(label, row["test_macro_f1_low"], row["test_macro_f1_high"], color="0.15")
     axis.plot(ordered["original_score"].astype(float), ordered.index, "k*", label="original study, on its own test set")
-    axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals (hatched: random initial weights)")
+    axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     axis.legend(loc="lower right", fontsize="small")
     ties, better = ((against["verdict"] == verdict).sum() for verdict in ("tie", "better"))
     axis.set_title(f"{best}: on test tied with {ties}, beaten by {better}")
-    caption = (
-        "Test macro F1 of every model with 95 % bootstrap intervals; hatched: random initial weights; stars: the "
-        "original."
-    )
+    caption = "Test macro F1 of every model with 95 % bootstrap intervals; stars: the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
 
@@ -141,7 +142,7 @@ def draw_external(drop, count, external, best):
     """
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(drop) + 1.4))
     axis.hlines(drop.index, drop["external_macro_f1"], drop["test"], color="0.6")
-    axis.plot(drop["test"], drop.index, "o", color="C0", label=f"test part ({count} photos)")
+    axis.plot(drop["test"], drop.index, "o", color="C0", label=f"test subset ({count} photos)")
     label = f"second test set ({len(external.truth)} photos)"
     axis.plot(drop["external_macro_f1"], drop.index, "X", color="C1", label=label)
     lost = (drop["test"] - drop["external_macro_f1"])[best]
@@ -149,12 +150,12 @@ def draw_external(drop, count, external, best):
     axis.set(xlim=(0, 1), xlabel=f"macro F1 over {len(np.unique(external.truth))} classes", title=title)
     axis.legend(fontsize="small")
     return figure, (
-        "Macro F1 of every model on the test part and on the second test set, over the classes of the latter."
+        "Macro F1 of every model on the test subset and on the second test set, over the classes of the latter."
     )
 
 
 def draw_training_curves(models):
-    """Draw the macro F1 of all trainings over the epochs, one panel for each step of the report.
+    """Draw the macro F1 of trainings over the epochs, one panel for each step of the report.
 
     Parameters
     ----------
@@ -165,13 +166,12 @@ def draw_training_curves(models):
     figure, caption
     """
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.9), sharey=True)
-    panels = {"02": axes[0], "03": axes[0], "04": axes[1], "05": axes[2]}
+    panels = {"04": axes[1], "05": axes[2]}
     for run in models.values():
-        axis, history, of_model = panels[run.spec["chapter"]], run.history, look(run.name)
+        axis = panels[run.spec["chapter"]] if "backbone" in run.spec else axes[0]
+        history, of_model = run.history, look(run.name) | {"label": run.name}
         axis.plot(history["epoch"], history["macro_f1"], "--", color=of_model["color"], alpha=0.6)
-        is_control = run.result["initial_weights"] == "random"
-        of_model |= {"label": run.name + (" (random weights)" if is_control else "")}
-        of_model |= {"markevery": max(1, len(history) // 6), "fillstyle": "none" if is_control else "full"}
+        of_model |= {"markevery": max(1, len(history) // 6)}
         if not run.spec.get("refit"):
             axis.plot(history["epoch"], history["val_macro_f1"], **of_model)
     for axis, title in zip(axes, ("custom CNN", "transfer learning", "fine tuning"), strict=True):
@@ -181,8 +181,8 @@ def draw_training_curves(models):
     handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc=BELOW["loc"], ncols=4)
     return figure, (
-        "Macro F1 on training and validation over epochs: custom CNN (pale: the refit), transfer learning, "
-        "fine tuning; hollow: random weights."
+        "Macro F1 on training and validation over epochs: custom CNN (a refit has a dashed line only), transfer "
+        "learning, fine tuning."
     )
 
 
@@ -207,7 +207,7 @@ def draw_per_class(per_class, best):
     axis.set(xlim=(-0.02, 1.02), xlabel="F1 on test", title=f"{hardest} is the hardest for {best}")
     figure.legend(**BELOW, ncols=3)
     return figure, (
-        "F1 of each species on the test part for FinalModel and the best pretrained models; half-filled: the "
+        "F1 of each species on the test subset for FinalModel and the best pretrained models; half-filled: the "
         "head alone; in brackets its test images."
     )
 

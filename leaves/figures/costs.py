@@ -3,7 +3,7 @@
 from leaves.figures.comparison import BELOW, look, single_mark
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 COSTS = {"params": "parameters", "train_seconds": "seconds of training", "ms_per_image": "milliseconds per image"}
 
@@ -55,13 +55,14 @@ def draw_costs(scores):
 
     Parameters
     ----------
-    scores : DataFrame from `evaluation.score_table`, without controls
+    scores : DataFrame from `evaluation.score_table`, the rows that are shown
 
     Returns
     -------
     figure, caption
     """
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    short = EngFormatter(sep="")  # 3M; but 0.3 would be 300m
     for axis, (cost, title) in zip(axes, COSTS.items(), strict=True):
         front = pareto_front(scores, cost)
         steps = {"color": "0.5", "drawstyle": "steps-post", "linewidth": 1, "label": "Pareto front"}
@@ -71,7 +72,7 @@ def draw_costs(scores):
         axis.set(xscale="log", xlabel=title)
         axis.margins(x=0.2)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1 else short(value)))
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("macro F1 on test")
     figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)

@@ -3,6 +3,7 @@
 from leaves.batches import augment
 from leaves.plots import MODEL_COLOURS
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -61,13 +62,13 @@ def plot_architecture(model):
     return figure
 
 
-def plot_class_scores(truth, predictions, classes):
-    """Draw FinalModel's F1 of each class: mean and range over trainings, the best class first.
+def plot_class_scores(truths, predictions, classes):
+    """Draw FinalModel's F1 of each class: mean and range over repeats, the best class first.
 
     Parameters
     ----------
-    truth : array of int, shape (n,)
-    predictions : list of array of int, shape (n,), one of each training
+    truths, predictions : list of array of int, shape (n,)
+        Of the held-out photos of each repeat; a class counts in the repeats that have a photo of it.
     classes : list of str
 
     Returns
@@ -75,11 +76,12 @@ def plot_class_scores(truth, predictions, classes):
     figure : matplotlib Figure
     means : Series of float, by the names on the axis
     """
-    counts, labels = np.bincount(truth, minlength=len(classes)), range(len(classes))
-    species = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
+    counts = np.array([np.bincount(truth, minlength=len(classes)) for truth in truths])
+    species = [f"{name} ({count})" for name, count in zip(classes, counts.sum(axis=0), strict=True)]
+    settings = {"average": None, "labels": range(len(classes)), "zero_division": 0}
     scores = pd.concat(
-        pd.DataFrame({"species": species, "F1": f1_score(truth, predicted, average=None, labels=labels)})
-        for predicted in predictions
+        pd.DataFrame({"species": species, "F1": f1_score(truth, predicted, **settings)})[present > 0]
+        for truth, predicted, present in zip(truths, predictions, counts, strict=True)
     )
     means = scores.groupby("species")["F1"].mean().sort_values(ascending=False)
     figure, axis = plt.subplots(figsize=(8, 4))
@@ -89,23 +91,26 @@ def plot_class_scores(truth, predictions, classes):
     return figure, means
 
 
-def plot_filters(kernels, answers, image):
-    """Draw filters of a first convolution, at most 16, and below each its answers to the image on the left.
+def plot_filters(model, image):
+    """Draw filters of a first convolution, at most 16, and below each its activation on the image on the left.
 
     Parameters
     ----------
-    kernels, answers : arrays, see `custom_cnn.first_filters`
+    model : keras.Sequential that begins with rescaling, convolution and activation
     image : array of uint8, shape (size, size, 3)
 
     Returns
     -------
     matplotlib Figure
     """
+    _, convolution, activation = model.layers[:3]
+    kernels = convolution.kernel.numpy().transpose(3, 0, 1, 2)
+    maps = keras.Model(model.inputs[0], activation.output)(image[None].astype(np.float32)).numpy()[0]
     figure, axes = plt.subplots(4, 9, figsize=(10, 4.6))
-    for number, (kernel, answer) in enumerate(zip(kernels[:16], answers, strict=False)):
+    for number, (kernel, feature_map) in enumerate(zip(kernels[:16], maps.transpose(2, 0, 1), strict=False)):
         row, column = 2 * (number // 8), 1 + number % 8
         axes[row, column].imshow((kernel - kernel.min()) / np.ptp(kernel))
-        axes[row + 1, column].imshow(answer, cmap="magma")
+        axes[row + 1, column].imshow(feature_map, cmap="magma")
     axes[1, 0].imshow(image)
     for axis in axes.flat:
         axis.axis("off")

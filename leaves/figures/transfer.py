@@ -1,20 +1,20 @@
-"""Figures of chapters 4 and 5: what backbones find alike, and what fine tuning changes and costs."""
+"""Figures of chapters 4 and 5: what backbones find alike, and what fine tuning changes."""
 
 from leaves.figures.split import picture_grid
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
+from leaves.transfer import score
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 
-def draw_neighbours(alike, kinds):
+def draw_neighbours(alike):
     """Draw a validation leaf and its nearest training photos, one row a backbone.
 
     Parameters
     ----------
-    alike : dict from `transfer.nearest_leaves`
-    kinds : dict of backbone to "imagenet" or "random"
+    alike : dict from `features.nearest_leaves`
 
     Returns
     -------
@@ -27,10 +27,10 @@ def draw_neighbours(alike, kinds):
             axis.imshow(picture)
             axis.set_title(f"{'=' if species == true else '≠'} {species}", fontsize="small")
         row[0].set_title(f"the leaf: {true}", fontsize="small")
-        row[0].set_ylabel(f"{name}\n({kinds[name]})\nall: {nearest['share']:.0%} =", fontsize="x-small")
+        row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="x-small")
     caption = (
-        f"One {true} leaf of the validation part and its nearest training photos by each backbone's "
-        "features; all: how many of five are of the species, over all leaves."
+        f"One {true} leaf of the validation subset and its nearest training photos by each backbone's features. "
+        "Percentage: the share of the same species among the five nearest photos of every validation leaf."
     )
     return figure, caption
 
@@ -54,60 +54,31 @@ def draw_switch(heads, tails):
         for column, style in (("macro_f1", "--"), ("val_macro_f1", "-")):
             axis.plot(epochs, history[column], style, color=MODEL_COLOURS[name])
         axis.axvline(switch + 0.5, color="0.4", linestyle=":")
-        axis.set_title(f"{name}\n({tail.result['initial_weights']})", fontsize="medium")
+        axis.set_title(name, fontsize="medium")
         axis.set(xlabel="epoch", ylim=(0, 1))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("macro F1 (dashed: training)")
     return figure, "Macro F1 over the epochs of transfer learning and, right of the dotted line, of fine tuning."
 
 
-def draw_stages(stages):
-    """Draw the seconds of each stage of a model, one after another.
-
-    Parameters
-    ----------
-    stages : DataFrame of seconds, one row a backbone, one column each of three stages
-
-    Returns
-    -------
-    figure, caption
-    """
-    figure, axis = plt.subplots(figsize=(8, 0.5 * len(stages) + 1.4))
-    left = np.zeros(len(stages))
-    for stage, hatch in zip(stages, ("", "//", ".."), strict=True):
-        axis.barh(stages.index, stages[stage], left=left, hatch=hatch, edgecolor="white", label=stage)
-        left += stages[stage]
-    axis.invert_yaxis()
-    axis.set(xlabel="seconds", title=f"{left.idxmax()} takes longest: {left.max():.0f} s")
-    axis.legend(fontsize="small")
-    return figure, "Seconds for the features, one head and one tail of each backbone."
-
-
-def draw_repeats(models, controls):
+def draw_repeats(models):
     """Draw the validation macro F1 of every training, one row a model.
 
     Parameters
     ----------
     models : dict of label to list of Run; a label begins with the model's name, which a comma may end
-    controls : list of str, names of the backbones that started from random weights
 
     Returns
     -------
     figure, caption
     table : Series of label to list of float
     """
-    scores = pd.Series(
-        {label: [run.result["validation_macro_f1"] for run in repeats] for label, repeats in models.items()}
-    )
+    scores = pd.Series({label: [*map(score, repeats)] for label, repeats in models.items()})
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(models) + 1.3))
     for label, values in scores.items():
         name = label.split(",")[0]
-        colour, marker = MODEL_COLOURS[name], MODEL_MARKERS[name]
-        fill = "none" if name in controls else colour
-        axis.scatter(values, [label] * len(values), s=70, marker=marker, facecolor=fill, edgecolor=colour)
+        axis.scatter(values, [label] * len(values), s=70, marker=MODEL_MARKERS[name], color=MODEL_COLOURS[name])
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1), xlabel="validation macro F1", title="One mark per seed; hollow: random weights, a control")
-    caption = (
-        "Validation macro F1 of every training of FinalModel, the heads and the tails; hollow: random initial weights."
-    )
+    axis.set(xlim=(0, 1), xlabel="macro F1 on the held-out photos", title="One mark per repeat")
+    caption = "Macro F1 of every repeat of FinalModel, the heads and the tails on the photos that it held out."
     return figure, caption, scores

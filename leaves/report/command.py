@@ -7,11 +7,11 @@ import sys
 import time
 
 from leaves import places
-from leaves.files import disk_errors_explained
+from leaves.files import disk_errors_explained, read_json
 from leaves.locks import locked
 from leaves.report import keep
-from leaves.report.chapters import CHAPTERS, chapter_parameters
-from leaves.report.options import argument_parser, last_data, read_options
+from leaves.report.chapters import CHAPTERS
+from leaves.report.options import last_data, read_options
 from leaves.report.render import render_report
 from leaves.report.side_by_side import clock, execute_chapters
 
@@ -44,16 +44,9 @@ def main():
 
 
 def effective_parameters(options):
-    """The profile's parameters and over them those of the command line; ends the program if two do not fit."""
+    """The profile's parameters and over them those of the command line."""
     profile = places.NOTEBOOKS / "profiles" / f"{options.profile}.yaml"
-    values = {**(yaml.safe_load(profile.read_text(encoding="utf-8")) or {}), **options.parameters}
-    if {*CHAPTERS[3:5]} <= {*options.chapters}:
-        heads = values.get("seeds", chapter_parameters(CHAPTERS[3])["seeds"])
-        tails = values.get("fine_tuning_seeds", chapter_parameters(CHAPTERS[4])["fine_tuning_seeds"])
-        if tails > heads:
-            fault = f"fine_tuning_seeds is {tails}, more than the {heads} heads of chapter 4: raise seeds or lower it"
-            argument_parser().error(fault)
-    return values
+    return {**(yaml.safe_load(profile.read_text(encoding="utf-8")) or {}), **options.parameters}
 
 
 def check_scheduler(address):
@@ -73,14 +66,19 @@ def quiet_kernels():
 
 
 def forget_runs(chapters):
-    """Delete the runs and the searches that chapters made, so that they are trained again (--force)."""
+    """Delete the runs that chapters made or recorded, so that they are trained again (--force).
+
+    Two chapters may record one training: its folder has the name of the chapter that began it.
+    """
     from leaves.runs import forget_run  # TensorFlow takes seconds
 
     for number in (chapter.name[:2] for chapter in chapters):
-        for folder in places.RUNS.glob(f"{number}-*"):
-            forget_run(folder)
-        for study in places.RUNS.glob("search-*") if number == "03" else []:
-            study.unlink()
+        record = read_json(places.RUNS / f"{number}.json")
+        recorded = [record.get("runs", {}).values(), *record.get("repeats", {}).values()]
+        named = {places.RUNS / name for names in recorded for name in names}
+        for folder in named | {*places.RUNS.glob(f"{number}-*")}:
+            if folder.exists():
+                forget_run(folder)
 
 
 def say_which_data(options, values):

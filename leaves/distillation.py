@@ -1,0 +1,135 @@
+"""FinalModel (distilled): the five blocks of FinalModel, trained with a teacher of chapters 4 and 5.
+
+The recipe is a list of known steps: batch normalisation before each activation (Ioffe and Szegedy 2015), AdamW
+(Loshchilov and Hutter 2019) with a warm-up and a cosine schedule (Loshchilov and Hutter 2017), rare classes shown more
+often, any rotation, and a teacher's softened answers as labels (Hinton et al. 2015). Photos are read larger than the
+network sees them: turning a small photo blurs it, and a network that learns from blurred photos fails on sharp ones.
+"""
+
+import math
+
+from leaves.backbones import trainable_tail
+from leaves.batches import rows_of_epoch
+from leaves.cache import computed_once
+from leaves.custom_cnn import cnn_spec, prepare
+from leaves.dataset import DEVELOPMENT, hold_out
+from leaves.evaluation import predict_all
+from leaves.features import frozen_outputs
+from leaves.files import file_hash
+from leaves.places import RUNS
+from leaves.runs import read_run
+from leaves.scoring import tempered
+from leaves.training import batch_function
+
+import numpy as np
+
+NAME = "FinalModel (distilled)"
+LARGER = 1.5  # times: the side of the photos that are read, and then shrunk by the network
+AUGMENTATION = {"flip": True, "rotation": 180, "shift": 0.05, "zoom": 0.15}  # a leaf has no up
+PEAK_RATE, WARM_UP, WEIGHT_DECAY = 0.004, 0.1, 0.05  # the warm-up is a share of all steps
+TEACHER = {"temperature": 2.0, "share": 0.5}  # of the answers, and of the label in their place
+
+
+def distilled_layers(classes, filters, size):
+    """The layers of the small network: at most as many parameters as FinalModel with the same filters.
+
+    Parameters
+    ----------
+    classes : int
+    filters : list of int, one for each block
+    size : int
+        Pixels per side, to which the network shrinks its photos.
+
+    Returns
+    -------
+    list of [class name, config], see `custom_cnn.build_model`
+    """
+    weights = {"kernel_initializer": "he_normal"}
+    layers = [
+        ["Resizing", {"height": size, "width": size}],
+        ["Rescaling", {"scale": 1 / 255, "offset": -0.5}],
+    ]
+    for count in filters:
+        convolution = {"filters": count, "kernel_size": 3, "padding": "same", "use_bias": False, **weights}
+        layers += [["Conv2D", convolution], ["MaxPooling2D", {"pool_size": 2}]]
+        layers += [["BatchNormalization", {"momentum": 0.9}], ["LeakyReLU", {"negative_slope": 0.3}]]
+    # The dense layer pays for the normalisation: three numbers more for each filter.
+    units = 512 - math.ceil(3 * sum(filters) / (filters[-1] + 1 + classes))
+    layers += [["GlobalAveragePooling2D", {}], ["Dense", {"units": units, "activation": "relu", **weights}]]
+    return [*layers, ["Dense", {"units": classes, "activation": "softmax"}]]
+
+
+def distilled_spec(split, size, filters, epochs, seed, teacher, fold=0, precision="float32"):
+    """The spec of the small network.
+
+    Parameters
+    ----------
+    split : DataFrame, see `dataset.load_split`
+    size : int
+        FinalModel's pixels per side.
+    epochs : int
+        All of them are trained: the learning rate falls to 0 at the last step.
+    teacher : Run of a head or of a tail with the same fold held out, or None: the labels alone
+
+    Returns
+    -------
+    dict, see `runs.training_spec`
+    """
+    classes, balance = len(split.attrs["classes"]), "sqrt_oversample"
+    train = hold_out(split, fold)
+    labels = np.searchsorted(split.attrs["classes"], train.loc[train["split"] == "train", "label"])
+    steps = epochs * math.ceil(len(rows_of_epoch(labels, balance)) / 32)
+    warm = max(1, round(WARM_UP * steps))
+    schedule = {"initial_learning_rate": 0.0, "warmup_target": PEAK_RATE, "warmup_steps": warm}
+    schedule = {"class_name": "CosineDecay", "config": schedule | {"decay_steps": steps - warm}}
+    schedule["module"] = "keras.optimizers.schedules"
+    optimizer = {"learning_rate": schedule, "weight_decay": WEIGHT_DECAY, "beta_2": 0.99}
+    side = round(LARGER * size)
+    choices = {"layers": distilled_layers(classes, filters, size), "augmentation": AUGMENTATION, "balance": balance}
+    choices |= {"optimizer": {"class_name": "AdamW", "config": optimizer}, "patience": None, "precision": precision}
+    spec = cnn_spec("05", NAME, split, side, epochs, seed, fold=fold, **choices)
+    if teacher:
+        spec["teacher"] = TEACHER | {"run": f"{teacher.folder.name} {file_hash(teacher.folder / 'validation.npy')}"}
+    return spec | {"label_smoothing": 0.0 if teacher else 0.1}
+
+
+def teacher_answers(teacher, split):
+    """A teacher's answers to all photos outside the test subset, each the mean over the photo's stored views.
+
+    Parameters
+    ----------
+    teacher : Run of a head or of a tail on a frozen backbone
+
+    Returns
+    -------
+    array of float32, shape (n, classes)
+    """
+
+    def compute():
+        network, outputs_of = teacher.load_model(), teacher
+        if "starts_from" in teacher.spec:  # a tail goes on from what its head stored
+            outputs_of = read_run(RUNS / teacher.spec["starts_from"].split()[0])
+        parts = network.get_layer("front"), network.get_layer("last_block")
+        outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)
+        is_tail = "starts_from" in teacher.spec
+        values = outputs.at_cut if is_tail else outputs.features
+        learnt = trainable_tail(network) if is_tail else network.get_layer("head")
+        answers = predict_all(batch_function(learnt), values)
+        return {"probabilities": answers.reshape(-1, len(outputs.labels), answers.shape[1]).mean(axis=0)}
+
+    key = f"{split.attrs['hash']} {teacher.result['hashes']['model.keras']}"
+    return computed_once(teacher.folder / "teacher.npz", key, compute)["probabilities"]
+
+
+def prepare_distilled(spec, split):
+    """Prepare the `Training` of a spec of `distilled_spec`: labels mixed with the softened answers of the teacher."""
+    training = prepare(spec, split)
+    if "teacher" not in spec:
+        return training
+    teacher = read_run(RUNS / spec["teacher"]["run"].split()[0])
+    answers = teacher_answers(teacher, split)
+    trained_on = split.loc[split["split"] != "test", "fold"].to_numpy() != spec["fold"]
+    soft = tempered(answers[trained_on], spec["teacher"]["temperature"]).astype(np.float32)
+    share, labels = spec["teacher"]["share"], np.eye(soft.shape[1], dtype=np.float32)[training.train[1]]
+    training.targets = share * soft + (1 - share) * labels
+    return training

@@ -1,0 +1,63 @@
+"""The evidence for claims that chapter 6 adds: for the one on FinalModel's size, and what the test subset says."""
+
+from leaves import claims
+from leaves.evaluation import validation_score
+
+CLAIMS = [f"C{number}" for number in range(1, 18)]  # of the original study
+
+
+def evidence_of_size(large, small, models, repeats, on_test, draws):
+    """The evidence for claim C17: how many times fewer parameters a small network has, and which score it loses.
+
+    Parameters
+    ----------
+    large : str, the label of a network on a backbone, or None if there is none with ImageNet weights
+    small : list of str
+        The first label is that of the small network of the claim; the test subset tells of the others too.
+    models : dict of label to Run
+    repeats : dict of label to list of Run
+    on_test : Answers
+
+    Returns
+    -------
+    dict of comparisons and note, see `claims.judge`
+    """
+    if not large:
+        return {"comparisons": claims.not_tested("none of the study's networks had ImageNet weights"), "note": ""}
+    runs = [repeats.get(label, [models[label]]) for label in (large, small[0])]
+    times = models[large].result["params"] / models[small[0]].result["params"]
+    fewer = f"{times:.1f} times fewer parameters than {large} ({claims.FAR_FEWER} or more count as far fewer)"
+    loss = f"loss of macro F1 against it (below {claims.SMALL_LOSS} counts as small)"
+    differences = claims.pairs(*runs, validation_score)
+    on_validation = claims.evidence(loss, "lower", **differences, against=claims.SMALL_LOSS, margin=0.0)
+    lost = [f"{label} loses {on_test.difference_text(large, label, draws)}" for label in small]
+    note = f"on the test subset {', '.join(lost)}"
+    return {"comparisons": [claims.known(fewer, times >= claims.FAR_FEWER), on_validation], "note": note}
+
+
+def with_test_notes(records, pairs, on_test, draws):
+    """The evidence for all claims in their order, with a note of what the test subset says.
+
+    Parameters
+    ----------
+    records : list of dict, see `claims.judge`
+    pairs : list of (claim, label, label)
+        Two models that the test subset compares for a claim.
+    on_test : Answers
+
+    Returns
+    -------
+    list of dict, one for each of `CLAIMS`; of a claim without a record that it was not tested
+    """
+    absent = {"said": "", "figure": "", "comparisons": claims.not_tested("no chapter recorded evidence")}
+    by_claim = {claim: {"claim": claim, "note": ""} | absent for claim in CLAIMS}
+    by_claim |= {record["claim"]: {"note": "", **record} for record in records}
+    for claim, record in by_claim.items():
+        texts = [
+            f"{model} minus {baseline} {on_test.difference_text(model, baseline, draws)}"
+            for compared, model, baseline in pairs
+            if compared == claim
+        ]
+        on_subset = f"on the test subset {', '.join(texts)}" if texts else None
+        record["note"] = "; ".join(filter(None, [record["note"], on_subset]))
+    return list(by_claim.values())
