@@ -8,6 +8,7 @@ chance, unless one is planted.
 """
 
 import argparse
+import gc
 
 from leaves import claims, places
 
@@ -90,6 +91,7 @@ def main():
     parser.add_argument("--train", action="store_true", help="train again on the present split")
     parser.add_argument("--quick", action="store_true", help="only see that it works")
     options = parser.parse_args()
+    gc.freeze()  # statsmodels collects garbage at every call: there is none among what lies here
     if options.quick:
         globals().update(QUICK)
     if options.train:

@@ -298,7 +298,7 @@ def claim_records(said, evidence, trained, scores, costs):
     for claim, (measure, must_be, variants) in evidence.items():
         missing = [name for name in variants if name not in trained]
         if missing or measure not in scores:
-            comparisons = claims.not_tested("; ".join(f"{name} {costs[name]}" for name in missing))
+            comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
             pairs = {name: claims.pairs(trained[name], trained[FINAL], scores[measure]) for name in variants}
             comparisons = [
@@ -331,20 +331,21 @@ def accuracy_record(said, networks):
     return record | ({"note": note} if len(accurate) else {})
 
 
-def training_costs(variants, names, final_runs, base, epochs, repeats):
-    """What the variants that are not trained would cost, by FinalModel's time and their photos, pixels and epochs.
+def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
+    """The time that variants would take that are not trained, by FinalModel's time, their pixels and their epochs.
 
     Parameters
     ----------
     variants : dict of name to changes
     names : list of str
         Those that are trained.
+    impossible : set of str, see `too_small`
     final_runs : list of Run
     base, epochs, repeats : see `variant_specs`
 
     Returns
     -------
-    dict of name to str, as in "(about 3 min)"
+    dict of name to str, as in "about 3 min"
     """
     seconds = repeats * np.mean([run.result["train_seconds"] for run in final_runs])
     costs = {}
@@ -353,15 +354,21 @@ def training_costs(variants, names, final_runs, base, epochs, repeats):
             pixels = (changes.get("image_size", base["size"]) / base["size"]) ** 2
             updates = SLOW_UPDATE if changes.get("batch_size") == 1 else 1
             factor = 2 if name == MORE_DATA else pixels * updates * changes.get("epochs", epochs) / epochs
-            costs[name] = f"(about {max(1, round(seconds * factor / 60))} min)"
+            minutes = f"about {max(1, round(seconds * factor / 60))} min"
+            costs[name] = f"too small at {base['size']} pixels" if name in impossible else minutes
     return costs
 
 
+def not_trained_text(costs, names):
+    """Variants and what it would take to train them, as in "sigmoid (about 3 min), flatten (too small ...)"."""
+    return ", ".join(f"{name} ({costs[name]})" for name in names)
+
+
 def difference_texts(table):
-    """The differences of a `comparison_table` in words: list of str; a variant without three pairs says why."""
+    """The differences of a `comparison_table` in words: list of str; a variant without three pairs says the reason."""
     rows = table[table.index != FINAL]
     text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [
-        f"{name} undecided ({row['reason']})" if isinstance(row["reason"], str) else text.format(name, *row[INTERVAL])
+        f"{name} ({row['reason']})" if isinstance(row["reason"], str) else text.format(name, *row[INTERVAL])
         for name, row in rows.iterrows()
     ]

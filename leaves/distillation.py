@@ -17,13 +17,14 @@ from leaves.evaluation import predict_all
 from leaves.features import frozen_outputs
 from leaves.files import file_hash
 from leaves.places import RUNS
-from leaves.runs import read_run
+from leaves.runs import read_run, repeat
 from leaves.scoring import tempered
 from leaves.training import batch_function
 
 import numpy as np
+import pandas as pd
 
-NAME = "FinalModel (distilled)"
+NAME, BALANCE = "FinalModel (distilled)", "sqrt_oversample"
 LARGER = 1.5  # times: the side of the photos that are read, and then shrunk by the network
 AUGMENTATION = {"flip": True, "rotation": 180, "shift": 0.05, "zoom": 0.15}  # a leaf has no up
 PEAK_RATE, WARM_UP, WEIGHT_DECAY = 0.004, 0.1, 0.05  # the warm-up is a share of all steps
@@ -59,38 +60,64 @@ def distilled_layers(classes, filters, size):
     return [*layers, ["Dense", {"units": classes, "activation": "softmax"}]]
 
 
-def distilled_spec(split, size, filters, epochs, seed, teacher, fold=0, precision="float32"):
-    """The spec of the small network.
+def best_teacher(candidates):
+    """The name of the network with the best mean validation macro F1 over its repeats; None without candidates.
+
+    Parameters
+    ----------
+    candidates : dict of name to list of Run, heads and tails on a frozen backbone
+    """
+
+    def mean(name):
+        return np.mean([run.result["validation_macro_f1"] or 0 for run in candidates[name]])
+
+    return max(candidates, key=mean, default=None)
+
+
+def distilled_specs(split, final, teachers, epochs, repeats):
+    """The specs of the small network, one for each repeat: FinalModel's size, filters, precision and seed.
 
     Parameters
     ----------
     split : DataFrame, see `dataset.load_split`
-    size : int
-        FinalModel's pixels per side.
+    final : Run of FinalModel, its first repeat
+    teachers : list of Run, the repeats of a head or of a tail, or None: the labels alone teach
     epochs : int
         All of them are trained: the learning rate falls to 0 at the last step.
-    teacher : Run of a head or of a tail with the same fold held out, or None: the labels alone
+    repeats : int
 
     Returns
     -------
-    dict, see `runs.training_spec`
+    list of dict, see `runs.training_spec`
     """
-    classes, balance = len(split.attrs["classes"]), "sqrt_oversample"
+    classes, size = len(split.attrs["classes"]), final.spec["image_size"]
+    filters = [config["filters"] for kind, config in final.spec["layers"] if kind == "Conv2D"]
+    choices = {"layers": distilled_layers(classes, filters, size), "augmentation": AUGMENTATION, "patience": None}
+    choices |= {"balance": BALANCE, "precision": final.spec["precision"]}
+    choices |= {"label_smoothing": 0.0 if teachers else 0.1}
+    specs = []
+    for number in range(repeats):
+        of_repeat = repeat(number, final.spec["seed"], split)
+        optimizer = {"class_name": "AdamW", "config": one_cycle(split, of_repeat["fold"], epochs)}
+        side = round(LARGER * size)
+        spec = cnn_spec("05", NAME, split, side, epochs, optimizer=optimizer, **of_repeat, **choices)
+        if teachers:
+            run = f"{teachers[number].folder.name} {file_hash(teachers[number].folder / 'validation.npy')}"
+            spec["teacher"] = TEACHER | {"run": run}
+        specs.append(spec)
+    return specs
+
+
+def one_cycle(split, fold, epochs):
+    """AdamW's settings: the learning rate rises in the first tenth of all steps, and falls to 0 as a cosine does."""
     train = hold_out(split, fold)
     labels = np.searchsorted(split.attrs["classes"], train.loc[train["split"] == "train", "label"])
-    steps = epochs * math.ceil(len(rows_of_epoch(labels, balance)) / 32)
+    steps = epochs * math.ceil(len(rows_of_epoch(labels, BALANCE)) / 32)
     warm = max(1, round(WARM_UP * steps))
     schedule = {"initial_learning_rate": 0.0, "warmup_target": PEAK_RATE, "warmup_steps": warm}
-    schedule = {"class_name": "CosineDecay", "config": schedule | {"decay_steps": steps - warm}}
-    schedule["module"] = "keras.optimizers.schedules"
-    optimizer = {"learning_rate": schedule, "weight_decay": WEIGHT_DECAY, "beta_2": 0.99}
-    side = round(LARGER * size)
-    choices = {"layers": distilled_layers(classes, filters, size), "augmentation": AUGMENTATION, "balance": balance}
-    choices |= {"optimizer": {"class_name": "AdamW", "config": optimizer}, "patience": None, "precision": precision}
-    spec = cnn_spec("05", NAME, split, side, epochs, seed, fold=fold, **choices)
-    if teacher:
-        spec["teacher"] = TEACHER | {"run": f"{teacher.folder.name} {file_hash(teacher.folder / 'validation.npy')}"}
-    return spec | {"label_smoothing": 0.0 if teacher else 0.1}
+    rate = {"class_name": "CosineDecay", "config": schedule | {"decay_steps": max(1, steps - warm)}}
+    rate["module"] = "keras.optimizers.schedules"
+    return {"learning_rate": rate, "weight_decay": WEIGHT_DECAY, "beta_2": 0.99}
 
 
 def teacher_answers(teacher, split):
@@ -122,7 +149,7 @@ def teacher_answers(teacher, split):
 
 
 def prepare_distilled(spec, split):
-    """Prepare the `Training` of a spec of `distilled_spec`: labels mixed with the softened answers of the teacher."""
+    """Prepare the `Training` of a spec of `distilled_specs`: labels mixed with the softened answers of the teacher."""
     training = prepare(spec, split)
     if "teacher" not in spec:
         return training
@@ -133,3 +160,30 @@ def prepare_distilled(spec, split):
     share, labels = spec["teacher"]["share"], np.eye(soft.shape[1], dtype=np.float32)[training.train[1]]
     training.targets = share * soft + (1 - share) * labels
     return training
+
+
+def size_table(models):
+    """Size, time and score of networks: DataFrame of parameters, seconds of one training, and mean held-out macro F1.
+
+    Parameters
+    ----------
+    models : dict of name to list of Run
+    """
+    rows = {
+        name: {
+            "parameters": repeats[0].result["params"],
+            "seconds": np.mean([run.result["train_seconds"] for run in repeats]),
+            "macro F1": np.mean([run.result["validation_macro_f1"] or 0 for run in repeats]),
+        }
+        for name, repeats in models.items()
+    }
+    return pd.DataFrame(rows).T.astype({"parameters": int})
+
+
+def finding(table):
+    """Say what the small network reaches, from a `size_table` that has FinalModel too."""
+    small, final = table.loc[NAME], table.loc["FinalModel"]
+    return (
+        f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "
+        f"held-out photos; the study's FinalModel has {final['parameters']:,.0f} and {final['macro F1']:.3f}."
+    )

@@ -142,6 +142,7 @@ PARAMETERS = {
     "head_epochs": whole("epochs of each head at most", 1, 1000),
     "learning_rates": numbers("Adam's learning rates", 1e-7, 1, least=1),
     "fine_tuning_epochs": whole("epochs of fine tuning at most", 1, 1000),
+    "distilled_epochs": whole("epochs of the small network", 1, 1000),
     "fine_tuning_rate": number("Adam's learning rate in fine tuning", 1e-7, 1),
     # chapter 6
     "external": text("a second test set", "a folder or an empty text", place="folder"),

@@ -15,6 +15,7 @@ MODEL_COLOURS = {
     "FinalModel": PALETTE[0],
     "FinalModel (refit)": PALETTE[9],
     "FinalModel (tuned)": PALETTE[3],
+    "FinalModel (distilled)": PALETTE[8],
     "ResNet50": PALETTE[1],
     "VGG16": PALETTE[2],
     "EfficientNetB4": PALETTE[4],
@@ -23,6 +24,7 @@ MODEL_COLOURS = {
     "Ensemble": PALETTE[7],
 }
 MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tuned)": "P"}
+MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
@@ -152,7 +154,7 @@ def check_mesh(axes, mesh, table):
 def plot_curves(runs, title):
     """Training and validation loss and macro F1 over epochs, for a dict of name to Run; returns the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    one_model = len({run.name for run in runs.values()}) == 1  # then the colours tell its seeds apart
+    one_model = len({run.name for run in runs.values()}) == 1  # then the colours tell its repeats apart
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]

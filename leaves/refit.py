@@ -64,5 +64,9 @@ def refit_record(said, pair, cost):
     """The evidence on C13, see `gain_of_more_data`; `pair` is None if it was not trained."""
     what = "macro F1 after the refit minus before, on photos that chose nothing,"
     against = {"against": claims.FOLD_GAIN, "margin": 0.0}
-    comparisons = [claims.evidence(what, "higher", **pair, **against)] if pair else claims.not_tested(cost)
+    comparisons = (
+        [claims.evidence(what, "higher", **pair, **against)]
+        if pair
+        else claims.not_tested(f"not trained: more data ({cost})")
+    )
     return {"claim": "C13", "said": said, "figure": "03-differences", "comparisons": comparisons}

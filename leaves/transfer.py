@@ -406,7 +406,7 @@ def differences_table(comparisons, folds):
 def difference_text(row):
     """A row of `differences_table` in words, as in "+0.031 (95 % interval +0.010 to +0.052)"."""
     if np.isnan(row["difference"]):
-        return f"unknown ({row['reason']})"
+        return f"not measured ({row['reason']})"
     if np.isnan(row["low"]):
         return f"{row['difference']:+.3f} (no interval: {row['reason']})"
     return f"{row['difference']:+.3f} (95 % interval {row['low']:+.3f} to {row['high']:+.3f})"

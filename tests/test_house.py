@@ -12,7 +12,7 @@ ORDER = [
     *("image_store", "dataset", "photos", "duplicates", "splitting", "sample", "sources"),
     *("batches", "scoring", "training", "claims", "runs", "cluster"),
     *("custom_cnn", "dead_units", "ablations", "search", "efficientnet_lite", "backbones", "features", "transfer"),
-    *("evaluation", "costs", "evidence", "external", "robustness", "explain", "export", "learning_curve"),
+    *("evaluation", "refit", "distillation", "costs", "evidence", "external", "robustness", "explain", "export", "learning_curve"),
     *("plots", "figures.split", "figures.custom_cnn", "figures.ablations", "figures.search", "figures.transfer"),
     *("figures.comparison", "figures.costs"),
     *(

@@ -187,7 +187,7 @@ def test_differences_have_an_interval_from_two_pairs_on():
     assert first["difference"] == pytest.approx(0.15)
     assert transfer.difference_text(first).startswith("+0.150 (95 % interval ")
     assert transfer.difference_text(second) == "-0.400 (no interval: 1 repeat of 3)"
-    assert transfer.difference_text(third) == "unknown (still rising in 3 of 3 repeats)"
+    assert transfer.difference_text(third) == "not measured (still rising in 3 of 3 repeats)"
 
 
 def test_tables_tell_the_states_of_the_repeats():
