@@ -8,6 +8,7 @@ network sees them: turning a small photo blurs it, and a network that learns fro
 
 import math
 
+from leaves import places
 from leaves.backbones import trainable_tail
 from leaves.batches import rows_of_epoch
 from leaves.cache import computed_once
@@ -16,7 +17,6 @@ from leaves.dataset import DEVELOPMENT, hold_out
 from leaves.evaluation import predict_all
 from leaves.features import frozen_outputs
 from leaves.files import file_hash
-from leaves.places import RUNS
 from leaves.runs import read_run, repeat
 from leaves.scoring import tempered
 from leaves.training import batch_function
@@ -135,7 +135,7 @@ def teacher_answers(teacher, split):
     def compute():
         network, outputs_of = teacher.load_model(), teacher
         if "starts_from" in teacher.spec:  # a tail goes on from what its head stored
-            outputs_of = read_run(RUNS / teacher.spec["starts_from"].split()[0])
+            outputs_of = read_run(places.RUNS / teacher.spec["starts_from"].split()[0])
         parts = network.get_layer("front"), network.get_layer("last_block")
         outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)
         is_tail = "starts_from" in teacher.spec
@@ -153,7 +153,7 @@ def prepare_distilled(spec, split):
     training = prepare(spec, split)
     if "teacher" not in spec:
         return training
-    teacher = read_run(RUNS / spec["teacher"]["run"].split()[0])
+    teacher = read_run(places.RUNS / spec["teacher"]["run"].split()[0])
     answers = teacher_answers(teacher, split)
     trained_on = split.loc[split["split"] != "test", "fold"].to_numpy() != spec["fold"]
     soft = tempered(answers[trained_on], spec["teacher"]["temperature"]).astype(np.float32)

@@ -147,7 +147,7 @@ def test_every_figure_with_names_on_an_axis_was_compared_with_its_table(whole_ru
     told = {file.stem: Image.open(file).text["Names"] for file in (whole_run[0] / "whole_run").rglob("figures/*.png")}
     assert [name for name, names in told.items() if names == "on an axis"] == []
     compared = {name for name, names in told.items() if names == "compared with the table"}
-    assert compared >= {"01-class-counts", "02-per-class", "03-differences", "03-gaps", "05-scores", "05-seconds"}
+    assert compared >= {"01-class-counts", "02-per-class", "03-gaps", "03-search", "05-scores"}
     assert compared >= {"06-scores", "06-differences", "06-per-class", "06-confusion", "06-one-photo"}
 
 
