@@ -13,6 +13,7 @@ with without_stderr():  # TensorFlow announces its options, whatever the level
 
 # The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
 AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
+QUARTER_TURNS = "quarter turns"  # in the place of the degrees
 
 
 def augment(images, uniform, augmentation):
@@ -24,7 +25,8 @@ def augment(images, uniform, augmentation):
     uniform : float32 tensor, shape (n, 6)
         Random numbers in [0, 1), one row per image: two flips, angle, two shifts, zoom.
     augmentation : dict like `AUGMENTATION`, or None
-        None leaves the images as they are.
+        None leaves the images as they are. A rotation of `QUARTER_TURNS` turns them by 0, 90, 180 or 270 degrees: no
+        pixel is interpolated, so nothing is blurred.
 
     Returns
     -------
@@ -34,7 +36,10 @@ def augment(images, uniform, augmentation):
         return tf.cast(images, tf.float32)
     side = tf.cast(tf.shape(images)[1], tf.float32)
     signed = 2 * uniform - 1
-    angle = signed[:, 2] * augmentation["rotation"] * np.pi / 180
+    if augmentation["rotation"] == QUARTER_TURNS:
+        angle = tf.floor(4 * uniform[:, 2]) * np.pi / 2
+    else:
+        angle = signed[:, 2] * augmentation["rotation"] * np.pi / 180
     shift = signed[:, 3:5] * augmentation["shift"] * side
     zoom = 1 + signed[:, 5] * augmentation["zoom"]
     flip = tf.where(uniform[:, :2] < 0.5, -1.0, 1.0) if augmentation["flip"] else tf.ones_like(shift)

@@ -73,7 +73,10 @@ def is_augmentation(value):
         isinstance(value, dict)
         and set(value) == {"flip", *AUGMENTATION_BOUNDS}
         and isinstance(value["flip"], bool)
-        and all(is_number(value[name], 0, most) for name, most in AUGMENTATION_BOUNDS.items())
+        and all(
+            is_number(value[name], 0, most) or (name, value[name]) == ("rotation", "quarter turns")
+            for name, most in AUGMENTATION_BOUNDS.items()
+        )
     )
 
 
@@ -115,7 +118,7 @@ PARAMETERS = {
     "augmentation": Parameter(
         "augmentation",
         'None or a dict like {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3} '
-        "(rotation up to 180, shift up to 1, zoom up to 0.9)",
+        '(rotation up to 180 or "quarter turns", shift up to 1, zoom up to 0.9)',
         is_augmentation,
     ),
     "balance": choice("treatment of rare classes", "none", "class_weight", "oversample", "sqrt_oversample"),
