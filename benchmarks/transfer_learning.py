@@ -81,17 +81,17 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
     tail_spec |= {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.0001}}}
     parts = backbones.load_parts(name, size, **source)
     start = time.perf_counter()
-    train, validation = (features.frozen_outputs(spec, split, part, lambda: parts) for part in ("train", "validation"))
+    outputs = features.frozen_outputs(spec, split, dataset.DEVELOPMENT, lambda: parts)
     rows = [{"way": "cached", "stage": "features", "seconds": time.perf_counter() - start}]
 
     def prepare_head(_, __):
         head = custom_cnn.build_model(head_layers(classes), parts[1].output_shape[1:], "head")
         whole = backbones.join_parts(*parts, head)
-        inputs = (train.features, train.labels), (validation.features, validation.labels)
+        inputs = features.fold_data(outputs.features, outputs.labels, split, 0)
         return training.Training(head, whole, *inputs, summary={})
 
     def prepare_tail(_, __):
-        inputs = (train.at_cut, train.labels), (validation.at_cut, validation.labels)
+        inputs = features.fold_data(outputs.at_cut, outputs.labels, split, 0)
         return training.Training(backbones.trainable_tail(whole), whole, *inputs, summary={})
 
     for stage, one_spec, prepare in (("head", spec, prepare_head), ("tail", tail_spec, prepare_tail)):

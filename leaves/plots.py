@@ -154,7 +154,7 @@ def check_mesh(axes, mesh, table):
 def plot_curves(runs, title):
     """Training and validation loss and macro F1 over epochs, for a dict of name to Run; returns the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    one_model = len({run.name for run in runs.values()}) == 1  # then the colours tell its repeats apart
+    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then the colours tell its repeats apart
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]

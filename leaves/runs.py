@@ -266,12 +266,12 @@ def training_table(runs):
     return table.astype({"train": float, "validation": float})
 
 
-def state_sentence(runs):
-    """Say how many trainings converged, and for the others the way out."""
+def state_sentence(runs, epochs="epochs", rate="learning_rate"):
+    """Say how many trainings converged, and for the others the way out, by the names of the chapter's parameters."""
     ways = {
-        "still rising": "raise epochs",
-        "did not train": "raise epochs or change learning_rate",
-        "diverged": "lower learning_rate",
+        "still rising": f"raise {epochs}",
+        "did not train": f"raise {epochs} or change {rate}",
+        "diverged": f"lower {rate}",
     }
     counts = pd.Series([run.result["state"] for run in runs]).value_counts()
     others = [f"{counts[state]} {state}: {way}" for state, way in ways.items() if state in counts]

@@ -373,8 +373,9 @@ def higher(better, worse, models):
     -------
     dict, see `claims.evidence` and `claims.not_tested`
     """
-    if missing := [label.split(",")[0] for label in (better, worse) if label not in models]:
-        return not_tested(f"no ImageNet weights for {' and '.join(missing)}")[0]
+    for label in (better, worse):
+        if label not in models:
+            return not_tested(f"no ImageNet weights for {label.split(',')[0]}")[0]
     return evidence(f"{better} minus {worse}", "higher", **pairs(models[better], models[worse], score))
 
 

@@ -365,10 +365,10 @@ def test_packaged_weights_are_always_imagenet(whole_run):
 def test_a_head_for_every_rate_and_one_for_a_control(whole_run):
     specs = [json.loads(file.read_text()) for file in whole_run[0].glob("runs/04-*/spec.json")]
     for name in ("VGG16", "EfficientNetLite0"):
-        own = [spec for spec in specs if spec["backbone"] == name]
+        own = [spec for spec in specs if spec["name"] == name]
         random = own[0]["weights"]["kind"] == "random"
         tried = {(spec["optimizer"]["config"]["learning_rate"], spec["seed"], spec["fold"]) for spec in own}
-        assert tried == ({(0.001, 0, 0)} if random else {(0.001, 0, 0), (0.003, 0, 0)})
+        assert tried == {(0.001, 0, 0)} if random else tried >= {(0.001, 0, 0), (0.003, 0, 0)}
 
 
 def test_a_weights_file_that_does_not_fit_stops_chapter_four(whole_run, run_all, tmp_path):

@@ -175,6 +175,8 @@ def test_backbones_without_weights_are_not_compared_and_others_still_are():
     assert list(transfer.differences_table(comparisons, 5).index) == ["ResNet50 minus VGG16"]
     [judged] = claims.judge([record | {"comparisons": comparisons[1:]}], 5).to_dict("records")
     assert (judged["verdict"], judged["reason"]) == ("not tested", "no ImageNet weights for EfficientNetB4")
+    steps = [transfer.higher("VGG16, fine-tuned", other, {}) for other in ("VGG16, head alone", "ResNet50")]
+    assert [row["reason"] for row in steps] == ["not tested: no ImageNet weights for VGG16"] * 2  # each reason once
 
 
 def test_differences_have_an_interval_from_two_pairs_on():
