@@ -297,10 +297,11 @@ def claim_records(said, evidence, trained, scores, costs):
     records = []
     for claim, (measure, must_be, variants) in evidence.items():
         missing = [name for name in variants if name not in trained]
-        if missing or measure not in scores:
+        if missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            pairs = {name: claims.pairs(trained[name], trained[FINAL], scores[measure]) for name in variants}
+            score = scores.get(measure, lambda run: np.nan)  # of networks that did not train, which are no pairs
+            pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
                 claims.evidence(f"{measure}, {name} minus FinalModel", must_be, **pair, measure=measure)
                 for name, pair in pairs.items()

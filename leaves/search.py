@@ -2,12 +2,13 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leaves.batches import AUGMENTATION
 from leaves.claims import MARGIN
 from leaves.custom_cnn import cnn_spec, prepare
 from leaves.runs import repeat
+from leaves.scoring import state_of
 
 import numpy as np
 import optuna
@@ -40,8 +41,8 @@ def search_final_model(
 ):
     """Search for a better network than FinalModel by successive halving (Jamieson and Talwalkar 2016).
 
-    FinalModel is a trial of every round, so the winner's validation mean is never below its own. Suggestions depend on
-    the seed and the scores alone: a search that was stopped replays its finished runs.
+    FinalModel is a trial of every round, so the winner's validation mean is never below its own. A search that was
+    stopped replays its finished runs.
 
     Parameters
     ----------
@@ -51,10 +52,9 @@ def search_final_model(
     final_runs : list of Run
         The repeats of FinalModel with these settings, size, epochs and seed.
     settings : dict, see `custom_cnn.final_model_settings`
-    epochs, first_epochs : int
-        Of the last and of the first round, which has so many `trials`, FinalModel included.
+    epochs, first_epochs : int, of the last and of the first round, which has so many `trials`, FinalModel included
     """
-    changes, known = {}, {(FINAL, epochs, number): run for number, run in enumerate(final_runs)}
+    changes, known = {}, {}
 
     def spec_of(trial, budget, number):
         changed = settings | {"log_layers": False} | changes[trial]
@@ -62,6 +62,7 @@ def search_final_model(
 
     def train(numbers, budget, count=1):
         keys = [(trial, budget, number) for trial in numbers for number in range(count)]
+        known.update({key: cut_short(final_runs[key[2]], budget) for key in keys if key[0] == FINAL})
         missing = [key for key in keys if key not in known]
         known.update(zip(missing, train_all([spec_of(*key) for key in missing], split, prepare), strict=True))
         return {trial: [known[trial, budget, number] for number in range(count)] for trial in numbers}
@@ -80,6 +81,15 @@ def search_final_model(
             break
         rates, trials, champions = wider, trials + AT_ONCE, champions | {winner}
     return Search(study, round_table(rounds, study), winner, changes[winner], rounds[-1][1][winner])
+
+
+def cut_short(run, epochs):
+    """A training as it would have ended after so many epochs, from its history: it is not trained for that again."""
+    if epochs >= run.spec["epochs"]:
+        return run
+    curve = run.history["val_macro_f1"][:epochs]
+    result = {"validation_macro_f1": float(curve.max()), "state": state_of(curve, epochs, constant=0.0)}
+    return replace(run, spec=run.spec | {"epochs": epochs}, result=run.result | result)
 
 
 def new_study(settings, seed):

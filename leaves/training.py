@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from leaves.batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
 from leaves.cache import read_arrays
 from leaves.files import atomic_file, own_cores, sync
-from leaves.scoring import ABOVE_CONSTANT, constant_score
+from leaves.scoring import constant_score
 
 import keras
 import numpy as np
@@ -26,6 +26,9 @@ tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a f
 
 # Of one operation: their number decides the last digits of sums, so that a training keeps to it.
 THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
+
+
+PLATEAU = 0.1  # macro F1 above the constant answer: below it a training stands on its starting plateau
 
 
 @dataclass
@@ -100,9 +103,9 @@ def early_stopping(patience, constant):
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
-    """Early stopping whose patience counts from the first epoch that beats the constant answer.
+    """Early stopping whose patience counts from the first epoch that clearly beats the constant answer.
 
-    A network that still gives every photo the commonest class has not begun to learn, so it is not stopped.
+    A network that still gives nearly every photo the commonest class has hardly begun to learn, so it is not stopped.
     """
 
     def __init__(self, patience, constant):
@@ -110,7 +113,7 @@ class StopEarly(keras.callbacks.EarlyStopping):
         self.constant = constant
 
     def on_epoch_end(self, epoch, logs=None):
-        if max(self.best or 0, logs["val_macro_f1"]) < self.constant + ABOVE_CONSTANT:
+        if max(self.best or 0, logs["val_macro_f1"]) < self.constant + PLATEAU:
             self.wait = -1  # Keras adds one
         super().on_epoch_end(epoch, logs)
 

@@ -52,9 +52,7 @@ class TestNotebook:
     def test_a_chapter_that_trains_takes_balance(self, path):
         cells = nbformat.read(path, as_version=4).cells
         code = "".join(cell.source for cell in cells[2:] if cell.cell_type == "code")
-        trains = ("helpers.train(" in code or "helpers.train_all(" in code) and path.name[
-            :2
-        ] != "06"  # takes earlier specs
+        trains = "helpers.train" in code and path.name[:2] != "06"  # takes earlier specs
         assert ('balance = "none"' in cells[1].source) == trains
         assert not trains or "balance" in code
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 from leaves import claims, custom_cnn, plots, runs, search
 from leaves.figures import search as figures
@@ -72,18 +73,25 @@ class World:
     def train_all(self, specs, split, prepare):
         self.calls.append([spec for spec in specs if json.dumps(spec) not in self.runs])
         for spec in self.calls[-1]:
-            found = self.measure(spec)
-            score, state = found if isinstance(found, tuple) else (found, "converged")
-            result = {"validation_macro_f1": None if state == "diverged" else score, "state": state}
-            self.runs[json.dumps(spec)] = runs.Run(Path(), spec, result)
+            self.runs[json.dumps(spec)] = self.run(spec)
         return [self.runs[json.dumps(spec)] for spec in specs]
+
+    def run(self, spec):
+        found = self.measure(spec)
+        score, state = found if isinstance(found, tuple) else (found, "converged")
+        result = {"validation_macro_f1": None if state == "diverged" else score, "state": state}
+        return runs.Run(Path(), spec, result)
 
     def search(self, split, trials=12, first=FIRST, repeats=REPEATS, seed=0, settings=SETTINGS):
         folds = [runs.repeat(number, seed, split) for number in range(repeats)]
         specs = [small_spec("02", "FinalModel", split, 64, FULL, **fold, **settings) for fold in folds]
         self.final, self.calls = self.train_all(specs, split, None), []
         of_search = (settings, 64, FULL, trials, first, seed, repeats)
-        return search.search_final_model(suggest, self.train_all, split, self.final, *of_search)
+        with patch.object(search, "cut_short", self.cut_short):
+            return search.search_final_model(suggest, self.train_all, split, self.final, *of_search)
+
+    def cut_short(self, run, epochs):
+        return run if epochs == FULL else self.run(run.spec | {"epochs": epochs})
 
     def trained(self):
         return [spec for call in self.calls for spec in call]
@@ -192,9 +200,9 @@ def test_the_rounds_shrink_by_three_and_grow_by_three(small, split):
     assert sizes.to_dict() == {(1, 4, 1): 29, (2, 12, 1): 11, (3, 36, 1): 5}
     assert found.rounds.groupby("round")["number"].agg(lambda of_round: search.FINAL in set(of_round)).all()
     at_once = [len(call) for call in world.calls if call]
-    assert at_once[:8] == [4] * 7 + [1]
-    assert at_once[8:10] == [11, 4]  # a round is one list; FinalModel at the full budget was trained before
-    assert not [spec for spec in world.trained() if is_final(spec) and spec["epochs"] == FULL]
+    assert at_once[:8] == [3, *[4] * 6, 1]
+    assert at_once[8:10] == [10, 4]  # a round is one list
+    assert not [spec for spec in world.trained() if is_final(spec)]  # its training is known from chapter 2
 
 
 @pytest.mark.parametrize(
@@ -203,6 +211,17 @@ def test_the_rounds_shrink_by_three_and_grow_by_three(small, split):
 )
 def test_the_last_round_has_the_full_budget(first, full, budgets):
     assert search.round_budgets(first, full) == budgets
+
+
+@pytest.mark.parametrize(
+    ("epochs", "score", "state"), [(2, 0.3, "still rising"), (3, 0.3, "converged"), (5, 0.9, "converged")]
+)
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(tmp_path, epochs, score, state):
+    pd.DataFrame({"val_macro_f1": [0.1, 0.3, 0.2, 0.9, 0.8]}).to_csv(tmp_path / "history.csv", index=False)
+    whole = runs.Run(tmp_path, {"epochs": 5}, {"validation_macro_f1": 0.9, "state": "converged"})
+    found = search.cut_short(whole, epochs)
+    assert (found.result["validation_macro_f1"], found.result["state"]) == (score, state)
+    assert found.spec["epochs"] == epochs
 
 
 # ---------------------------------------------------------------- it replays
@@ -247,9 +266,9 @@ def test_final_model_is_a_point_of_the_space(split):
 
 def test_the_first_trial_is_final_model(split):
     world = World(lambda spec: 0.5)
-    world.search(split, trials=5)
-    first, *others = world.calls[0]
-    assert first == custom_cnn.cnn_spec("03", "trial", split, 64, FIRST, 0, **SETTINGS | {"log_layers": False})
+    found = world.search(split, trials=5)
+    assert found.study.trials[0].params == search.final_point(SETTINGS)
+    others = world.calls[0]
     assert len(others) == search.AT_ONCE - 1
     assert {spec["balance"] for spec in others} == {SETTINGS["balance"]}
 
