@@ -35,6 +35,7 @@ def execute_chapters(chapters, parameters):
         try:
             while True:
                 due = [number for number in waiting if read[number] <= done]
+                due.sort(key=lambda number: -len(READERS[number]))  # first those that others wait for
                 for number in due[: at_once - len(running)]:
                     waiting.remove(number)
                     say_begun(notebooks[number], time.monotonic() - start)
