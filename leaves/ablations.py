@@ -62,7 +62,7 @@ def too_small(size, filters):
     smallest = 2 ** len(filters)  # pixels per side that leave one pixel after the last pooling
     if size >= 2 * smallest:
         return set()
-    return {"quarter resolution", "flatten"}  # of one pixel flatten is the same as averaging
+    return {"half the side", "flatten"}  # of one pixel flatten is the same as averaging
 
 
 def chosen_variants(variants, own_variants, chosen, impossible):
@@ -317,7 +317,8 @@ def accuracy_record(said, networks):
     ----------
     networks : DataFrame, see `accuracy_table`
     """
-    by_fold = [rows for _, rows in networks.groupby("fold") if rows["accuracy"].nunique() > 2]
+    enough = [rows for _, rows in networks.groupby("fold") if len(rows) > 2]
+    by_fold = [rows for rows in enough if (np.ptp(rows[["accuracy", "macro F1"]], axis=0) > 0).all()]
     ranks = [float(spearmanr(rows["accuracy"], rows["macro F1"]).statistic) for rows in by_fold]
     most = max(map(len, by_fold), default=0)
     reason = None if len(ranks) >= claims.LEAST_REPEATS else f"{len(ranks)} repeats with three networks or more"
@@ -346,7 +347,7 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
 
     Returns
     -------
-    dict of name to str, as in "about 3 min"
+    dict of name to str, as in "would take about 3 min"
     """
     seconds = repeats * np.mean([run.result["train_seconds"] for run in final_runs])
     costs = {}
@@ -355,13 +356,13 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
             pixels = (changes.get("image_size", base["size"]) / base["size"]) ** 2
             updates = SLOW_UPDATE if changes.get("batch_size") == 1 else 1
             factor = 2 if name == MORE_DATA else pixels * updates * changes.get("epochs", epochs) / epochs
-            minutes = f"about {max(1, round(seconds * factor / 60))} min"
-            costs[name] = f"too small at {base['size']} pixels" if name in impossible else minutes
+            minutes = f"would take about {max(1, round(seconds * factor / 60))} min"
+            costs[name] = f"cannot be trained at {base['size']} pixels" if name in impossible else minutes
     return costs
 
 
 def not_trained_text(costs, names):
-    """Variants and what it would take to train them, as in "sigmoid (about 3 min), flatten (too small ...)"."""
+    """Variants and what it would take to train them, as in "sigmoid (would take about 3 min)"."""
     return ", ".join(f"{name} ({costs[name]})" for name in names)
 
 

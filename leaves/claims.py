@@ -65,6 +65,14 @@ REFUTE = {
     "not higher": {"higher"},
     "not lower": {"lower"},
 }
+# What an outcome means, for the reason of a verdict.
+SHOWN = {
+    "same": "the difference is smaller than the margin of {}",
+    "higher": "it is higher",
+    "lower": "it is lower",
+    "not higher": "it is not higher by the margin of {}",
+    "not lower": "it is not lower by the margin of {}",
+}
 
 
 # ---------------------------------------------------------------- comparisons
@@ -349,7 +357,7 @@ def judge_one(row, compared, shown, count):
     if shown in CONFIRM[row["must be"]]:
         return "confirmed", "", text
     if shown in REFUTE[row["must be"]]:
-        return "refuted", f"it is {shown}" if not row["against"] else "", text
+        return "refuted", SHOWN[shown].format(row["margin"]) if row["margin"] else "", text
     needed = repeats_needed(compared, row["must be"], count)
     more = f"{needed} repeats would decide" if needed else "more photos are needed: repeats alone would not decide"
     return "undecided", more, text

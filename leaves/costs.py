@@ -21,7 +21,8 @@ def cost_parts(run, milliseconds, head=None):
     """
     result = run.result
     of_run = {key: result[key] for key in COSTS if key in result} | {"ms_per_image": milliseconds["whole"]}
-    if "seconds_before" not in result:  # a network that learns from pixels
+    if "seconds_before" not in result:  # a network that learns from pixels, and perhaps from a teacher
+        of_run["train_seconds"] += result.get("teacher_seconds", 0)
         return {run.folder.name: of_run}
     transfer = head or run
     front = transfer.result["parts"]["front"]

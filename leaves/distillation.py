@@ -151,6 +151,7 @@ def prepare_distilled(spec, split):
     answers = teacher_answers(teacher, split)
     trained_on = split.loc[split["split"] != "test", "fold"].to_numpy() != spec["fold"]
     soft = tempered(answers[trained_on], spec["teacher"]["temperature"]).astype(np.float32)
+    training.summary["teacher_seconds"] = teacher.result["seconds_before"] + teacher.result["train_seconds"]
     share, labels = spec["teacher"]["share"], np.eye(soft.shape[1], dtype=np.float32)[training.train[1]]
     training.targets = share * soft + (1 - share) * labels
     return training

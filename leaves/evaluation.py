@@ -352,7 +352,7 @@ def score_table(costs, on_test, on_validation, original, draws):
             "test_macro_f1_high": high,
             "external_accuracy": np.nan,
             "external_macro_f1": np.nan,
-            "original_score": original.get(label),
+            "original_score": original.get(label) if cost["initial_weights"] != "random" else None,
         }
     table = pd.DataFrame([*rows.values()], index=[*rows])[[*SCORE_COLUMNS]]
     return table.astype({"epochs": "Int64"})

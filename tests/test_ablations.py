@@ -115,10 +115,10 @@ def test_a_claim_whose_variant_was_not_trained_says_what_it_would_cost():
     runs = {"ReLU": runs_of("ReLU", [0.6, 0.7, 0.8]), "FinalModel": runs_of("FinalModel", [0.5, 0.6, 0.7])}
     variants = VARIANTS | {"large": {"image_size": 64}, "slow": {"epochs": 80}}
     costs = ablations.training_costs(variants, [*runs], {"slow"}, runs["FinalModel"], {"size": 32}, 20, 4)
-    assert costs["no dropout"] == "about 2 min"  # four repeats of half a minute
-    assert costs["large"] == "about 8 min"
-    assert costs["more data"] == "about 4 min"
-    assert costs["slow"] == "too small at 32 pixels"
+    assert costs["no dropout"] == "would take about 2 min"  # four repeats of half a minute
+    assert costs["large"] == "would take about 8 min"
+    assert costs["more data"] == "would take about 4 min"
+    assert costs["slow"] == "cannot be trained at 32 pixels"
     assert "ReLU" not in costs
     said = {"C1": "said", "C2": "said"}
     evidence = {"C1": ("macro F1", "higher", ["ReLU"]), "C2": ("macro F1", "lower", ["ReLU", "large"])}
@@ -126,7 +126,7 @@ def test_a_claim_whose_variant_was_not_trained_says_what_it_would_cost():
     table = claims.judge(records, 5).set_index("claim")
     assert table.loc["C1", "verdict"] == "confirmed"
     assert table.loc["C2", "verdict"] == "not tested"
-    assert table.loc["C2", "reason"] == "not trained: large (about 8 min)"
+    assert table.loc["C2", "reason"] == "not trained: large (would take about 8 min)"
 
 
 def networks(ranks):

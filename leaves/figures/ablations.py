@@ -55,7 +55,7 @@ def plot_differences(table):
     axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
     count = (excludes_zero & enough).sum()
-    title = f"{count} of {len(rows)} variants: the interval excludes no difference"
+    title = f"{count} of {len(rows)} variants differ from FinalModel: the interval excludes zero"
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 of each variant minus FinalModel's on the held-out photos, mean over the repeats with 95 % "

@@ -21,7 +21,7 @@ def last_scores(search):
 def finding(search):
     """The sentences that say what a `search.Search` found."""
     (scores, repeats), trials = last_scores(search), search.rounds["number"].nunique()
-    rounds, over = search.rounds["epochs"].nunique(), f"mean of {count_text(repeats, 'repeat')}"
+    rounds, over = search.rounds["round"].nunique(), f"mean of {count_text(repeats, 'repeat')}"
     text = f"The search compared {count_text(trials, 'network')} in {count_text(rounds, 'round')}; one is FinalModel."
     if search.number == FINAL:
         return f"{text} None of the others beat its validation macro F1 of {scores[FINAL]:.3f} ({over}): it is kept."

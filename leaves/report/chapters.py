@@ -20,7 +20,7 @@ READERS = {
 }
 
 # Share of the whole run that each chapter takes, in percent: the sample profile with nothing cached, on 2 cores.
-EXPECTED_SHARE = {"01": 5, "02": 19, "03": 35, "04": 16, "05": 10, "06": 15}
+EXPECTED_SHARE = {"01": 3, "02": 25, "03": 26, "04": 16, "05": 19, "06": 11}
 
 
 def chapter_parameters(notebook):
