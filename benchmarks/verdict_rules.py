@@ -1,14 +1,13 @@
 """How often the rules of verdicts decide something wrong, and how often they find an effect that is there.
 
     .venv/bin/python benchmarks/verdict_rules.py           # resamples tests/data/repeats.csv
-    .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again and writes that file (20 minutes)
+    .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again and writes that file (some ten minutes)
 
 FinalModel is compared with itself: a "variant" is FinalModel with other seeds on the same folds. So every difference is
 chance, unless one is planted.
 """
 
 import argparse
-import gc
 
 from leaves import claims, places
 
@@ -91,7 +90,6 @@ def main():
     parser.add_argument("--train", action="store_true", help="train again on the present split")
     parser.add_argument("--quick", action="store_true", help="only see that it works")
     options = parser.parse_args()
-    gc.freeze()  # statsmodels collects garbage at every call: there is none among what lies here
     if options.quick:
         globals().update(QUICK)
     if options.train:

@@ -33,18 +33,20 @@ def test_without_an_effect_at_most_one_run_in_twenty_decides(repeats, variants):
 
 
 def test_the_simulation_would_notice_a_test_that_is_too_bold(monkeypatch):
-    monkeypatch.setattr(claims, "multipletests", lambda values, level, method: [np.array(values) < 4 * level])
+    monkeypatch.setattr(claims, "holm", lambda p_values: np.array(p_values) < 4 * claims.LEVEL)
     found = verdict_rules.simulate(stored_scores(), 3, 7, runs=RUNS)
     assert found["wrong"] > binom.ppf(0.999, RUNS, claims.LEVEL) / RUNS
 
 
-def test_a_planted_effect_of_a_tenth_is_found():
-    three, five = (
-        verdict_rules.simulate(stored_scores(), count, 3, effect=0.1, runs=RUNS)["found"] for count in (3, 5)
-    )
-    print(f"power at 0.10: {three:.2f} with three repeats, {five:.2f} with five")
-    assert three > 0.3
-    assert five > 0.7
+def test_planted_effects_are_found_more_often_with_more_repeats():
+    power = {
+        (count, effect): verdict_rules.simulate(stored_scores(), count, 3, effect, RUNS)["found"]
+        for count in (3, 5)
+        for effect in (0.1, 0.2)
+    }
+    print(f"power by repeats and effect: {power}")
+    assert 0.02 < power[3, 0.1] < power[5, 0.1] < power[5, 0.2]
+    assert power[5, 0.2] > 0.7
 
 
 def test_intervals_cover_the_truth():
@@ -76,6 +78,13 @@ def test_moderated_variances_agree_with_the_formula():
     pooled, _ = claims.moderated_variances(seen, np.full(4000, 5))
     expected = (4 * 1 + 5 * seen) / (4 + 5)
     assert np.median(np.abs(pooled / expected - 1)) < 0.05
+
+
+def test_holm_rejects_step_by_step():
+    """Thresholds 0.0125, 0.0167, 0.025 and 0.05; after the first that is missed nothing is rejected."""
+    assert claims.holm([0.01, 0.04, 0.03, 0.005]).tolist() == [True, False, False, True]
+    assert claims.holm([0.01, 0.016, 0.02, 0.04]).all()
+    assert not claims.holm([0.02, 0.02, 0.02, 0.02]).any()
 
 
 WORDS = ["same", "higher", "lower", "not higher", "not lower", "undecided"]
