@@ -1,7 +1,7 @@
 """How often the rules of verdicts decide something wrong, and how often they find an effect that is there.
 
     .venv/bin/python benchmarks/verdict_rules.py           # resamples tests/data/repeats.csv
-    .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again and writes that file (some ten minutes)
+    .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, for some ten minutes
 
 FinalModel is compared with itself: a "variant" is FinalModel with other seeds on the same folds. So every difference is
 chance, unless one is planted.
