@@ -27,6 +27,7 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
+LEAST_NETWORKS = 8  # of a fold, whose ranks are compared: of a few networks chance decides the ranks
 FINAL, MORE_DATA = "FinalModel", "more data"  # the latter are the two trainings behind C13
 SLOW_UPDATE = 8  # a photo trained alone takes as long as so many photos of a batch
 HIGH_ACCURACY, MISSED = 0.8, 0.5  # from which accuracy on, and below which recall, a class counts as missed
@@ -317,11 +318,14 @@ def accuracy_record(said, networks):
     ----------
     networks : DataFrame, see `accuracy_table`
     """
-    enough = [rows for _, rows in networks.groupby("fold") if len(rows) > 2]
+    enough = [rows for _, rows in networks.groupby("fold") if len(rows) >= LEAST_NETWORKS]
     by_fold = [rows for rows in enough if (np.ptp(rows[["accuracy", "macro F1"]], axis=0) > 0).all()]
     ranks = [float(spearmanr(rows["accuracy"], rows["macro F1"]).statistic) for rows in by_fold]
-    most = max(map(len, by_fold), default=0)
-    reason = None if len(ranks) >= claims.LEAST_REPEATS else f"{len(ranks)} repeats with three networks or more"
+    most = networks.groupby("fold").size().max() if len(networks) else 0
+    reason = (
+        f"{LEAST_NETWORKS} networks are needed in each of {claims.LEAST_REPEATS} folds, and a fold has {most} at most"
+    )
+    reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     what = f"rank correlation of accuracy and macro F1 over {most} networks"
     row = claims.evidence(what, "lower", ranks, reason, measure="rank correlation", margin=0.0, against=claims.ALIKE)
     accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]

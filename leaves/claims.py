@@ -11,6 +11,7 @@ from scipy.stats import t as student
 MARGIN = 0.05  # macro F1, or share of units: a difference inside it counts as none
 LEVEL = 0.05  # chance that a run without any effect decides something
 LEAST_REPEATS = 3
+LEAST_DEVIATION = 0.003  # between two differences: equal ones, of few photos, are no proof that others would be equal
 MOST_REPEATS = 30  # that are thought of when a claim is undecided
 MOVING = 0.001  # of a kernel's norm: the least change of it in an epoch that counts as moving
 ALIKE = 0.9  # rank correlation from which on accuracy and macro F1 rank networks alike
@@ -38,15 +39,16 @@ RULES = {
     "decided": (
         f"A claim needs {LEAST_REPEATS} pairs or more. A score is *higher* or *lower* if a two-sided test excludes "
         f"zero. It is the *same* if two one-sided tests put the difference inside the margin of {MARGIN}. Each of the "
-        "three tests is corrected over all claims of the run (Holm 1979)."
+        "three tests is corrected over all claims of the run (Holm 1979). A score can also be shown to be *not "
+        "higher*, or *not lower*, by the margin. A claim about an order of networks has no margin."
     ),
     "verdict": (
         "A claim is **confirmed** if what it says was shown, and **refuted** if something was shown that excludes it. "
         "Otherwise it is **undecided**, with the reason. It is **not tested** if this run did not train its variant."
     ),
     "tie": (
-        "A model **ties** with the best model if the 95 % interval of their difference, over the test images, contains "
-        "zero."
+        f"A model **ties** with the best model if the 95 % interval of their difference, over the test images, lies "
+        f"inside the margin of {MARGIN}. An interval that contains zero and is wider leaves it **undecided**."
     ),
 }
 # Which outcomes confirm a statement, and which refute it. Of every comparison exactly one outcome holds.
@@ -136,6 +138,10 @@ class Comparison:
             student.sf((self.difference + self.margin) / error, degrees),
         )
 
+    def outcome(self, different, at_most, at_least):
+        """The one word for the three tests; without a margin only the first one counts."""
+        return outcome(different, at_most and self.margin > 0, at_least and self.margin > 0, self.difference)
+
 
 def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
@@ -159,7 +165,7 @@ def compare(differences, folds, margins=None):
     """
     counts = np.array([len(values) for values in differences.values()])
     raw = np.array([np.var(values, ddof=1) for values in differences.values()])
-    variances, degrees = moderated_variances(np.maximum(raw, 1e-9), counts - 1)
+    variances, degrees = moderated_variances(np.maximum(raw, LEAST_DEVIATION**2), counts - 1)
     compared, overlap = {}, 1 / (folds - 1)
     for (name, values), variance, freedom in zip(differences.items(), variances, degrees, strict=True):
         mean, error = float(np.mean(values)), np.sqrt(variance * (1 / len(values) + overlap))
@@ -202,7 +208,7 @@ def holm(p_values):
 def outcomes(compared):
     """What each comparison shows, all of them corrected together (Holm 1979).
 
-    Of the three hypotheses of a comparison at most one is true, so each of the three tests keeps `LEVEL`.
+    Of the three hypotheses of a comparison with a margin at most one is true.
 
     Parameters
     ----------
@@ -217,13 +223,13 @@ def outcomes(compared):
     tests = zip(*(row.p_values() for row in compared.values()), strict=True)
     rejected = zip(*(holm(values) for values in tests), strict=True)
     rows = zip(compared.items(), rejected, strict=True)
-    return {name: outcome(*shown, row.difference) for (name, row), shown in rows}
+    return {name: row.outcome(*shown) for (name, row), shown in rows}
 
 
 def repeats_needed(row, must_be, count):
     """How many repeats of the same mean and variance would decide a statement among `count`; None if none up to 30."""
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
-        shown = outcome(*(value < LEVEL / count for value in row.p_values(repeats)), row.difference)
+        shown = row.outcome(*(value < LEVEL / count for value in row.p_values(repeats)))
         if shown in CONFIRM[must_be] | REFUTE[must_be]:
             return repeats
     return None
@@ -260,8 +266,9 @@ def missing_pairs(states):
     states : list of list of str
         Of each pair the states of its trainings, see `scoring.state_of`.
     """
+    failed = sum(pair[0] in ("diverged", "did not train") for pair in states)  # a variant that sometimes fails
     converged = sum(set(pair) == {"converged"} for pair in states)
-    if converged >= LEAST_REPEATS:
+    if converged >= LEAST_REPEATS and not failed:
         return None
     for word in ("diverged", "did not train", "still rising"):
         if affected := sum(word in pair for pair in states):
@@ -285,7 +292,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         What the claim says of it, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        Variances of one measure are moderated together.
+        Variances of one measure, and of one kind of networks, are moderated together.
     margin : float
     against : float
         A number that the differences are compared with, in place of zero.
@@ -343,7 +350,7 @@ def judge(records, folds):
         of_claim = zip(record["comparisons"], keys, strict=True)
         judged = [judge_one(row, compared.get(key), shown.get(key), len(compared)) for row, key in of_claim]
         verdict = joint_verdict([word for word, _, _ in judged])
-        reasons = dict.fromkeys(reason for word, reason, _ in judged if reason and word == verdict)
+        reasons = dict.fromkeys(reason for word, reason, _ in judged if reason and word in (verdict, "not tested"))
         texts = [text for _, _, text in judged] + [record.get("note", "")]
         row = {key: record[key] for key in ("claim", "said", "figure")}
         table.append(
@@ -383,7 +390,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """The verdict on a claim that says several things at once: confirmed only if each of them is."""
+    """The verdict on a claim that says several things at once: confirmed only if each of those that were tested is."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

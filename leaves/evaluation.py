@@ -9,6 +9,7 @@ from pathlib import Path
 from leaves import image_store, scoring
 from leaves.backbones import trainable_tail
 from leaves.cache import computed_once
+from leaves.claims import MARGIN
 from leaves.dataset import load_images
 from leaves.features import frozen_outputs
 from leaves.files import InputError
@@ -363,11 +364,14 @@ def compare_with(best, labels, answers, draws):
 
     Returns
     -------
-    DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "best on validation")
+    DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "undecided", "best on
+    validation")
     """
     differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
-    table["verdict"] = np.select([table["low"] > 0, table["high"] < 0], ["better", "worse"], "tie")
+    inside = (table["low"] > -MARGIN) & (table["high"] < MARGIN)
+    shown = [table["low"] > 0, table["high"] < 0, inside]
+    table["verdict"] = np.select(shown, ["better", "worse", "tie"], "undecided")
     table.loc[best, "verdict"] = "best on validation"
     return table
 

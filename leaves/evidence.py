@@ -29,7 +29,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     fewer = f"{times:.1f} times fewer parameters than {large} ({claims.FAR_FEWER} or more count as far fewer)"
     loss = f"loss of macro F1 against it (below {claims.SMALL_LOSS} counts as small)"
     differences = claims.pairs(*runs, validation_score)
-    on_validation = claims.evidence(loss, "lower", **differences, against=claims.SMALL_LOSS, margin=0.0)
+    on_validation = claims.evidence(loss, "lower", **differences, against=claims.SMALL_LOSS, margin=0.0, measure="loss")
     lost = [f"{label} loses {on_test.difference_text(large, label, draws)}" for label in small]
     note = f"on the test subset {', '.join(lost)}"
     return {"comparisons": [claims.known(fewer, times >= claims.FAR_FEWER), on_validation], "note": note}

@@ -4,6 +4,7 @@ from leaves import claims, scoring
 from leaves.custom_cnn import cnn_spec
 from leaves.dataset import hold_out, load_images
 from leaves.evaluation import predict_all
+from leaves.files import InputError
 from leaves.runs import repeat
 from leaves.training import batch_function
 
@@ -24,6 +25,8 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
     before, after : list of Run, one per repeat
     """
     split, quiet = base["split"], base | {"log_layers": False}
+    if split.attrs["folds"] < 3:
+        raise InputError("'more data' takes three folds or more: lower validation_share, or name other variants.")
     starts = [repeat(number, seed, split) for number in range(repeats)]
     folds = split.attrs["folds"]
     before = [
@@ -51,19 +54,23 @@ def gain_of_more_data(before, after, split):
     -------
     dict of differences and reason, see `claims.pairs`
     """
-    sound = [pair for pair in zip(before, after, strict=True) if pair[0].result["state"] == "converged"]
+    states = [[run.result["state"] for run in pair] for pair in zip(before, after, strict=True)]
+    # The number of epochs of "after" is given: it may end while its score still rises.
+    states = [[first, "converged" if second == "still rising" else second] for first, second in states]
+    pairs = zip(zip(before, after, strict=True), states, strict=True)
+    sound = [pair for pair, state in pairs if set(state) == {"converged"}]
     gains = []
     for first, second in sound:
         images, truth = load_images(hold_out(split, second.spec["fold"]), "validation", second.spec["image_size"])
         predicted = predict_all(batch_function(first.load_model()), images).argmax(axis=1)
         gains.append(float(second.result["validation_macro_f1"] - scoring.macro_f1(truth, predicted)))
-    return {"differences": gains, "reason": claims.missing_pairs([[run.result["state"]] for run in before])}
+    return {"differences": gains, "reason": claims.missing_pairs(states)}
 
 
 def refit_record(said, pair, cost):
     """The evidence on C13, see `gain_of_more_data`; `pair` is None if it was not trained."""
     what = "macro F1 after the refit minus before, on photos that chose nothing,"
-    against = {"against": claims.FOLD_GAIN, "margin": 0.0}
+    against = {"against": claims.FOLD_GAIN, "margin": 0.0, "measure": "refit"}
     comparisons = (
         [claims.evidence(what, "higher", **pair, **against)]
         if pair

@@ -96,11 +96,15 @@ def draw_scores(scores, against, best):
     axis.plot(ordered["original_score"].astype(float), ordered.index, "k*", label="original study, on its own test set")
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     axis.legend(loc="lower right", fontsize="small")
-    ties, better = ((against["verdict"] == verdict).sum() for verdict in ("tie", "better"))
-    axis.set_title(f"{best}: on test tied with {ties}, beaten by {better}")
+    counts = [(against["verdict"] == verdict).sum() for verdict in ("worse", "better")]
+    axis.set_title(f"{best}: on test better than {counts[0]} models, beaten by {counts[1]}")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals; stars: the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
+
+
+# Marker and colour of a difference on test, see `evaluation.compare_with`.
+VERDICTS = {"worse": ("o", "C3"), "tie": ("D", "0.4"), "undecided": ("d", "0.65"), "better": ("s", "C2")}
 
 
 def draw_differences(against, best):
@@ -112,7 +116,7 @@ def draw_differences(against, best):
     """
     rest = against.drop(index=best).sort_values("difference").assign(row=range(len(against) - 1))
     figure, axis = plt.subplots(figsize=(9, 0.36 * len(rest) + 1.3))
-    for verdict, marker, colour in (("worse", "o", "C3"), ("tie", "D", "0.4"), ("better", "s", "C2")):
+    for verdict, (marker, colour) in VERDICTS.items():
         if (of_verdict := rest[rest["verdict"] == verdict]).empty:
             continue
         axis.hlines(of_verdict["row"], of_verdict["low"], of_verdict["high"], color=colour)
@@ -122,9 +126,7 @@ def draw_differences(against, best):
     axis.set_yticks(rest["row"], rest.index)
     axis.set(xlabel="difference in test macro F1, with 95 % intervals", title=f"Every model minus {best}")
     axis.legend(fontsize="small")
-    caption = (
-        f"Difference in test macro F1 of every model to {best}, on the same images; an interval over zero is a tie."
-    )
+    caption = f"Difference in test macro F1 of every model to {best}, on the same images, with its 95 % interval."
     return figure, caption, rest[["low", "difference", "high"]]
 
 
