@@ -35,7 +35,7 @@ WRONG_OPTIONS = [
     (["-p", "seeds", "2"], "no chapter has a parameter seeds"),
     (["-p", "variants", "some"], "variants takes a list of names of variants or .all., not 'some'"),
     (["-p", "search_trials", "0"], "search_trials takes a whole number from 1"),
-    (["-p", "own_variants", "{'mine': {'epochs': 3}}"], "own_variants takes a dict .*without epochs"),
+    (["-p", "own_variants", "{'mine': {'seed': 3}}"], "own_variants takes a dict .*without seed"),
     (["-p", "photo", "no/such.jpg"], "no/such.jpg is not a file"),
     (["-p", "balance", "smote"], "balance takes one of none, class_weight, oversample, not 'smote'"),
     (["--data", "./~two"], "./~two is not a folder"),
