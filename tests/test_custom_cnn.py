@@ -150,7 +150,7 @@ WRONG_CHANGES = [
     ({"fold": 5}, "^There is no fold 5: the split has the folds 0 to 4.$"),
     ({"without": "0"}, "^mine: without takes a whole number from 0 to 49 or None, not '0'"),
     ({"fold": 3, "without": 3}, "^Fold 3 is held out: `without` must be another fold.$"),
-    ({"balance": "smote"}, "^mine: balance takes one of none, class_weight, oversample, not 'smote'"),
+    ({"balance": "smote"}, "^mine: balance takes one of none, class_weight, oversample, sqrt_oversample, not 'smote'"),
 ]
 
 
