@@ -135,7 +135,7 @@ EVERY = {
     "learning_rates": [0.002],
     "fine_tuning_epochs": 2,
     "fine_tuning_rate": 0.001,
-    "distilled_epochs": 2,
+    "distilled_epochs": 3,
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",
     "draws": 150,
