@@ -127,7 +127,7 @@ EVERY = {
     "shrink": 1,
     "variants": ["batch 128"],
     "own_variants": {"few filters": {"filters": [4, 4, 4]}},
-    "search_trials": 4,
+    "search_trials": 5,
     "search_epochs": 2,
     "weights": "my_weights",
     "views": 3,
