@@ -225,7 +225,7 @@ def comparison_table(trainings, differences):
     table = grouped.agg(columns).reset_index("group")
     counts = grouped["state"].agg(lambda states: ", ".join(f"{n} {word}" for word, n in states.value_counts().items()))
     table.insert(1, "trainings", counts.droplevel("group"))
-    return table.join(differences)
+    return table.join(differences).rename_axis(None)
 
 
 def dead_filters_of(runs, split):
