@@ -62,7 +62,7 @@ def category_ticks(axis):
         return {}
     positions = axis.get_majorticklocs()
     names = [str(name).strip() for name in formatter.format_ticks(positions)]
-    if all(re.fullmatch(r"[-−+.,e\d]*", name) for name in names):
+    if all(re.fullmatch(r"[-−+.,e\d]*[kMG]?", name) for name in names):  # 3M is a number too
         return {}
     return {float(position): name for position, name in zip(positions, names, strict=True) if name}
 

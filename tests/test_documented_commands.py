@@ -569,7 +569,7 @@ def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     assert len(split) > 100
     assert set(split["label"]) == {re.sub(r"[_,].*", "", name) for name in SPECIES}
     assert set(split["disease"]) == {"healthy", "Apple_scab"}
-    assert len(pd.read_csv(village / "report" / "scores.csv")) == 13
+    assert len(pd.read_csv(village / "report" / "scores.csv")) == 14
 
 
 def test_models_of_ones_own_are_trained(village):

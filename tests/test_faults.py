@@ -180,7 +180,8 @@ def epochs_until_stopped(scores, patience=3, constant=0.1, stop_after=None):
         ([0.1] * 20, 20, 1),  # a plateau at the constant answer does not stop a training
         ([0.119] * 20, 20, 1),
         ([0.1] * 7 + [0.4] + [0.3] * 20, 11, 8),  # the patience counts from the first epoch above it
-        ([0.13] + [0.1] * 20, 4, 1),
+        ([0.13] + [0.1] * 20, 21, 1),  # just above it is still the plateau
+        ([0.23] + [0.1] * 20, 4, 1),
         ([0.2, 0.3] + [0.25] * 20, 5, 2),
         ([0.2, 0.1, 0.1, 0.3, 0.1, 0.1, 0.4] + [0.1] * 20, 10, 7),
     ],
@@ -304,7 +305,7 @@ def results_of(folder):
     for file in folder.glob("runs/*/result.json"):
         result = {key: value for key, value in json.loads(file.read_text()).items() if key not in TIMINGS}
         if result.get("initial_weights") == "random":  # in what way the network failed may differ from run to run
-            del result["weights_source"]
+            result.pop("weights_source", None)  # of a network on a backbone
         found[file.parent.name] = [
             result,
             (file.parent / "history.csv").read_text(),
