@@ -25,7 +25,8 @@ import pytest
 
 KILLS, PROFILE = int(os.environ.get("KILLS", "10")), os.environ.get("KILLED_PROFILE", "tiny")
 SECONDS = (2, 10) if PROFILE == "tiny" else (4, 30)  # between two kills
-TIMINGS = ["train_seconds", "seconds_before", "ms_per_image", "hashes", "teacher_seconds"]  # files of Keras carry their time
+# What differs between two equal runs: times, and hashes, because files of Keras carry their time.
+TIMINGS = ["train_seconds", "seconds_before", "teacher_seconds", "ms_per_image", "hashes"]
 
 
 def spec_of(split, **changes):
