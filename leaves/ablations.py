@@ -142,7 +142,7 @@ def train_specs(train_all, specs, split, prepare):
 # ---------------------------------------------------------------- scores
 
 
-def training_table(runs, groups):
+def variant_trainings(runs, groups):
     """Every training in numbers.
 
     Parameters
@@ -212,7 +212,7 @@ def comparison_table(trainings, differences):
 
     Parameters
     ----------
-    trainings : DataFrame, see `training_table`
+    trainings : DataFrame, see `variant_trainings`
     differences : DataFrame, see `differences_to_final`
 
     Returns

@@ -308,9 +308,9 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
     }
 
 
-def known(what, is_shown, against=None):
+def known(what, is_shown, reason=None):
     """A comparison that is a count and needs no test, JSON-able: what was counted, and whether that is as claimed."""
-    return {"what": what, "counted": bool(is_shown), "reason": against}
+    return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
 def not_tested(reason):

@@ -89,7 +89,7 @@ def comparison():
     runs["MixUp"] = runs_of("MixUp", [0.6, 0.7], train=0.95)
     runs["FinalModel"] = runs_of("FinalModel", [0.5, 0.6, 0.7])
     groups = ablations.group_variants(VARIANTS, [*VARIANTS])
-    trainings = ablations.training_table(runs, groups)
+    trainings = ablations.variant_trainings(runs, groups)
     return runs, groups, ablations.comparison_table(trainings, ablations.differences_to_final(runs, 5))
 
 
