@@ -428,7 +428,6 @@ def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
     soup = BeautifulSoup((whole_run[0] / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
     rows = [row.get_text(" ", strip=True) for row in soup.select("tbody tr")]
     assert any(re.match(r"plain .*43,022", row) for row in rows)  # (32 x 32 x 3 + 1) x 14 parameters
-    assert len([row for row in rows if re.match(r"C\d+ ", row)]) >= 12  # what the study says
 
 
 @pytest.mark.parametrize(
