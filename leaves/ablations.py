@@ -39,21 +39,21 @@ INTERVAL = ["difference", "low", "high"]
 # ---------------------------------------------------------------- the experiment
 
 
-def cosine_schedule(split, epochs, balance):
+def cosine_schedule(split, epochs, balance, batch_size):
     """A learning rate that falls from 0.001 to 0 at the last step of a training, as Keras describes it.
 
     Parameters
     ----------
     split : DataFrame, see `dataset.load_split`
     epochs : int
-    balance : str, see `runs.training_spec`
+    balance, batch_size : str and int, see `runs.training_spec`
 
     Returns
     -------
     dict of module, class_name and config
     """
     labels = np.searchsorted(split.attrs["classes"], split.loc[split["split"] == "train", "label"])
-    steps = epochs * -(-len(rows_of_epoch(labels, balance)) // 32)
+    steps = epochs * -(-len(rows_of_epoch(labels, balance)) // batch_size)
     config = {"initial_learning_rate": 0.001, "decay_steps": steps}
     return {"module": "keras.optimizers.schedules", "class_name": "CosineDecay", "config": config}
 
@@ -278,7 +278,7 @@ def accuracy_table(runs, split):
 # ---------------------------------------------------------------- evidence
 
 
-def claim_records(said, evidence, trained, scores, costs):
+def claim_records(said, evidence, trained, scores, costs, untested=None):
     """The evidence on claims about a variant's measure, compared with FinalModel's.
 
     Parameters
@@ -290,6 +290,8 @@ def claim_records(said, evidence, trained, scores, costs):
     scores : dict of measure to callable, see `score_functions`
     costs : dict of variant to str
         What it would take to train a variant that was not trained.
+    untested : dict of claim to str, optional
+        Claims that this run cannot test whatever it trains, and why.
 
     Returns
     -------
@@ -298,7 +300,9 @@ def claim_records(said, evidence, trained, scores, costs):
     records = []
     for claim, (measure, must_be, variants) in evidence.items():
         missing = [name for name in variants if name not in trained]
-        if missing:
+        if claim in (untested or {}):
+            comparisons = claims.not_tested(untested[claim])
+        elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
             score = scores.get(measure, lambda run: np.nan)  # of networks that did not train, which are no pairs
@@ -321,12 +325,13 @@ def accuracy_record(said, networks):
     enough = [rows for _, rows in networks.groupby("fold") if len(rows) >= LEAST_NETWORKS]
     by_fold = [rows for rows in enough if (np.ptp(rows[["accuracy", "macro F1"]], axis=0) > 0).all()]
     ranks = [float(spearmanr(rows["accuracy"], rows["macro F1"]).statistic) for rows in by_fold]
-    most = networks.groupby("fold").size().max() if len(networks) else 0
+    counts = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else [0, 0]
+    least, most = counts
     reason = (
         f"{LEAST_NETWORKS} networks are needed in each of {claims.LEAST_REPEATS} folds, and a fold has {most} at most"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
-    what = f"rank correlation of accuracy and macro F1 over {most} networks"
+    what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"
     row = claims.evidence(what, "lower", ranks, reason, measure="rank correlation", margin=0.0, against=claims.ALIKE)
     accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]
     note = (

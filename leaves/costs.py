@@ -5,7 +5,15 @@ from leaves.evaluation import MIRRORS, transfer_of
 COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
-def cost_parts(run, milliseconds, head=None):
+def seconds_parts(run, head=None):
+    """The seconds of one training, of the features it read and of the head it goes on from, by shareable names."""
+    parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
+    if "seconds_before" in run.result:  # of a tail they count its head's training too
+        parts[f"{run.spec['backbone']}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
+    return parts | (seconds_parts(head) if head else {})
+
+
+def cost_parts(run, milliseconds, head=None, teacher=None):
     """The costs of one model, by the parts that several models may share.
 
     Parameters
@@ -14,27 +22,32 @@ def cost_parts(run, milliseconds, head=None):
     milliseconds : dict of "whole" and, for a network on a backbone, "front", to float
     head : Run, optional
         The transfer learning that a fine-tuned network goes on from.
+    teacher : dict of the part's name to dict, optional
+        What the training of a distilled network needs besides, see `seconds_parts`.
 
     Returns
     -------
     dict of the part's name to a dict with keys of `COSTS`
     """
-    result = run.result
-    of_run = {key: result[key] for key in COSTS if key in result} | {"ms_per_image": milliseconds["whole"]}
-    if "seconds_before" not in result:  # a network that learns from pixels, and perhaps from a teacher
-        of_run["train_seconds"] += result.get("teacher_seconds", 0)
-        return {run.folder.name: of_run}
-    transfer = head or run
-    front = transfer.result["parts"]["front"]
-    frozen = {"params": front, "ms_per_image": milliseconds["front"]}
-    frozen["train_seconds"] = transfer.result["seconds_before"]
-    of_run |= {"params": of_run["params"] - front, "ms_per_image": milliseconds["whole"] - milliseconds["front"]}
-    parts = {f"{run.spec['backbone']}, frozen": frozen, run.folder.name: of_run}
-    if head:
-        parts[f"{head.folder.name}, training"] = {"train_seconds": head.result["train_seconds"]}
-    else:  # the same name, whether this head or a network that was fine-tuned from it brings its seconds
-        parts[f"{run.folder.name}, training"] = {"train_seconds": of_run.pop("train_seconds")}
+    params, ms = run.result["params"], milliseconds["whole"]
+    own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
+    parts = {run.folder.name: own, **seconds_parts(run, head), **(teacher or {})}
+    if "seconds_before" in run.result:
+        front = {"params": (head or run).result["parts"]["front"], "ms_per_image": milliseconds["front"]}
+        own |= {key: own[key] - value for key, value in front.items()}
+        parts[f"{run.spec['backbone']}, frozen"] = front
     return parts
+
+
+def teacher_parts(models, run):
+    """The seconds that a distilled network's teacher took: its parts if it is one of `models`, else their sum."""
+    if "teacher_seconds" not in run.result:
+        return {}
+    folder = run.spec["teacher"]["run"].split()[0]
+    for model in models.values():
+        if model.folder.name == folder:
+            return seconds_parts(model, transfer_of(models, model))
+    return {f"{folder}, teacher": {"train_seconds": run.result["teacher_seconds"]}}
 
 
 def total_cost(*models):
@@ -55,7 +68,10 @@ def cost_rows(models, times, ensembles):
     ----------
     times : dict of label to dict, from `answer_test_subset`
     """
-    parts = {label: cost_parts(run, times[label], transfer_of(models, run)) for label, run in models.items()}
+    parts = {
+        label: cost_parts(run, times[label], transfer_of(models, run), teacher_parts(models, run))
+        for label, run in models.items()
+    }
     rows = {}
     for label, run in models.items():
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}

@@ -370,8 +370,8 @@ def compare_with(best, labels, answers, draws):
     differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
     inside = (table["low"] > -MARGIN) & (table["high"] < MARGIN)
-    shown = [table["low"] > 0, table["high"] < 0, inside]
-    table["verdict"] = np.select(shown, ["better", "worse", "tie"], "undecided")
+    shown = [inside, table["low"] > 0, table["high"] < 0]
+    table["verdict"] = np.select(shown, ["tie", "better", "worse"], "undecided")
     table.loc[best, "verdict"] = "best on validation"
     return table
 

@@ -127,6 +127,19 @@ def test_a_claim_whose_variant_was_not_trained_says_what_it_would_cost():
     assert table.loc["C1", "verdict"] == "confirmed"
     assert table.loc["C2", "verdict"] == "not tested"
     assert table.loc["C2", "reason"] == "not trained: large (would take about 8 min)"
+    records = ablations.claim_records(said, evidence, runs, {}, costs, {"C1": "another size"})
+    assert claims.judge(records, 5).loc[0, ["verdict", "reason"]].tolist() == ["not tested", "another size"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [([0.1, 0.101, 0.1], "confirmed"), ([0.0, 0.001, 0.002], "refuted"), ([0.1, 0.2, -0.1], "undecided")],
+)
+def test_c13_asks_for_the_gain_that_the_study_reports(gains, verdict):
+    record = refit.refit_record("said", {"differences": gains, "reason": None}, None)
+    row = claims.judge([record], 5).loc[0]
+    assert row["verdict"] == verdict
+    assert row["reason"] == {"refuted": "it is lower than 0.1"}.get(verdict, row["reason"])
 
 
 def networks(ranks):

@@ -135,12 +135,34 @@ def test_holm_rejects_step_by_step():
 WORDS = ["same", "higher", "lower", "not higher", "not lower", "undecided"]
 
 
-@pytest.mark.parametrize("difference", [-0.2, 0.2])
+@pytest.mark.parametrize("difference", [-0.2, -0.02, 0.02, 0.2])
 @pytest.mark.parametrize("different", [False, True])
 @pytest.mark.parametrize("at_most", [False, True])
 @pytest.mark.parametrize("at_least", [False, True])
 def test_every_result_of_the_tests_is_one_word(difference, different, at_most, at_least):
-    assert claims.outcome(different, at_most, at_least, difference) in WORDS
+    row = comparison(difference)
+    assert row.outcome(different, at_most, at_least) in WORDS
+
+
+def comparison(difference, repeats=3, variance=4e-4):
+    """A comparison as `compare` makes it, of a mean difference and its variance."""
+    return claims.Comparison(difference, 0.0, 0.0, repeats, variance, 2.0 * (repeats - 1), 0.01, claims.MARGIN)
+
+
+@pytest.mark.parametrize(("truth", "end"), [(0.0, "same"), (0.02, "same"), (-0.03, "same"), (0.1, "higher")])
+def test_more_repeats_never_turn_an_outcome_into_its_opposite(truth, end):
+    """Of the same mean "higher" never becomes "same"."""
+    shown = []
+    for repeats in range(3, 400):
+        row = comparison(truth, repeats)
+        shown.append(row.outcome(*(value < claims.LEVEL for value in row.p_values())))
+    assert shown[-1] == end
+    assert not {*shown} & ({"higher", "lower", "same"} - {end})
+
+
+def test_a_failure_of_either_network_is_told():
+    final = [run(0.4), run(0.4), run(0.1, "did not train"), run(0.4)]
+    assert claims.pairs([run(0.5)] * 4, final, score_of)["reason"] == "did not train in 1 of 4 repeats"
 
 
 @pytest.mark.parametrize("statement", claims.CONFIRM)
@@ -215,7 +237,7 @@ def test_an_undecided_claim_says_how_many_repeats_would_decide():
     assert rows.loc["C1", "reason"].endswith("repeats would decide")
     needed = int(rows.loc["C1", "reason"].split()[0])
     assert 3 < needed <= claims.MOST_REPEATS
-    assert "repeats alone would not decide" in rows.loc["C2", "reason"]
+    assert rows.loc["C2", "reason"] == "more than 30 repeats, or more photos, are needed"
 
 
 def test_the_repeats_that_are_asked_for_decide():

@@ -42,6 +42,21 @@ def test_an_ensemble_counts_what_its_members_share_once(models, params, trainabl
     assert list(total.values()) == [params, trainable, seconds, milliseconds]
 
 
+def test_an_ensemble_of_a_network_and_its_teacher_counts_the_teacher_once():
+    """28 seconds teach, 7 distil; a teacher that is no model of the chapter brings the sum that the run recorded."""
+    small = run("small", 50, 50, 7, teacher_seconds=28)
+    small.spec["teacher"] = {"run": "tail 0123"}
+    small.name, TAIL.name, TAIL.spec["starts_from"] = "small", "VGG16", "head 0123"
+    models = {"VGG16, transfer learning": HEAD, "VGG16, fine tuning": TAIL}
+    with_teacher = costs.cost_parts(small, {"whole": 2}, teacher=costs.teacher_parts(models, small))
+    assert costs.total_cost(with_teacher)["train_seconds"] == 35
+    assert costs.total_cost(with_teacher, FINE) == {
+        "params": 1150, "trainable_params": 150, "train_seconds": 35, "ms_per_image": 12
+    }  # fmt: skip
+    alone = costs.cost_parts(small, {"whole": 2}, teacher=costs.teacher_parts({}, small))
+    assert costs.total_cost(alone)["train_seconds"] == 35
+
+
 # ---------------------------------------------------------------- models
 
 
@@ -82,9 +97,6 @@ def test_a_network_from_pixels_has_no_step_in_its_label_whatever_its_chapter(rec
     assert list(models) == [*custom, *heads, *tails]
     starts = {label: evaluation.transfer_of(models, run) for label, run in models.items()}
     assert starts == dict.fromkeys(models) | {tail: models[head] for head, tail in zip(heads, tails[:2], strict=True)}
-    assert costs.cost_parts(run("distilled", 50, 50, 7), {"whole": 2}) == {
-        "distilled": {"params": 50, "trainable_params": 50, "train_seconds": 7, "ms_per_image": 2}
-    }
     recorded["04"]["ResNet50"] = on_backbone("ResNet50", "04", 0.71)
     with pytest.raises(InputError, match="Chapter 4 has other networks than chapter 5 went on from"):
         evaluation.label_models(recorded)
