@@ -10,7 +10,7 @@ import pytest
 ORDER = [
     *("files", "places", "parameters", "locks", "cache", "progress"),
     *("image_store", "dataset", "photos", "duplicates", "splitting", "sample", "sources"),
-    *("batches", "scoring", "training", "claims", "runs", "cluster"),
+    *("scoring", "backgrounds", "batches", "training", "claims", "runs", "cluster"),
     *("custom_cnn", "dead_units", "ablations", "search", "efficientnet_lite", "backbones", "features", "transfer"),
     *(
         "evaluation",

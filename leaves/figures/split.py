@@ -2,6 +2,7 @@
 
 import os
 
+from leaves.backgrounds import cut_out
 from leaves.plots import MODEL_COLOURS
 from leaves.splitting import subset_sizes
 
@@ -137,3 +138,50 @@ def draw_leak_pairs(pairs, pictures, twins):
         below.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
     figure.suptitle("The nearest photos of two parts: one photo, one leaf, or two leaves alike?")
     return figure, "The nearest photos of two parts, one pair a column, with class and part."
+
+
+def draw_backgrounds(pixels, labels, classes):
+    """Draw the background colours of every class: one row a class, one stripe a photo, from dark to light.
+
+    Parameters
+    ----------
+    pixels : array from `backgrounds.eight_pixels`, shape (n, 8, 3)
+    labels : array of int, shape (n,)
+    classes : list of str
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axes = picture_grid(len(classes), 1, figsize=(7, 0.3 * len(classes) + 0.4))
+    for axis, (number, name) in zip(axes[:, 0], enumerate(classes), strict=True):
+        colours = np.median(pixels[labels == number], axis=1)
+        colours = colours[colours.sum(axis=1).argsort(kind="stable")]
+        mean = np.broadcast_to(colours.mean(axis=0), (max(1, len(colours) // 6), 3))
+        axis.imshow(np.uint8(np.concatenate([mean, colours]))[None], aspect="auto", interpolation="nearest")
+        axis.axvline(len(mean) - 0.5, color="black", linewidth=2)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small", parse_math=False)
+    axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
+    return figure, "Background colours: the median of eight border pixels, of each class and photo."
+
+
+def draw_masks(pictures, masks):
+    """Draw photos beside the leaves that were found in them; where none was found, the place is empty.
+
+    Parameters
+    ----------
+    pictures : uint8 array, shape (n, size, size, 3)
+    masks : bool array, shape (n, side, side), see `backgrounds.leaf_masks`
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axes = picture_grid(2, len(pictures), figsize=(9, 3.2))
+    for of_photo, picture, mask in zip(axes.T, pictures, masks, strict=True):
+        for axis, shown in zip(of_photo, (picture, cut_out(picture, mask)), strict=True):
+            axis.imshow(shown)
+            axis.set_facecolor("white")
+    axes[0, 0].set_ylabel("photo")
+    axes[1, 0].set_ylabel("leaf")
+    return figure, "Photos, and the leaf in each as it was told from its background by colour."

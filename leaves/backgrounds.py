@@ -1,0 +1,161 @@
+"""Leaf and background: told apart by colour.
+
+The score on photos of one collection can be high for the wrong reason: the paper tells the species (Noyan 2022,
+"Uncovering bias in the PlantVillage dataset", arXiv:2206.04374).
+"""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from leaves import places, scoring
+from leaves.cache import computed_once
+from leaves.dataset import DEVELOPMENT, load_images, shrunk_side
+
+import numpy as np
+from PIL import Image, ImageFilter
+from scipy.ndimage import binary_fill_holes, gaussian_filter, label
+from skimage.color import rgb2lab
+from skimage.filters import threshold_otsu
+from sklearn.ensemble import RandomForestClassifier
+
+CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+LIGHT = 0.4  # weight of lightness beside the two colour axes: a shadow differs from its paper in lightness above all
+AREA = 0.05, 0.9  # least and largest share of the picture that a leaf covers
+LEAST_PLAIN = 0.5  # least share of photos with a plain background, for which the control is made
+MOST_OF_BORDER = 0.5  # share of the border's pixels that may be leaf
+LEAST_OF_FOREGROUND = 0.7  # least share of the largest component in all that is not background
+
+
+# ---------------------------------------------------------------- masks
+
+
+def leaf_mask(image):
+    """Tell the leaf from a plain background.
+
+    The distance of each pixel's colour to the median of the border is smoothed and cut by Otsu's threshold (1979). The
+    largest component is the leaf; its holes are filled.
+
+    Parameters
+    ----------
+    image : uint8 array, shape (height, width, 3), RGB
+
+    Returns
+    -------
+    array of bool, shape (height, width); False everywhere if leaf and background cannot be told apart, because the leaf
+    would be too small or too large, lie on most of the border, or be in pieces
+    """
+    nothing = np.zeros(image.shape[:2], bool)
+    colour = rgb2lab(image).astype(np.float32) * (LIGHT, 1, 1)
+    distance = np.linalg.norm(colour - np.median(border_of(colour), axis=0), axis=-1)
+    distance = gaussian_filter(distance, len(image) / 128)
+    if np.ptp(distance) < 1:  # one colour all over
+        return nothing
+    foreground = distance > threshold_otsu(distance)
+    pieces, count = label(foreground)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    largest = binary_fill_holes(pieces == 1 + sizes.argmax())
+    whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
+    in_range = AREA[0] < largest.mean() < AREA[1] and border_of(largest).mean() < MOST_OF_BORDER
+    return largest if whole and in_range else nothing
+
+
+def border_of(picture):
+    """The outermost pixels of a picture: array of shape (pixels, ...)."""
+    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
+
+
+def leaf_masks(split, subset):
+    """The masks of all photos of a subset, computed once, at half the side of the photos.
+
+    Parameters
+    ----------
+    split, subset : see `dataset.load_images`
+
+    Returns
+    -------
+    array of bool, shape (n, side, side), see `leaf_mask`
+    """
+    side = shrunk_side(split, 2)
+    key = f"{CODE} {split.attrs['hash']} {subset} {side}"
+
+    def compute():
+        images, _ = load_images(split, subset, side)
+        with ThreadPoolExecutor() as pool:
+            masks = list(pool.map(lambda row: leaf_mask(images[row]), range(len(images))))
+        return {"bits": np.packbits(np.reshape(masks, (len(images), -1)), axis=1)}
+
+    file = places.CACHE / f"masks-{subset}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    bits = computed_once(file, key, compute)["bits"]
+    return np.unpackbits(bits, axis=1, count=side * side).reshape(-1, side, side).astype(bool)
+
+
+def cut_out(image, mask):
+    """The leaf as a Pillow image in RGBA, transparent outside of its mask, whose edge is drawn in and softened."""
+    leaf = Image.fromarray(image)
+    alpha = Image.fromarray(np.uint8(255 * mask)).resize(leaf.size, Image.Resampling.BILINEAR)
+    leaf.putalpha(alpha.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.GaussianBlur(0.7)))
+    return leaf
+
+
+# ---------------------------------------------------------------- what a background gives away
+
+
+def eight_pixels(images):
+    """The pixels in the corners and the middles of the sides: array of shape (n, 8, ...), of images or masks."""
+    side = images.shape[1]
+    first, middle, last = 0, side // 2, side - 1
+    rows = [first, first, first, middle, middle, last, last, last]
+    columns = [first, middle, last, first, last, first, middle, last]
+    return images[:][:, rows, columns]
+
+
+def background_control(split, draws=1000, seed=0):
+    """How well eight background pixels tell the species: a random forest on them (Breiman 2001), as Noyan (2022) did.
+
+    Each fold is predicted by a forest that learnt from the other folds; no test photo takes part. A pixel that lies on
+    the leaf is replaced by the median of the others. Photos without a plain background take no part.
+
+    Parameters
+    ----------
+    split : DataFrame, see `dataset.load_split`
+    draws : int
+        Bootstrap resamples behind the interval.
+
+    Returns
+    -------
+    dict of photos (int), macro F1, its 95 % bootstrap interval (low, high) and chance, the macro F1 of guessing each
+    class as often as it occurs; None if fewer than half of the photos have a plain background, or all lie in one fold
+    """
+    images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
+    masks = leaf_masks(split, DEVELOPMENT)
+    on_leaf = eight_pixels(masks)
+    plain = masks.any(axis=(1, 2)) & ~on_leaf.all(axis=1)
+    fold = split.loc[split["split"] != "test", "fold"].to_numpy()[plain]
+    if plain.mean() < LEAST_PLAIN or len(np.unique(fold)) < 2:
+        return None
+    pixels = np.where(on_leaf[..., None], np.nan, eight_pixels(images))[plain]
+    pixels = np.where(np.isnan(pixels), np.nanmedian(pixels, axis=1, keepdims=True), pixels).reshape(len(pixels), -1)
+    truth = truth[plain]
+    predicted = np.empty_like(truth)
+    for held_out in np.unique(fold):
+        forest = RandomForestClassifier(
+            100, min_samples_leaf=3, class_weight="balanced_subsample", n_jobs=-1, random_state=seed
+        )
+        forest.fit(pixels[fold != held_out], truth[fold != held_out])
+        predicted[fold == held_out] = forest.predict(pixels[fold == held_out])
+    low, high = scoring.bootstrap_interval(truth, predicted, draws)
+    score = {"photos": len(truth), "macro F1": scoring.macro_f1(truth, predicted), "low": low, "high": high}
+    return score | {"chance": 1 / len(np.unique(truth))}
+
+
+def control_sentence(control):
+    """What `background_control` found, in words."""
+    if control is None:
+        return "Too few photos have a plain background to ask how much it tells of the species."
+    score, low, high, chance = (control[key] for key in ("macro F1", "low", "high", "chance"))
+    measured = f"Eight background pixels alone give a macro F1 of {score:.3f} (95 % interval {low:.3f} to {high:.3f}, "
+    measured += f"{control['photos']} photos, chance {chance:.3f})."
+    if low > chance:
+        return f"{measured} The background tells the species: part of every score below may come from the paper."
+    return f"{measured} That is no better than chance: the background does not give the species away."

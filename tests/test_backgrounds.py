@@ -1,0 +1,104 @@
+"""Tests of backgrounds.py: leaf and background told apart, and how much the background gives away."""
+
+from leaves import backgrounds, dataset
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+
+def photo(colour=(60, 120, 50), paper=(160, 150, 155), box=(20, 16, 44, 50), size=64, seed=0):
+    """A leaf on plain paper with a little noise, and its true mask."""
+    picture, mask = Image.new("RGB", (size, size), paper), Image.new("L", (size, size))
+    ImageDraw.Draw(picture).ellipse(box, colour)
+    ImageDraw.Draw(mask).ellipse(box, 1)
+    noise = np.random.default_rng(seed).normal(0, 3, (size, size, 3))
+    return np.uint8(np.clip(picture + noise, 0, 255)), np.asarray(mask, bool)
+
+
+@pytest.mark.parametrize("colour", [(60, 120, 50), (190, 170, 60), (90, 40, 30)])
+@pytest.mark.parametrize("paper", [(160, 150, 155), (0, 0, 0), (240, 240, 240)])
+def test_a_leaf_is_told_from_plain_paper(colour, paper):
+    image, truth = photo(colour, paper)
+    mask = backgrounds.leaf_mask(image)
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((64, 64, 3), 128, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8),  # no plain background
+        photo(box=(30, 30, 34, 34))[0],  # a dot
+        photo(box=(-40, -40, 104, 104))[0],  # all leaf
+    ],
+    ids=["one colour", "noise", "too small", "too large"],
+)
+def test_where_no_leaf_can_be_told_there_is_no_mask(image):
+    assert not backgrounds.leaf_mask(image).any()
+
+
+def test_a_hole_in_a_leaf_belongs_to_it():
+    image, truth = photo()
+    image[30:34, 30:34] = (160, 150, 155)
+    assert backgrounds.leaf_mask(image)[truth].mean() > 0.95
+
+
+def test_a_leaf_that_is_cut_out_has_its_size_and_no_paper():
+    image, truth = photo()
+    leaf = np.asarray(backgrounds.cut_out(image, truth[::2, ::2]))  # a mask of another size
+    assert leaf.shape == (64, 64, 4)
+    shown = leaf[..., 3] > 127
+    assert truth[shown].mean() > 0.99
+    assert 0.7 < shown.sum() / truth.sum() < 1
+
+
+def test_masks_are_computed_once(project, monkeypatch):
+    first = backgrounds.leaf_masks(project, "development")
+    monkeypatch.setattr(backgrounds, "leaf_mask", None)
+    again = backgrounds.leaf_masks(project, "development")
+    assert first.shape == (sum(project["split"] != "test"), 32, 32)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_eight_pixels_are_the_corners_and_the_middles_of_the_sides():
+    images = np.arange(25).reshape(1, 5, 5)
+    assert backgrounds.eight_pixels(images).tolist() == [[0, 2, 4, 10, 14, 20, 22, 24]]
+
+
+@pytest.fixture
+def control_of(project, monkeypatch):
+    """The control on photos whose paper follows the class, or does not."""
+
+    def control(papers):
+        monkeypatch.setattr(backgrounds, "load_images", lambda split, subset, size: (pictures(papers), labels))
+        monkeypatch.setattr(backgrounds, "leaf_masks", lambda split, subset: np.stack([photo()[1]] * len(labels)))
+        return backgrounds.background_control(project)
+
+    labels = dataset.load_images(project, "development", 32)[1]
+
+    def pictures(papers):
+        rng = np.random.default_rng(1)
+        tones = 20 * labels if papers == "of the class" else 20 * rng.integers(0, labels.max() + 1, len(labels))
+        return np.stack([photo(paper=(100 + tone,) * 3, seed=row)[0] for row, tone in enumerate(tones)])
+
+    return control
+
+
+def test_paper_that_follows_the_species_is_found(control_of):
+    control = control_of("of the class")
+    assert control["low"] > control["chance"]
+    assert "tells the species" in backgrounds.control_sentence(control)
+
+
+def test_paper_that_does_not_follow_the_species_is_near_chance(control_of):
+    control = control_of("any")
+    assert control["low"] <= control["chance"]
+    assert "no better than chance" in backgrounds.control_sentence(control)
+
+
+def test_photos_without_plain_background_have_no_control(project, monkeypatch):
+    count = sum(project["split"] != "test")
+    monkeypatch.setattr(backgrounds, "leaf_masks", lambda split, subset: np.zeros((count, 32, 32), bool))
+    assert backgrounds.background_control(project) is None
+    assert backgrounds.control_sentence(None).startswith("Too few photos")
