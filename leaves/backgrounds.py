@@ -1,4 +1,4 @@
-"""Leaf and background: told apart by colour.
+"""Leaf and background: told apart by colour, and the leaf put on other backgrounds.
 
 The score on photos of one collection can be high for the wrong reason: the paper tells the species (Noyan 2022,
 "Uncovering bias in the PlantVillage dataset", arXiv:2206.04374).
@@ -6,6 +6,7 @@ The score on photos of one collection can be high for the wrong reason: the pape
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from leaves import places, scoring
@@ -25,6 +26,8 @@ AREA = 0.05, 0.9  # least and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # least share of photos with a plain background, for which the control is made
 MOST_OF_BORDER = 0.5  # share of the border's pixels that may be leaf
 LEAST_OF_FOREGROUND = 0.7  # least share of the largest component in all that is not background
+SCALES = 0.4, 1.2  # of a leaf that is placed, to its size in the photo
+KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds, and how often each is drawn
 
 
 # ---------------------------------------------------------------- masks
@@ -96,6 +99,123 @@ def cut_out(image, mask):
     alpha = Image.fromarray(np.uint8(255 * mask)).resize(leaf.size, Image.Resampling.BILINEAR)
     leaf.putalpha(alpha.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.GaussianBlur(0.7)))
     return leaf
+
+
+# ---------------------------------------------------------------- other backgrounds
+
+
+def placed(leaf, size, scale, rng, spread=0.12):
+    """A leaf on a transparent square of `size` pixels: turned, mirrored or not, scaled and shifted."""
+    angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
+    x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
+    zoom, middle = leaf.width / (size * scale), leaf.width / 2
+    a, b = mirror * zoom * np.cos(angle), -mirror * zoom * np.sin(angle)
+    c, d = zoom * np.sin(angle), zoom * np.cos(angle)
+    transform = (a, b, middle - a * x - b * y, c, d, middle - c * x - d * y)
+    return leaf.transform((size, size), Image.Transform.AFFINE, transform, Image.Resampling.BILINEAR)
+
+
+def in_other_light(picture, rng):
+    """A Pillow image in other light: brighter or darker by a third, warmer or colder by a tenth."""
+    bright, warm = rng.uniform(0.65, 1.3), rng.uniform(0.9, 1.1)
+    table = np.clip(np.outer([bright * warm, bright, bright / warm], np.arange(256)), 0, 255).astype(np.uint8)
+    table = [*table.ravel().tolist(), *(range(256) if picture.mode == "RGBA" else ())]
+    return picture.point(table)
+
+
+def rough_ground(size, rng):
+    """Noise on several scales about one colour, mostly an earthy one: soil, wood, stone or cloth."""
+    earthy = rng.random() < 0.6
+    colour = rng.uniform((60, 50, 35), (190, 170, 140)) if earthy else rng.uniform(0, 255, 3)
+    ground = np.zeros((size, size, 3), np.float32)
+    for cells, most in ((3, 45), (8, 40), (24, 30), (64, 20)):
+        strength = rng.uniform(0, most)
+        noise = rng.normal(128, strength, (cells, cells, 1)) + rng.normal(0, strength / 4, (cells, cells, 3))
+        noise = Image.fromarray(np.uint8(np.clip(noise, 0, 255))).resize((size, size), Image.Resampling.BICUBIC)
+        ground += np.asarray(noise, np.float32) - 128
+    return Image.fromarray(np.uint8(np.clip(colour + ground, 0, 255)))
+
+
+def blurred_photo(size, other, rng):
+    """A part of another photo, enlarged and out of focus."""
+    part = rng.uniform(0.3, 0.9) * other.width
+    left, top = rng.uniform(0, other.width - part, 2)
+    small = other.resize((size // 2, size // 2), Image.Resampling.BILINEAR, (left, top, left + part, top + part))
+    small = small.filter(ImageFilter.GaussianBlur(rng.uniform(0.01, 0.06) * size))
+    return small.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def foliage(size, leaf, scale, rng):
+    """Copies of a leaf, of about its size, before dark ground and a little out of focus."""
+    half = size // 2
+    ground = rough_ground(half, rng).point(lambda value: value // 2)
+    small = leaf.resize((half, half), Image.Resampling.BILINEAR)
+    for _ in range(rng.integers(1, 9)):
+        copy = in_other_light(placed(small, half, scale * rng.uniform(0.6, 1.1), rng, spread=0.5), rng)
+        ground.paste(copy, mask=copy.getchannel("A"))
+    ground = ground.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.02) * half))
+    return ground.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def replace_background(image, mask, other, rng):
+    """One leaf on another background, in another place, size and light.
+
+    Parameters
+    ----------
+    image, other : uint8 arrays, shape (size, size, 3), RGB; `other` is the photo that a blurred background is cut from
+    mask : array of bool, shape (side, side), see `leaf_mask`; without any leaf the photo keeps its background
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    uint8 array, shape (size, size, 3)
+    """
+    if not mask.any():
+        return np.asarray(in_other_light(Image.fromarray(image), rng))
+    size, leaf, scale = len(image), cut_out(image, mask), rng.uniform(*SCALES)
+    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+    if kind == "rough":
+        ground = rough_ground(size, rng)
+    elif kind == "blurred":
+        ground = blurred_photo(size, Image.fromarray(other), rng)
+    else:
+        ground = foliage(size, leaf, scale, rng)
+    ground, leaf = in_other_light(ground, rng), placed(in_other_light(leaf, rng), size, scale, rng)
+    alpha = leaf.getchannel("A")
+    if rng.random() < 0.5:  # the leaf's shadow
+        x, y = rng.uniform(-0.06, 0.06, 2) * size
+        shadow = alpha.transform(alpha.size, Image.Transform.AFFINE, (1, 0, x, 0, 1, y))
+        shadow = shadow.filter(ImageFilter.GaussianBlur(0.02 * size)).point(lambda value: value // 2)
+        ground.paste((0, 0, 0), mask=shadow)
+    ground.paste(leaf, mask=alpha)
+    return np.asarray(ground)
+
+
+@dataclass(frozen=True)
+class OtherBackgrounds:
+    """Photos with their leaves on other backgrounds: view `number`, a function of (seed, number, index).
+
+    Like an array of uint8, shape (n, size, size, 3), computed when indexed by an array of int or a slice.
+    """
+
+    images: np.ndarray  # or StoredImages, shape (n, size, size, 3)
+    masks: np.ndarray  # bool, shape (n, side, side), see `leaf_masks`
+    seed: int
+    number: int
+
+    @property
+    def shape(self):
+        return self.images.shape
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        rows = np.arange(len(self))[rows]
+        generators = [np.random.default_rng([self.seed, self.number, row]) for row in rows]
+        others = self.images[np.array([rng.integers(len(self)) for rng in generators], int)]
+        inputs = zip(self.images[rows], self.masks[rows], others, generators, strict=True)
+        return np.stack([replace_background(*of_photo) for of_photo in inputs])
 
 
 # ---------------------------------------------------------------- what a background gives away

@@ -53,6 +53,38 @@ def test_a_leaf_that_is_cut_out_has_its_size_and_no_paper():
     assert 0.7 < shown.sum() / truth.sum() < 1
 
 
+def view_of(count=6, seed=0, number=1, **photos):
+    images, masks = zip(*(photo(seed=row, **photos) for row in range(count)), strict=True)
+    return backgrounds.OtherBackgrounds(np.stack(images), np.stack(masks), seed, number)
+
+
+def test_other_backgrounds_are_a_function_of_seed_view_and_index():
+    view = view_of()
+    whole = view[:]
+    np.testing.assert_array_equal(view[np.array([4, 1])], whole[[4, 1]])
+    np.testing.assert_array_equal(view_of()[:], whole)
+    assert whole.shape == view.shape == (6, 64, 64, 3)
+    for other in (view_of(seed=1)[:], view_of(number=2)[:], view.images):
+        assert all((other[row] != whole[row]).any() for row in range(6))
+
+
+def test_the_paper_is_gone_and_the_leaf_is_still_there():
+    """Red leaves on blue paper: no background is made from the paper, but for the blurred other photos."""
+    pictures = view_of(40, colour=(220, 20, 20), paper=(20, 20, 220))[:].astype(int)
+    red = (pictures[..., 0] > 2 * pictures[..., 1]) & (pictures[..., 0] > 2 * pictures[..., 2])
+    paper = (pictures[..., 2] > 2 * pictures[..., 0]) & (pictures[..., 2] > 2 * pictures[..., 1])
+    assert (red.mean(axis=(1, 2)) > 0.01).mean() > 0.9
+    assert (paper.mean(axis=(1, 2)) < 0.5).mean() > 0.6
+    assert np.ptp(red.mean(axis=(1, 2))) > 0.1  # in several sizes
+
+
+def test_a_photo_without_a_mask_keeps_its_background():
+    view = view_of()
+    bare = backgrounds.OtherBackgrounds(view.images, np.zeros_like(view.masks), 0, 1)[:]
+    for picture, image in zip(bare, view.images, strict=True):  # in other light: brighter and darker places stay
+        assert np.corrcoef(picture.ravel(), image.ravel())[0, 1] > 0.9
+
+
 def test_masks_are_computed_once(project, monkeypatch):
     first = backgrounds.leaf_masks(project, "development")
     monkeypatch.setattr(backgrounds, "leaf_mask", None)
