@@ -15,7 +15,7 @@ from leaves.dataset import DEVELOPMENT, load_images, shrunk_side
 
 import numpy as np
 from PIL import Image, ImageFilter
-from scipy.ndimage import binary_fill_holes, gaussian_filter, label
+from scipy.ndimage import binary_dilation, binary_fill_holes, gaussian_filter, label
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
@@ -24,7 +24,8 @@ CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 LIGHT = 0.4  # weight of lightness beside the two colour axes: a shadow differs from its paper in lightness above all
 AREA = 0.05, 0.9  # least and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # least share of photos with a plain background, for which the control is made
-MOST_OF_BORDER = 0.5  # share of the border's pixels that may be leaf
+MOST_OF_BORDER = 0.5  # share of the border's pixels that may be leaf, and never more than in the middle
+NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be shadow or edge
 LEAST_OF_FOREGROUND = 0.7  # least share of the largest component in all that is not background
 SCALES = 0.4, 1.2  # of a leaf that is placed, to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds, and how often each is drawn
@@ -46,7 +47,7 @@ def leaf_mask(image):
     Returns
     -------
     array of bool, shape (height, width); False everywhere if leaf and background cannot be told apart, because the leaf
-    would be too small or too large, lie on most of the border, or be in pieces
+    would be too small or too large, be in pieces, or cover more of the border than of the middle
     """
     nothing = np.zeros(image.shape[:2], bool)
     colour = rgb2lab(image).astype(np.float32) * (LIGHT, 1, 1)
@@ -59,13 +60,15 @@ def leaf_mask(image):
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
     largest = binary_fill_holes(pieces == 1 + sizes.argmax())
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
-    in_range = AREA[0] < largest.mean() < AREA[1] and border_of(largest).mean() < MOST_OF_BORDER
+    quarter, on_border = len(image) // 4, border_of(largest).mean()
+    in_middle = largest[quarter:-quarter, quarter:-quarter].mean()  # or paper beside a leaf that fills the picture
+    in_range = AREA[0] < largest.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return largest if whole and in_range else nothing
 
 
 def border_of(picture):
-    """The outermost pixels of a picture: array of shape (pixels, ...)."""
-    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
+    """The outermost pixels of a picture, once around it: array of shape (pixels, ...)."""
+    return np.concatenate([picture[0, :-1], picture[:-1, -1], picture[-1, :0:-1], picture[:0:-1, 0]])
 
 
 def leaf_masks(split, subset):
@@ -221,20 +224,43 @@ class OtherBackgrounds:
 # ---------------------------------------------------------------- what a background gives away
 
 
-def eight_pixels(images):
-    """The pixels in the corners and the middles of the sides: array of shape (n, 8, ...), of images or masks."""
-    side = images.shape[1]
-    first, middle, last = 0, side // 2, side - 1
-    rows = [first, first, first, middle, middle, last, last, last]
-    columns = [first, middle, last, first, last, first, middle, last]
-    return images[:][:, rows, columns]
+def eight_pixels(image, mask):
+    """Eight pixels of the background, spread evenly along the picture's border; those at the leaf's edge are skipped.
+
+    Parameters
+    ----------
+    image : uint8 array, shape (side, side, 3)
+    mask : array of bool, shape (side, side), see `leaf_mask`
+
+    Returns
+    -------
+    uint8 array, shape (8, 3); None without a leaf, or if it covers all but seven pixels of the border
+    """
+    near_leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
+    background = border_of(image)[~border_of(near_leaf)]
+    if not mask.any() or len(background) < 8:
+        return None
+    return background[np.linspace(0, len(background) - 1, 8).astype(int)]
+
+
+def border_pixels(images, masks):
+    """The `eight_pixels` of all photos that have them.
+
+    Returns
+    -------
+    pixels : uint8 array, shape (k, 8, 3)
+    rows : array of int, shape (k,): which photos these are
+    """
+    found = {row: eight_pixels(images[row], mask) for row, mask in enumerate(masks)}
+    rows = [row for row, pixels in found.items() if pixels is not None]
+    return np.array([found[row] for row in rows], np.uint8).reshape(-1, 8, 3), np.array(rows, int)
 
 
 def background_control(split, draws=1000, seed=0):
     """How well eight background pixels tell the species: a random forest on them (Breiman 2001), as Noyan (2022) did.
 
-    Each fold is predicted by a forest that learnt from the other folds; no test photo takes part. A pixel that lies on
-    the leaf is replaced by the median of the others. Photos without a plain background take no part.
+    Each fold is predicted by a forest that learnt from the other folds; no test photo takes part, and no photo without
+    a plain background.
 
     Parameters
     ----------
@@ -248,15 +274,11 @@ def background_control(split, draws=1000, seed=0):
     class as often as it occurs; None if fewer than half of the photos have a plain background, or all lie in one fold
     """
     images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
-    masks = leaf_masks(split, DEVELOPMENT)
-    on_leaf = eight_pixels(masks)
-    plain = masks.any(axis=(1, 2)) & ~on_leaf.all(axis=1)
-    fold = split.loc[split["split"] != "test", "fold"].to_numpy()[plain]
-    if plain.mean() < LEAST_PLAIN or len(np.unique(fold)) < 2:
+    pixels, rows = border_pixels(images, leaf_masks(split, DEVELOPMENT))
+    fold = split.loc[split["split"] != "test", "fold"].to_numpy()[rows]
+    if len(rows) < LEAST_PLAIN * len(images) or len(np.unique(fold)) < 2:
         return None
-    pixels = np.where(on_leaf[..., None], np.nan, eight_pixels(images))[plain]
-    pixels = np.where(np.isnan(pixels), np.nanmedian(pixels, axis=1, keepdims=True), pixels).reshape(len(pixels), -1)
-    truth = truth[plain]
+    pixels, truth = pixels.reshape(len(rows), -1), truth[rows]
     predicted = np.empty_like(truth)
     for held_out in np.unique(fold):
         forest = RandomForestClassifier(

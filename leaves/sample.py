@@ -34,6 +34,9 @@ from tqdm import tqdm
 SUPERSAMPLE = 2  # fields are computed at twice the asked size, then averaged: smooth edges and thin veins
 MIN_PER_CLASS = 5
 MIN_SIZE = 32
+# The papers of the photographed set, for every species alike, and the share of leaves on black.
+PAPERS = ((150, 142, 150), (136, 132, 144), (168, 158, 166), (192, 180, 184), (140, 108, 107), (102, 100, 104))
+DARK_PAPER = 0.02
 
 RGB = tuple[int, int, int]
 Range = tuple[float, float]
@@ -108,8 +111,6 @@ class Habit:
     look_at: Range | None = None  # part of the midrib on which the frame is centred; None: the whole leaf
     leaflets: tuple[tuple[float, float, float, float], ...] = ()  # (u, side, angle, scale) of side leaflets
     leaflet_chance: float = 0.0
-    paper: tuple[RGB, ...] = ((150, 142, 150), (168, 158, 166), (158, 148, 144), (140, 138, 144))
-    dark_paper: float = 0.0  # share of leaves on black
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,7 @@ SPECIES: dict[str, Species] = {
         Venation(pairs=(6, 8), angle=(42, 52), contrast=0.20, colour=(150, 170, 130)),
         Surface(((58, 92, 68), (78, 112, 78), (60, 94, 92), (94, 126, 72)), gloss=0.25, curl=0.8,
             rugose=0.35, fold=0.5),
-        Habit((0.70, 1.0), 30, petiole=(0.16, 0.40), petiole_width=0.028,
-            paper=((146, 138, 146), (140, 136, 158), (150, 146, 138))),
+        Habit((0.70, 1.0), 30, petiole=(0.16, 0.40), petiole_width=0.028),
         (
             Disease("scab", 0.2, (Blotch((62, 66, 44), (0.06, 0.25), 7, 3.0, strength=(0.5, 0.8)),), 1.3),
             Disease("black rot", 0.2, (Spots((2, 9), (0.016, 0.034), (158, 124, 90), (104, 66, 48)),)),
@@ -198,8 +198,7 @@ SPECIES: dict[str, Species] = {
         Venation(pairs=(5, 7), angle=(40, 50), arch=0.22, rungs=4, contrast=0.34, colour=(158, 178, 104)),
         Surface(((60, 100, 50), (84, 122, 62), (100, 136, 78)), gloss=0.8, blister=0.4, rugose=0.4, curl=1.0,
             fold=0.6),
-        Habit((0.74, 0.98), 30, petiole=(0.02, 0.06), petiole_width=0.022,
-            paper=((172, 165, 180), (164, 158, 176), (188, 180, 192))),
+        Habit((0.74, 0.98), 30, petiole=(0.02, 0.06), petiole_width=0.022),
     ),
     "Cherry": Species(
         583,
@@ -208,8 +207,7 @@ SPECIES: dict[str, Species] = {
         Venation(pairs=(6, 8), angle=(42, 50), rungs=3, contrast=0.42, midrib=1.2, colour=(154, 182, 98)),
         Surface(((84, 124, 66), (102, 142, 74), (112, 152, 84)), gloss=0.1, blister=0.35,
             curl=0.35, fold=0.25),
-        Habit((0.90, 1.1), 30, petiole=(0.16, 0.32), petiole_width=0.042,
-            paper=((166, 152, 150), (184, 172, 170), (132, 126, 122))),
+        Habit((0.90, 1.1), 30, petiole=(0.16, 0.32), petiole_width=0.042),
         (Disease("powdery mildew", 0.5, (Dust((196, 202, 182), (0.2, 0.55), (0.1, 0.3), 0.42),), 1.4),),
     ),
     "Corn": Species(
@@ -218,7 +216,7 @@ SPECIES: dict[str, Species] = {
         Venation("parallel", contrast=0.5, midrib=1.5, colour=(196, 208, 166)),
         Surface(((92, 126, 84), (122, 142, 92), (102, 150, 130), (76, 116, 56)), 0.12, gloss=0.45, curl=0.35,
             fold=0.35),
-        Habit((1.3, 4.2), 18, bend=0.05, petiole=(0, 0), look_at=(0.25, 0.8), dark_paper=0.25),
+        Habit((1.3, 4.2), 18, bend=0.05, petiole=(0, 0), look_at=(0.25, 0.8)),
         (
             Disease("common rust", 0.31, (
                 Blotch((160, 140, 98), (0.2, 0.9), 3, 1.5, "edge", (0.4, 0.85)),
@@ -240,8 +238,7 @@ SPECIES: dict[str, Species] = {
         Venation("palmate", pairs=(4, 5), angle=(42, 52), rungs=2, contrast=0.40, colour=(148, 166, 100)),
         Surface(((46, 80, 44), (62, 92, 48), (90, 110, 50), (112, 136, 74)), 0.10, gloss=0.45, blister=1.0,
             rugose=0.5, curl=0.7, fold=0.3),
-        Habit((0.80, 0.98), 24, petiole=(0.0, 0.08),
-            paper=((172, 164, 162), (158, 150, 152), (186, 178, 174))),
+        Habit((0.80, 0.98), 24, petiole=(0.0, 0.08)),
         (
             Disease("black rot", 0.29, (Spots((5, 26), (0.014, 0.04), (112, 76, 50), (66, 42, 36),
                 (124, 122, 62)),)),
@@ -262,8 +259,7 @@ SPECIES: dict[str, Species] = {
             colour=(134, 138, 72)),
         Surface(((56, 84, 36), (72, 98, 32), (98, 124, 22), (60, 82, 52)), 0.14, gloss=0.55, blister=0.14,
             rugose=0.05, curl=0.45, fold=0.45, grit=0.1),
-        Habit((0.80, 0.99), 14, petiole=(0, 0.04),
-            paper=((150, 116, 116), (132, 100, 98), (120, 112, 112), (144, 130, 124), (86, 86, 86))),
+        Habit((0.80, 0.99), 14, petiole=(0, 0.04)),
         (Disease("greening", 0.92, (
             Blotch((138, 140, 34), (0.15, 0.6), 3, 1.5, "between", (0.3, 0.8)),
                 Blotch((104, 112, 46), (0.3, 0.6), 7, 1.6, "between", (0.2, 0.5)),
@@ -276,8 +272,7 @@ SPECIES: dict[str, Species] = {
         Venation(pairs=(9, 12), angle=(52, 62), arch=0.16, rungs=1, contrast=0.25, midrib=0.9),
         Surface(((58, 90, 58), (84, 116, 62), (100, 132, 66)), 0.10, gloss=0.45, blister=0.45, curl=1.7,
             fold=1.1),
-        Habit((0.86, 1.06), 42, bend=0.22, petiole=(0.02, 0.06), petiole_width=0.02,
-            paper=((144, 136, 142), (150, 140, 138), (128, 126, 136))),
+        Habit((0.86, 1.06), 42, bend=0.22, petiole=(0.02, 0.06), petiole_width=0.02),
         (
             Disease("bacterial spot", 0.50,
                 (Spots((6, 40), (0.006, 0.016), (96, 66, 48), (82, 60, 40), (124, 136, 62)),)),
@@ -294,8 +289,7 @@ SPECIES: dict[str, Species] = {
             colour=(146, 168, 96)),
         Surface(((58, 94, 54), (82, 112, 66), (98, 128, 66)), gloss=0.6, blister=0.9, rugose=0.12, curl=1.1,
             fold=0.5),
-        Habit((0.88, 1.06), 28, petiole=(0.16, 0.34), petiole_width=0.042,
-            paper=((166, 154, 160), (180, 170, 172), (150, 140, 148))),
+        Habit((0.88, 1.06), 28, petiole=(0.16, 0.34), petiole_width=0.042),
         (Disease("bacterial spot", 0.4, (
             Spots((4, 26), (0.006, 0.016), (150, 124, 94), (96, 72, 52), (122, 134, 66)),
                 Blotch((112, 72, 50), (0.02, 0.1), 8, 8.0, "edge"),
@@ -308,8 +302,7 @@ SPECIES: dict[str, Species] = {
         Surface(((70, 108, 68), (94, 126, 74), (120, 144, 76)), gloss=0.3, blister=0.65, rugose=0.6,
             curl=0.8, fold=0.45, grit=0.55),
         Habit((0.80, 0.98), 28, petiole=(0.05, 0.12), leaflets=((-0.07, 1, 75, 0.13), (-0.08, -1, 80, 0.11)),
-            leaflet_chance=0.25,
-              paper=((154, 146, 154), (160, 148, 150), (150, 146, 164))),
+            leaflet_chance=0.25),
         (
             Disease("early blight", 0.46, (
                 Blotch((158, 170, 84), (0.3, 0.95), 3, 1.6, strength=(0.2, 0.75)),
@@ -328,8 +321,7 @@ SPECIES: dict[str, Species] = {
         Venation(pairs=(7, 9), angle=(40, 46), arch=-0.02, rungs=5, contrast=0.34, colour=(128, 160, 76)),
         Surface(((52, 94, 36), (74, 112, 48), (88, 122, 62)), 0.07, gloss=0.4, blister=1.15, rugose=0.4,
             curl=0.5, fold=0.35),
-        Habit((0.84, 0.98), 12, petiole=(0.02, 0.14), petiole_width=0.02,
-            paper=((182, 170, 170), (172, 160, 164), (190, 178, 174))),
+        Habit((0.84, 0.98), 12, petiole=(0.02, 0.14), petiole_width=0.02),
     ),
     "Soybean": Species(
         1616,
@@ -338,8 +330,7 @@ SPECIES: dict[str, Species] = {
             colour=(142, 162, 124)),
         Surface(((76, 104, 90), (88, 114, 98), (98, 124, 100), (80, 106, 80)), 0.10, gloss=0.2, blister=0.35,
             rugose=0.3, curl=0.6, fold=0.4, grit=0.7),
-        Habit((0.86, 1.02), 26, petiole=(0.02, 0.08), petiole_width=0.03,
-            paper=((192, 180, 182), (184, 176, 184), (200, 188, 188))),
+        Habit((0.86, 1.02), 26, petiole=(0.02, 0.08), petiole_width=0.03),
     ),
     "Squash": Species(
         574,
@@ -349,8 +340,7 @@ SPECIES: dict[str, Species] = {
         Venation("palmate", pairs=(3, 4), angle=(38, 48), rungs=2, contrast=0.25, colour=(160, 176, 124)),
         Surface(((80, 108, 60), (98, 122, 72), (112, 132, 66)), gloss=0.05, blister=0.35, rugose=0.35,
             curl=0.9, fold=0.3, grit=0.5),
-        Habit((1.35, 2.1), 40, petiole=(0, 0.1), shift=0.10, look_at=(0.42, 0.9),
-            paper=((134, 132, 134), (118, 116, 126), (158, 152, 150))),
+        Habit((1.35, 2.1), 40, petiole=(0, 0.1), shift=0.10, look_at=(0.42, 0.9)),
         (
             Disease("powdery mildew", 0.86,
                 (Dust((204, 212, 194), (0.6, 1.0), (0.25, 0.6), 0.22),
@@ -366,8 +356,7 @@ SPECIES: dict[str, Species] = {
         Surface(((78, 120, 52), (92, 130, 58), (112, 142, 66)), gloss=0.45, blister=0.6, rugose=0.35,
             curl=1.0, fold=0.6),
         Habit((0.82, 1.04), 34, petiole=(0.03, 0.14), leaflets=((0.0, 1, 88, 0.95), (0.0, -1, 88, 0.95)),
-            leaflet_chance=0.12,
-              paper=((164, 156, 170), (152, 144, 156), (172, 160, 162))),
+            leaflet_chance=0.12),
         (
             Disease("scorch", 0.50, (Spots((14, 70), (0.008, 0.03), (104, 60, 56), (118, 64, 62),
                 (146, 130, 74), ragged=0.5),)),
@@ -385,7 +374,7 @@ SPECIES: dict[str, Species] = {
             rugose=0.7, curl=1.0, fold=0.5, grit=0.6),
         Habit((0.76, 1.02), 32, bend=0.14, petiole=(0.05, 0.2),
             leaflets=((-0.10, 1, 62, 0.42), (-0.12, -1, 66, 0.38), (-0.2, 1, 80, 0.14)),
-              leaflet_chance=0.28, paper=((145, 135, 144), (132, 124, 136), (158, 148, 150))),
+              leaflet_chance=0.28),
         (
             Disease("yellow curl", 0.28, (Blotch((158, 164, 62), (0.2, 0.7), 4, 1.8, "edge", (0.4, 0.85)),),
                 1.7),
@@ -940,12 +929,14 @@ def _shadow(coverage, light, rng, n):
     return total * np.float32(0.30 + 0.58 * light.sun)
 
 
-def paint_paper(species, light, n, rng):
-    """Return plain paper with grain, a gradient of light and vignetting, float32 (3, n, n)."""
-    habit = species.habit
-    if rng.random() < habit.dark_paper:
+def paint_paper(light, n, rng):
+    """Return plain paper with grain, a gradient of light and vignetting, float32 (3, n, n).
+
+    It knows nothing of the species: in the photographed set the paper gives the species away, here it must not.
+    """
+    if rng.random() < DARK_PAPER:
         return np.zeros((3, n, n), np.float32)
-    papers = np.array(habit.paper) / 255
+    papers = np.array(PAPERS) / 255
     colour = rng.dirichlet(np.full(len(papers), 1.2)) @ papers
     colour = colour * np.exp(rng.normal(0, 0.07)) * np.exp(rng.normal(0, 0.012, 3))
     y, x = np.mgrid[0:n, 0:n].astype(np.float32) / n - np.float32(0.5)
@@ -1017,7 +1008,7 @@ def render_leaf(species, rng, size=128):
     light, disease = choose_light(rng), choose_disease(plan, rng)
     leaf = shade(paint_blade(plan, disease, canvas), plan, build_relief(plan, disease, canvas), light, canvas)
     coverage = np.maximum(canvas.mask, canvas.stalk)
-    paper = paint_paper(plan, light, n, rng)
+    paper = paint_paper(light, n, rng)
     paper *= 1 - _shadow(coverage, light, rng, n)
     return photograph(paper + (leaf - paper) * coverage, size, rng)
 

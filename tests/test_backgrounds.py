@@ -93,9 +93,31 @@ def test_masks_are_computed_once(project, monkeypatch):
     np.testing.assert_array_equal(first, again)
 
 
-def test_eight_pixels_are_the_corners_and_the_middles_of_the_sides():
-    images = np.arange(25).reshape(1, 5, 5)
-    assert backgrounds.eight_pixels(images).tolist() == [[0, 2, 4, 10, 14, 20, 22, 24]]
+def test_eight_pixels_lie_on_the_border_and_not_at_the_leaf():
+    image = np.arange(33 * 33).reshape(33, 33, 1).repeat(3, axis=2)
+    mask = np.zeros((33, 33), bool)
+    mask[8:24, 8:24] = True
+    around = backgrounds.eight_pixels(image, mask)[:, 0]
+    assert around.tolist() == [0, 18, 164, 758, 1080, 1062, 660, 33]
+    mask[:20] = True  # the upper side is leaf, and the row below it is near one
+    rows = backgrounds.eight_pixels(image, mask)[:, 0] // 33
+    assert rows.min() == 21
+    mask[:] = True
+    assert backgrounds.eight_pixels(image, mask) is None
+    assert backgrounds.eight_pixels(image, np.zeros_like(mask)) is None
+
+
+def test_border_pixels_names_the_photos_that_have_a_plain_background():
+    image, mask = photo()
+    pixels, rows = backgrounds.border_pixels(np.stack([image] * 3), np.stack([mask, np.zeros_like(mask), mask]))
+    assert pixels.shape == (2, 8, 3)
+    assert rows.tolist() == [0, 2]
+
+
+def test_paper_beside_a_leaf_that_fills_the_picture_is_no_leaf():
+    image = np.full((64, 64, 3), (60, 130, 60), np.uint8)
+    image[:, :14] = (150, 140, 150)
+    assert not backgrounds.leaf_mask(image).any()
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def draw_backgrounds(pixels, labels, classes):
 
     Parameters
     ----------
-    pixels : array from `backgrounds.eight_pixels`, shape (n, 8, 3)
+    pixels : uint8 array from `backgrounds.border_pixels`, shape (n, 8, 3)
     labels : array of int, shape (n,)
     classes : list of str
 
@@ -157,10 +157,12 @@ def draw_backgrounds(pixels, labels, classes):
     for axis, (number, name) in zip(axes[:, 0], enumerate(classes), strict=True):
         colours = np.median(pixels[labels == number], axis=1)
         colours = colours[colours.sum(axis=1).argsort(kind="stable")]
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small", parse_math=False)
+        if not len(colours):
+            continue
         mean = np.broadcast_to(colours.mean(axis=0), (max(1, len(colours) // 6), 3))
         axis.imshow(np.uint8(np.concatenate([mean, colours]))[None], aspect="auto", interpolation="nearest")
         axis.axvline(len(mean) - 0.5, color="black", linewidth=2)
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small", parse_math=False)
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
     return figure, "Background colours: the median of eight border pixels, of each class and photo."
 
