@@ -245,26 +245,59 @@ def preprocess(name, kind, pixels):
     return pixels
 
 
-def cut_backbone(name, network, kind):
+def cut_backbone(name, network, kind, windows=None):
     """Cut a headless network in two, at the layer that `BACKBONES` names; the parts share its layers.
+
+    Parameters
+    ----------
+    windows : float, optional
+        Side of the windows of `window_means`, as a share of the picture's.
 
     Returns
     -------
     front : keras.Model, RGB pixels 0..255 to the activations at the cut
-    last_block : keras.Model, these activations to the features, the mean of each feature map: shape (n, channels)
+    last_block : keras.Model, these activations to the features, the mean of each feature map: shape (n, channels), or
+        with windows shape (n, windows, channels)
     """
     cut = network.get_layer(BACKBONES[name].cut).output
     pixels = keras.Input(network.input_shape[1:])
     inner = keras.Model(network.input, cut)
     front = keras.Model(pixels, inner(preprocess(name, kind, pixels)), name="front")
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(network.output)
+    if windows:
+        pooled = window_means(network.output, windows)
+    else:
+        pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(network.output)
     return front, keras.Model(cut, pooled, name="last_block")
 
 
+def window_means(maps, share):
+    """The mean of each feature map over the whole picture, and over windows on a grid, most often three by three.
+
+    A head that answers to each window and averages its answers finds a leaf that does not fill the picture. It costs
+    one pass through the backbone, where crops of the photo cost one each.
+
+    Parameters
+    ----------
+    maps : Keras tensor, shape (n, side, side, channels)
+    share : float
+        Of the maps' side that a window's side takes.
+
+    Returns
+    -------
+    Keras tensor, shape (n, 1 + windows, channels), the whole picture first
+    """
+    side, channels = maps.shape[2:]
+    width = max(1, round(share * side))
+    whole = keras.layers.GlobalAveragePooling2D(keepdims=True, name="pooling")(maps)
+    parts = keras.layers.AveragePooling2D(width, strides=max(1, (side - width) // 2), name="windows")(maps)
+    rows = [keras.layers.Reshape((-1, channels))(means) for means in (whole, parts)]
+    return keras.layers.Concatenate(axis=1)(rows)
+
+
 @functools.lru_cache(maxsize=len(BACKBONES))
-def load_parts(name, size, **source):
+def load_parts(name, size, windows=None, **source):
     """The two parts of a frozen backbone, read once for all the heads on top of it; see `cut_backbone`."""
-    front, last_block = cut_backbone(name, load_backbone(name, source, size), source["kind"])
+    front, last_block = cut_backbone(name, load_backbone(name, source, size), source["kind"], windows)
     front.trainable = last_block.trainable = False
     return front, last_block
 

@@ -217,8 +217,8 @@ class OtherBackgrounds:
         rows = np.arange(len(self))[rows]
         generators = [np.random.default_rng([self.seed, self.number, row]) for row in rows]
         others = self.images[np.array([rng.integers(len(self)) for rng in generators], int)]
-        inputs = zip(self.images[rows], self.masks[rows], others, generators, strict=True)
-        return np.stack([replace_background(*of_photo) for of_photo in inputs])
+        with ThreadPoolExecutor() as pool:
+            return np.stack([*pool.map(replace_background, self.images[rows], self.masks[rows], others, generators)])
 
 
 # ---------------------------------------------------------------- what a background gives away

@@ -1,7 +1,10 @@
 """What a training reads: shuffled and augmented batches, drawn again in every epoch."""
 
 import mmap
+from dataclasses import dataclass
 
+from leaves.backgrounds import OtherBackgrounds, leaf_masks
+from leaves.dataset import DEVELOPMENT
 from leaves.files import without_stderr
 
 import numpy as np
@@ -14,6 +17,54 @@ with without_stderr():  # TensorFlow announces its options, whatever the level
 # The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
 AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
 QUARTER_TURNS = "quarter turns"  # in the place of the degrees
+
+
+@dataclass(frozen=True)
+class Views:
+    """Some photos in one or more views, indexed like one array of shape (views * photos, ...), view after view."""
+
+    arrays: tuple  # one of shape (n, ...) for each view
+    photos: np.ndarray  # int: the rows of these photos in each array
+
+    @property
+    def shape(self):
+        return len(self), *self.arrays[0].shape[1:]
+
+    def __len__(self):
+        return len(self.arrays) * len(self.photos)
+
+    def __getitem__(self, rows):
+        of_view, photos = divmod(np.arange(len(self))[rows], len(self.photos))
+        parts = {view: self.arrays[view][self.photos[photos[of_view == view]]] for view in np.unique(of_view)}
+        values = np.empty((len(of_view), *self.shape[1:]), next(iter(parts.values())).dtype)
+        for view, part in parts.items():
+            values[of_view == view] = part
+        return values
+
+    def of(self, photos, views=None):
+        """Select some of these photos by their position; with `views`, only the first so many views."""
+        return Views(self.arrays[:views], self.photos[photos])
+
+
+def other_backgrounds(images, split, spec):
+    """The training photos in one view for each epoch: as they are, then with new backgrounds, and so on in turns.
+
+    Parameters
+    ----------
+    images : StoredImages, shape (n, size, size, 3)
+    split : DataFrame, whose training subset these are
+    spec : dict
+        Of it `epochs` and `seed` are read.
+
+    Returns
+    -------
+    Views, see `backgrounds.OtherBackgrounds`
+    """
+    trained_on = (split["split"] == "train")[split["split"] != "test"].to_numpy()
+    masks = leaf_masks(split, DEVELOPMENT)[trained_on]
+    others = [OtherBackgrounds(images, masks, spec["seed"], number) for number in range(1, spec["epochs"] // 2 + 1)]
+    views = [view for other in others for view in (images, other)] or [images]
+    return Views(tuple(views), np.arange(len(images)))
 
 
 def augment(images, uniform, augmentation):

@@ -9,7 +9,7 @@ def seconds_parts(run, head=None):
     """The seconds of one training, of the features it read and of the head it goes on from, by shareable names."""
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
     if "seconds_before" in run.result:  # of a tail they count its head's training too
-        parts[f"{run.spec['backbone']}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
+        parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 
 
@@ -32,7 +32,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     params, ms = run.result["params"], milliseconds["whole"]
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
     parts = {run.folder.name: own, **seconds_parts(run, head), **(teacher or {})}
-    if "seconds_before" in run.result:
+    if "front" in milliseconds:
         front = {"params": (head or run).result["parts"]["front"], "ms_per_image": milliseconds["front"]}
         own |= {key: own[key] - value for key, value in front.items()}
         parts[f"{run.spec['backbone']}, frozen"] = front

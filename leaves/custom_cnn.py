@@ -19,7 +19,7 @@ import inspect
 import math
 
 from leaves import claims
-from leaves.batches import AUGMENTATION
+from leaves.batches import AUGMENTATION, other_backgrounds
 from leaves.dataset import check_folds, hold_out, load_images, move_validation
 from leaves.files import InputError
 from leaves.parameters import PARAMETERS, Parameter, choice, is_list, is_number, is_whole, number, whole
@@ -138,6 +138,7 @@ CHOICES = {
     # the training
     "image_size": Parameter("pixels per side", "a whole number from 1", lambda value: is_whole(value, 1, math.inf)),
     **{name: PARAMETERS[name] for name in ("batch_size", "epochs", "patience", "augmentation", "balance")},
+    "backgrounds": PARAMETERS["backgrounds"],
     "optimizer": Parameter(
         "optimizer",
         'a dict like {"class_name": "Adam", "config": {"learning_rate": 0.001}}',
@@ -164,9 +165,9 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
         Takes the place of FinalModel's layers.
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
-        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `fold` and `without`,
-        see `dataset.hold_out`; `refit` is {"folds": k, "fold": i}, see `dataset.move_validation`; `log_layers` writes
-        the measurements of every layer that chapter 2 draws.
+        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `backgrounds`, see
+        `batches.other_backgrounds`; `fold` and `without`, see `dataset.hold_out`; `refit` is {"folds": k, "fold": i},
+        see `dataset.move_validation`; `log_layers` writes the measurements of every layer that chapter 2 draws.
 
     Returns
     -------
@@ -185,6 +186,8 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
+    if changes.get("backgrounds") == "kept":  # as in a spec that says nothing of them
+        del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
     check_optimizer(spec["optimizer"], name)
@@ -390,6 +393,9 @@ def prepare(spec, split):
         split = move_validation(split, **spec["refit"])
     size = spec["image_size"]
     model = build_model(spec["layers"], (size, size, 3), "custom_cnn")
-    train, validation = (load_images(split, subset, size) for subset in ("train", "validation"))
+    (images, labels), validation = (load_images(split, subset, size) for subset in ("train", "validation"))
+    if spec.get("backgrounds") == "replaced":
+        images = other_backgrounds(images, split, spec)
+    train = images, labels
     summary = {"initial_weights": "none", "classes": split.attrs["classes"]}
     return Training(model, model, train, validation, summary)

@@ -55,7 +55,7 @@ SCORE_COLUMNS = {
 
 def label_of(chapter, name, run):
     """The label of a recorded run: its name and, on a backbone, the step of its training."""
-    return name + STEPS[chapter] if "backbone" in run.spec else name
+    return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
 def label_models(recorded):

@@ -10,10 +10,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from leaves import image_store, places
-from leaves.backbones import BACKBONES, cut_backbone, preprocess
-from leaves.batches import augment
+from leaves.backbones import BACKBONES, cut_backbone, preprocess, window_means
+from leaves.backgrounds import CODE as BACKGROUNDS_CODE
+from leaves.backgrounds import OtherBackgrounds, leaf_masks
+from leaves.batches import Views, augment
 from leaves.cache import code_hash
-from leaves.dataset import DEVELOPMENT, load_images
+from leaves.dataset import load_images
 from leaves.files import InputError, atomic_file, write_atomic
 from leaves.runs import slug
 from leaves.training import batch_function, computing_in
@@ -43,35 +45,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class Views:
-    """Some photos in one or more views, indexed like one array of shape (views * photos, ...), view after view."""
-
-    arrays: tuple  # one of shape (n, ...) for each view
-    photos: np.ndarray  # int: the rows of these photos in each array
-
-    @property
-    def shape(self):
-        return len(self), *self.arrays[0].shape[1:]
-
-    def __len__(self):
-        return len(self.arrays) * len(self.photos)
-
-    def __getitem__(self, rows):
-        rows = np.arange(len(self))[rows]
-        pairs = zip(*divmod(rows, len(self.photos)), strict=True)
-        return np.stack([self.arrays[view][self.photos[row]] for view, row in pairs])
-
-    def of(self, photos, views=None):
-        """Select some of these photos by their position; with `views`, only the first so many views."""
-        return Views(self.arrays[:views], self.photos[photos])
-
-
-@dataclass(frozen=True)
 class FrozenOutputs:
     """The activations of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
-    at_cut: Views  # shape (views * n, height, width, channels)
-    features: Views  # shape (views * n, channels)
+    at_cut: Views | None  # shape (views * n, height, width, channels); None of a head with windows
+    features: Views  # shape (views * n, channels), or (views * n, windows, channels)
     labels: np.ndarray  # int, shape (n of one view,)
     seconds: float  # that the computation took, whenever that was
 
@@ -98,13 +76,14 @@ def fold_data(values, labels, split, fold):
 def frozen_outputs(spec, split, subset, load):
     """Compute the activations of a frozen backbone once, whatever is trained on top and how often.
 
-    Outside the test subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones.
+    Outside the test subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones,
+    or with `spec["views"]["backgrounds"]` of "replaced" the leaves on other backgrounds.
 
     Parameters
     ----------
     spec : dict
-        Of it `backbone`, `weights`, `image_size`, `split`, `views` and `precision` are read.
-    subset : "development" (train and validation together) or "test" (chapter 6 alone asks for it)
+        Of it `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if there, `windows` are read.
+    subset : "development" (train and validation together), "validation" or "test" (chapter 6 alone asks for it)
     load : callable without arguments, called only if something is not on disk
         Gives `front` and `last_block` of `cut_backbone`.
 
@@ -118,19 +97,27 @@ def frozen_outputs(spec, split, subset, load):
         When the disk has no room for the outputs.
     """
     images, labels = load_images(split, subset, spec["image_size"])
-    settings = {key: spec["views"][key] for key in ("augmentation", "seed")}
     stored = []
-    for number in range(1 + (spec["views"]["count"] if subset == DEVELOPMENT else 0)):
+    for number in range(1 + (spec["views"]["count"] if subset != "test" else 0)):
         key = {key: spec[key] for key in ("backbone", "weights", "image_size", "split", "precision")}
         key |= {"network": dataclasses.asdict(BACKBONES[spec["backbone"]]), "part": subset}
-        key |= {"code": code_hash(preprocess, cut_backbone)}
-        key |= {"view": settings | {"number": number, "code": code_hash(View, augment)} if number else None}
-        view = View(images, **settings, number=number) if number else images
+        key |= {"code": code_hash(preprocess, cut_backbone, window_means), "windows": spec.get("windows")}
+        view, key["view"] = view_of(images, spec["views"], number, split, subset) if number else (images, None)
         title = f"{spec['backbone']}, {subset}" + (f", view {number}" if number else "")
         stored.append(compute_once(load, view, key, title))
     at_cut, features, seconds = zip(*stored, strict=True)
     photos = np.arange(len(labels))
-    return FrozenOutputs(Views(at_cut, photos), Views(features, photos), labels, sum(seconds))
+    at_cut = None if spec.get("windows") else Views(at_cut, photos)
+    return FrozenOutputs(at_cut, Views(features, photos), labels, sum(seconds))
+
+
+def view_of(images, views, number, split, subset):
+    """One view of a subset's images, and a JSON-able dict of all that it depends on; see `frozen_outputs`."""
+    if views.get("backgrounds") == "replaced":
+        view = OtherBackgrounds(images, leaf_masks(split, subset), views["seed"], number)
+        return view, {"seed": views["seed"], "number": number, "code": BACKGROUNDS_CODE}
+    settings = {key: views[key] for key in ("augmentation", "seed")}
+    return View(images, **settings, number=number), settings | {"number": number, "code": code_hash(View, augment)}
 
 
 def nearest_leaves(outputs, split, size, most=2000):
@@ -178,6 +165,8 @@ def traced(front, last_block, precision):
 def compute_once(load, images, key, title):
     """The activations at the cut and the features of images, and the seconds they took; from disk if they are there.
 
+    A head with windows goes no further than the features: of it the activations at the cut are not stored.
+
     Parameters
     ----------
     load : see `frozen_outputs`
@@ -187,36 +176,43 @@ def compute_once(load, images, key, title):
 
     Returns
     -------
-    at_cut, features : memory maps of float16
+    at_cut, features : memory maps of float16; the first None with windows
     seconds : float
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     at_cut, features, note = (places.CACHE / f"{name}{end}" for end in ("-cut.npy", "-features.npy", ".json"))
-    stored = [open_whole(at_cut), open_whole(features)]
+    files = [features] if key.get("windows") else [at_cut, features]
+    stored = {file: open_whole(file) for file in files}
     with suppress(OSError, ValueError, KeyError):  # a note that is missing or damaged: as the arrays
         seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
-        if all(array is not None for array in stored):
-            return *stored, seconds
+        if all(array is not None for array in stored.values()):
+            return stored.get(at_cut), stored[features], seconds
     start = time.perf_counter()
+    write_outputs(load, images, files, key["precision"], title)
+    seconds = round(time.perf_counter() - start, 2)
+    write_atomic(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
+    return *(open_whole(file) if file in files else None for file in (at_cut, features)), seconds
+
+
+def write_outputs(load, images, files, precision, title):
+    """Write the features of images to the last of some files, and the activations at the cut to the one before it."""
     front, last_block = load()
-    run = traced(front, last_block, key["precision"])
-    made_by = {at_cut: front, features: last_block}
-    shapes = {file: (len(images), *network.output_shape[1:]) for file, network in made_by.items()}
+    run = traced(front, last_block, precision)
+    made_by = [front, last_block][-len(files) :]
+    shapes = {file: (len(images), *part.output_shape[1:]) for file, part in zip(files, made_by, strict=True)}
     check_room(shapes.values(), title)
     with ExitStack() as stack:
         outs = [stack.enter_context(atomic_file(file)) for file in shapes]
         for out, shape in zip(outs, shapes.values(), strict=True):
             np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
         for first in tqdm(range(0, len(images), 32), title, unit="batch", mininterval=2):
-            for out, made in zip(outs, run(images[first : first + 32].astype(np.float32)), strict=True):
+            made_of_all = run(images[first : first + 32].astype(np.float32))[-len(files) :]
+            for out, made in zip(outs, made_of_all, strict=True):
                 values = made.numpy().astype("<f2")
                 if not np.isfinite(values).all():
                     raise InputError(f"{title}: the weights give numbers that are not finite: take another file.")
                 out.write(values.tobytes())
-    seconds = round(time.perf_counter() - start, 2)
-    write_atomic(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
-    return open_whole(at_cut), open_whole(features), seconds
 
 
 def check_room(shapes, title):

@@ -121,6 +121,7 @@ PARAMETERS = {
         '(rotation up to 180 or "quarter turns", shift up to 1, zoom up to 0.9)',
         is_augmentation,
     ),
+    "backgrounds": choice("backgrounds of the training photos", "kept", "replaced"),
     "balance": choice("treatment of rare classes", "none", "class_weight", "oversample", "sqrt_oversample"),
     "precision": choice("precision of feature maps", "float32", "bfloat16", "auto"),
     "seed": whole("the first seed", 0, LARGEST_SEED),
@@ -147,6 +148,12 @@ PARAMETERS = {
     "fine_tuning_epochs": whole("epochs of fine tuning at most", 1, 1000),
     "distilled_epochs": whole("epochs of the small network", 1, 1000),
     "fine_tuning_rate": number("Adam's learning rate in fine tuning", 1e-7, 1),
+    "background_sizes": numbers("image sizes of the model for any background", 0.1, 4, least=1),
+    "background_views": Parameter(
+        "views with other backgrounds",
+        "a list of one whole number or more from 1 to 100",
+        lambda value: is_list(value, lambda one: is_whole(one, 1, 100), 1),
+    ),
     # chapter 6
     "external": text("a second test set", "a folder or an empty text", place="folder"),
     "photo": text("a photo of yours", "the path of a photo or an empty text", place="file"),

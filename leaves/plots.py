@@ -11,6 +11,7 @@ from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter, LogLocator, NullFormatter
 
 PALETTE = sns.color_palette("colorblind").as_hex()
+ANY_BACKGROUND = [f"{name} (any background)" for name in ("ResNet50", "VGG16", "EfficientNetB4", "EfficientNetLite0")]
 MODEL_COLOURS = {
     "FinalModel": PALETTE[0],
     "FinalModel (refit)": PALETTE[9],
@@ -20,12 +21,14 @@ MODEL_COLOURS = {
     "VGG16": PALETTE[2],
     "EfficientNetB4": PALETTE[4],
     "EfficientNetLite0": PALETTE[5],
+    **dict.fromkeys(ANY_BACKGROUND, "0.15"),
     "Test-time augmentation": PALETTE[6],
     "Ensemble": PALETTE[7],
 }
 MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tuned)": "P"}
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
+MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 

@@ -58,7 +58,8 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 def loader(spec, origins):
     """A function without arguments that loads the two parts of a spec's frozen backbone, see `backbones.load_parts`."""
-    return functools.partial(load_parts, spec["backbone"], spec["image_size"], **origins[spec["backbone"]])
+    source = origins[spec["backbone"]]
+    return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
 
 def stored_outputs(specs, split, origins):

@@ -456,7 +456,7 @@ def test_the_first_view_needs_no_others(project):
 
 
 def test_views_are_read_in_any_order():
-    views = features.Views(tuple(number * 10 + np.arange(6.0)[:, None] for number in range(3)), np.arange(6))
+    views = batches.Views(tuple(number * 10 + np.arange(6.0)[:, None] for number in range(3)), np.arange(6))
     some = views.of(np.array([1, 4, 5]))
     assert some.shape == (9, 1)
     assert some[np.array([8, 0, 4])].ravel().tolist() == [25, 1, 14]
@@ -477,7 +477,7 @@ def test_views_without_augmentation_are_the_photos(project):
 def test_the_nearest_leaves_are_training_photos_with_the_nearest_features(project):
     images, labels = dataset.load_images(project, "development", 32)
     colours = images[:].mean(axis=(1, 2))  # the two classes have two colours
-    views = features.Views((colours,), np.arange(len(colours)))
+    views = batches.Views((colours,), np.arange(len(colours)))
     outputs = {"colours": features.FrozenOutputs(views, views, labels, 0.0)}
     alike = features.nearest_leaves(outputs, project, 32)["colours"]
     assert alike["species"] == [alike["species"][0]] * 6
@@ -486,7 +486,7 @@ def test_the_nearest_leaves_are_training_photos_with_the_nearest_features(projec
 
 
 def test_epochs_take_turns_at_the_views():
-    views = features.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)), np.arange(6))
+    views = batches.Views(tuple(np.full((6, 1), number, np.float32) for number in range(3)), np.arange(6))
     spec = {"seed": 0, "epochs": 4, "batch_size": 4, "augmentation": None, "mixup": 0.0}
     made = batches.training_batches(views, np.eye(6), np.arange(6), spec)
     assert [set(batch.numpy().ravel()) for batch, _ in made] == [{number} for number in (0, 0, 1, 1, 2, 2, 0, 0)]

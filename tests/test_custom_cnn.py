@@ -164,7 +164,29 @@ def test_a_change_that_cannot_be_made_is_one_sentence(split, changes, sentence):
 def test_every_choice_is_checked(split):
     of_final_model = set(inspect.signature(custom_cnn.final_model_layers).parameters) - {"classes"}
     about = {"chapter", "name", "seed", "split", "schema"}
-    assert set(custom_cnn.CHOICES) == of_final_model | set(spec(split)) - about
+    assert set(custom_cnn.CHOICES) == of_final_model | set(spec(split, backgrounds="replaced")) - about
+
+
+def test_backgrounds_that_are_kept_leave_the_spec_as_it_was(split):
+    assert spec(split, backgrounds="kept") == spec(split)
+    assert runs.spec_hash(spec(split, backgrounds="replaced")) != runs.spec_hash(spec(split))
+
+
+def test_every_second_epoch_sees_other_backgrounds(project):
+    replaced = custom_cnn.cnn_spec("02", "FinalModel", project, 32, 4, 0, filters=[4], backgrounds="replaced")
+    plain = {key: value for key, value in replaced.items() if key != "backgrounds"}
+    (views, labels), validation = (
+        getattr(custom_cnn.prepare(replaced, project), part) for part in ("train", "validation")
+    )
+    (photos, _), _ = custom_cnn.prepare(plain, project).train, None
+    count = len(labels)
+    assert len(views) == 4 * count
+    np.testing.assert_array_equal(views[:count], photos[:])
+    np.testing.assert_array_equal(views[2 * count : 3 * count], photos[:])
+    first, second = views[count : 2 * count], views[3 * count :]
+    assert (first != photos[:]).any(axis=(1, 2, 3)).all()
+    assert (first != second).any(axis=(1, 2, 3)).all()
+    assert validation[0].shape[0] == len(validation[1])
 
 
 def test_chapters_two_and_three_share_the_trainings_of_final_model(split):

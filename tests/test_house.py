@@ -16,6 +16,7 @@ ORDER = [
         "evaluation",
         "refit",
         "distillation",
+        "any_background",
         "costs",
         "evidence",
         "external",

@@ -1,0 +1,134 @@
+"""A model for any background: a head on a frozen backbone that learns from leaves on other backgrounds too.
+
+The photos' own paper tells the species (Noyan 2022), so a network may learn the paper. Here it sees every leaf on its
+paper and on other backgrounds, as Gui et al. (2021, FPDR) did. The backbone stays frozen: fine-tuning on one collection
+distorts features that hold on others (Kumar et al. 2022).
+"""
+
+import itertools
+
+from leaves import scoring
+from leaves.cache import code_hash, computed_once
+from leaves.dataset import shrunk_side
+from leaves.evaluation import predict_all, subset_truth
+from leaves.features import frozen_outputs
+from leaves.files import InputError
+from leaves.runs import repeat, training_spec
+from leaves.training import batch_function
+from leaves.transfer import loader, mean_score
+
+import pandas as pd
+
+NAME = "{} (any background)"
+WINDOW = 0.7  # side of the windows that the head answers to, as a share of the picture's
+PENALTIES = 0.001, 0.003  # weights of the squared weights in the loss: validation chooses
+PASSES, BATCH = 20, 128  # passes through all views, and photos in a batch
+PEAK_RATE = 0.006  # Adam's learning rate, which falls to 0 as a cosine does
+JUDGE = 1_000_000  # added to the seed of the view that judges: no training sees it
+
+
+def head_layers(classes, penalty):
+    """The head: one dense layer on standardised features of every window, and the mean of the windows' answers.
+
+    Returns
+    -------
+    list of [class name, config], see `custom_cnn.build_model`
+    """
+    regularizer = {"class_name": "L2", "config": {"l2": penalty}}
+    return [
+        ["BatchNormalization", {"center": False, "scale": False, "momentum": 0.9}],
+        ["Dropout", {"rate": 0.3}],
+        ["Dense", {"units": classes, "activation": "softmax", "kernel_regularizer": regularizer}],
+        ["GlobalAveragePooling1D", {}],
+    ]
+
+
+def best_backbone(heads):
+    """The name of the backbone with the best head: by the mean macro F1 on the held-out photos, see `mean_score`.
+
+    Parameters
+    ----------
+    heads : dict of backbone to list of Run, those with ImageNet weights
+    """
+    return max(heads, key=lambda name: mean_score(heads[name]))
+
+
+def candidate_specs(head, split, sizes, views):
+    """The specs of all candidates: every image size, number of views and penalty.
+
+    Parameters
+    ----------
+    head : Run of a head of chapter 4 on the backbone that is taken
+    split : DataFrame, see `dataset.load_split`
+    sizes : list of float
+        Image sizes, in multiples of the photos' side.
+    views : list of int
+        How many views of each training photo have another background.
+
+    Returns
+    -------
+    list of dict, see `runs.training_spec`
+    """
+    side, seed, backbone = shrunk_side(split, 1), head.spec["views"]["seed"], head.spec["backbone"]
+    steps = -(-int((split["split"] == "train").sum()) // BATCH)
+    specs = []
+    for size, count, penalty in itertools.product(sizes, views, PENALTIES):
+        epochs = PASSES * (1 + count)
+        fixed = {"balance": "class_weight", "patience": None, "batch_size": BATCH, "windows": WINDOW}
+        fixed |= {"layers": head_layers(len(split.attrs["classes"]), penalty)}
+        fixed |= {"image_size": max(32, round(size * side)), **repeat(0, seed, split)}
+        spec = training_spec("05", NAME.format(backbone), split, epochs, **fixed)
+        spec |= {key: head.spec[key] for key in ("backbone", "weights", "precision")}
+        spec |= {"views": {"backgrounds": "replaced", "seed": seed, "count": count}}
+        rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
+        rate["config"] = {"initial_learning_rate": PEAK_RATE, "decay_steps": epochs * steps}
+        specs.append(spec | {"optimizer": {"class_name": "Adam", "config": {"learning_rate": rate}}})
+    return specs
+
+
+def repeats_of(chosen, split, repeats):
+    """The specs of the repeats of a chosen candidate: list of dict, the first of them the candidate's own."""
+    return [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
+
+
+def check_weights(head, origins):
+    """Raise InputError if the weights found now are not those with which chapter 4 trained a head."""
+    name = head.spec["backbone"]
+    if origins[name]["hash"] != head.spec["weights"]["hash"]:
+        raise InputError(f"The weights of {name} are not those of chapter 4: give the same weights, or run it again.")
+
+
+def on_other_backgrounds(run, split, origins):
+    """Macro F1 on the validation subset, with the leaves on backgrounds that no training has seen.
+
+    Parameters
+    ----------
+    run : Run of a spec of `candidate_specs`
+    origins : dict of backbone to origin, see `backbones.find_weights`
+    """
+    views = run.spec["views"]
+    judge = run.spec | {"views": views | {"seed": views["seed"] + JUDGE, "count": 1}}
+
+    def compute():
+        outputs = frozen_outputs(judge, split, "validation", loader(run.spec, origins))
+        answer = batch_function(run.load_model().get_layer("head"))
+        return {"probabilities": predict_all(answer, outputs.features.arrays[1])}
+
+    key = f"{split.attrs['hash']} {run.result['hashes']['model.keras']} {code_hash(on_other_backgrounds)}"
+    predicted = computed_once(run.folder / "replaced.npz", key, compute)["probabilities"].argmax(axis=1)
+    return scoring.macro_f1(subset_truth(split, "validation"), predicted)
+
+
+def candidates_table(runs, split, origins):
+    """Both scores of candidates on the validation subset: DataFrame, one row a run, in their order.
+
+    Its columns are pixels (int, image size), views (int, with other backgrounds), penalty (float), and the macro F1 on
+    the photos "as they are" and on "other backgrounds".
+    """
+    rows = []
+    for run in runs:
+        penalty = run.spec["layers"][2][1]["kernel_regularizer"]["config"]["l2"]
+        row = {"pixels": run.spec["image_size"], "views": run.spec["views"]["count"], "penalty": penalty}
+        scores = {"as they are": run.result["validation_macro_f1"]}
+        rows.append(row | scores | {"other backgrounds": on_other_backgrounds(run, split, origins)})
+    return pd.DataFrame(rows)
