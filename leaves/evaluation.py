@@ -43,6 +43,8 @@ SCORE_COLUMNS = {
     "test_macro_f1": "mean over the classes of their F1 on the test subset",
     "test_macro_f1_low": "lower end of its 95 % interval",
     "test_macro_f1_high": "upper end",
+    "replaced_background_macro_f1": "the same with the test leaves on other backgrounds",
+    "unknown_auroc": "telling photos of left-out species from known ones; of frozen backbones only",
     "external_accuracy": "on the second test set, if one is given",
     "external_macro_f1": "the same, over the classes that occur there",
     "ms_per_image": "milliseconds for one photo, in float32",
@@ -145,13 +147,13 @@ def rank_on_validation(models, repeats):
     return ranked
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def load_network(folder):
     """The whole network in a run's folder, from RGB pixels 0..255 to class probabilities, loaded once."""
     return keras.models.load_model(folder / "model.keras")
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def predictor(folder):
     """The network in a run's folder as a compiled function of RGB pixels 0..255, see `batch_function`."""
     return batch_function(load_network(folder))
@@ -328,7 +330,7 @@ def combined(probabilities, ensembles, augmented):
 
 
 def score_table(costs, on_test, on_validation, original, draws):
-    """The table of report/scores.csv, but for the scores on a second test set.
+    """The table of report/scores.csv, but for the scores on other photos.
 
     Parameters
     ----------
@@ -351,6 +353,8 @@ def score_table(costs, on_test, on_validation, original, draws):
             "test_macro_f1": on_test.macro_f1(label),
             "test_macro_f1_low": low,
             "test_macro_f1_high": high,
+            "replaced_background_macro_f1": np.nan,
+            "unknown_auroc": np.nan,
             "external_accuracy": np.nan,
             "external_macro_f1": np.nan,
             "original_score": original.get(label) if cost["initial_weights"] != "random" else None,

@@ -1,30 +1,48 @@
-"""Where a network looks: Grad-CAM (Selvaraju et al. 2017) on the last feature maps."""
+"""Where a network looks: LayerCAM (Jiang et al. 2021), and how much of it lies on the leaf."""
 
-import functools
+from contextlib import contextmanager
 
+from leaves.backgrounds import leaf_masks
 from leaves.dataset import load_images
 from leaves.evaluation import load_network
+from leaves.training import flat_layers
 
-import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
+from PIL import Image
+
+FINE = 16  # places on a side of the maps: coarser ones cannot be read
 
 
-def halves(network):
-    """Cut a network before its global pooling, in two functions: pixels to feature maps, and these to probabilities."""
-    names = [layer.name for layer in network.layers]
-    if "last_block" in names:
-        front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
-        pooling = last_block.get_layer("pooling")
-        last_maps = keras.Model(last_block.input, pooling.input)
-        return lambda pixels: last_maps(front(pixels)), lambda maps: head(pooling(maps))
-    position = next(number for number, name in enumerate(names) if "pooling2d" in name and "global" in name)
-    last_maps = keras.Model(network.inputs, network.layers[position].input)
-    return last_maps, lambda maps: functools.reduce(lambda x, layer: layer(x), network.layers[position:], maps)
+def fine_layer(network):
+    """The last layer of a network whose maps have 16 x 16 places or more; that with the most, if none has."""
+    layers = [layer for layer in flat_layers(network) if len(layer.output.shape) == 4]
+    fine = [layer for layer in layers if layer.output.shape[1] >= FINE]
+    return fine[-1] if fine else max(layers, key=lambda layer: layer.output.shape[1])
 
 
-def grad_cam(network, images):
-    """How much each place of the last feature maps raises the answer that a network gives.
+@contextmanager
+def recorded_output(layer):
+    """Yield a list to which each eager call of a layer adds its output, wherever in a network the layer lies."""
+    outputs, call = [], layer.call
+
+    def recording(*inputs, **options):
+        outputs.append(call(*inputs, **options))
+        return outputs[-1]
+
+    layer.call = recording
+    try:
+        yield outputs
+    finally:
+        layer.call = call
+
+
+def layer_cam(network, images):
+    """How much each place of fine feature maps raises the answer that a network gives.
+
+    Each value of a map counts with its own gradient where that is positive (Jiang et al. 2021, "LayerCAM"), which keeps
+    maps of early layers sharp. The gradient is that of the log odds of the answer.
 
     Parameters
     ----------
@@ -33,22 +51,23 @@ def grad_cam(network, images):
 
     Returns
     -------
-    array of float32, shape (n, height, width), 0 to 1
+    array of float32, shape (n, height, width), 0 to 1; height and width are 16 or more if the images are large enough
     """
-    before, after = halves(network)
-    maps = before(tf.constant(images, tf.float32))
-    with tf.GradientTape() as tape:
-        tape.watch(maps)
-        answer = after(maps)
+    pixels = tf.constant(images, tf.float32)
+    with recorded_output(fine_layer(network)) as outputs, tf.GradientTape() as tape:
+        tape.watch(pixels)
+        answer = network(pixels, training=False)
         others = answer * (1 - tf.one_hot(tf.argmax(answer, axis=1), answer.shape[1]))
         odds = tf.math.log(tf.reduce_max(answer, axis=1)) - tf.math.log(tf.reduce_sum(others, axis=1) + 1e-30)
-    weights = tf.reduce_mean(tape.gradient(odds, maps), axis=(1, 2), keepdims=True)
-    heat = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()
+    [maps] = outputs
+    heat = tf.nn.relu(tf.reduce_sum(tf.nn.relu(tape.gradient(odds, maps)) * maps, axis=-1)).numpy()
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
 def heat_examples(labels, models, on_test, split):
     """Where models look in three test photos that they get right, and in three that they get wrong.
+
+    Photos whose leaf was told from its background come first, so that its outline can be drawn.
 
     Parameters
     ----------
@@ -59,14 +78,59 @@ def heat_examples(labels, models, on_test, split):
     Returns
     -------
     dict of label to a dict of arrays: "picture" (uint8, shape (up to 6, size, size, 3)), "heat" (float32, shape (up to
-    6, height, width), see `grad_cam`), "truth" and "predicted" (int, shape (up to 6,))
+    6, height, width), see `layer_cam`), "mask" (bool, shape (up to 6, side, side)), "truth" and "predicted" (int, shape
+    (up to 6,))
     """
-    examples, truth = {}, on_test.truth
+    examples, truth, masks = {}, on_test.truth, leaf_masks(split, "test")
+    outlined = (~masks.any(axis=(1, 2))).argsort(kind="stable")
     for label in labels:
         predicted = on_test.predicted[label]
-        right, wrong = np.flatnonzero(predicted == truth), np.flatnonzero(predicted != truth)
+        right, wrong = (outlined[(predicted == truth)[outlined] == is_right] for is_right in (True, False))
         rows = np.concatenate([right[:: max(1, len(right) // 3)][:3], wrong[:3]])
         pictures = load_images(split, "test", models[label].spec["image_size"])[0][rows]
-        heat = grad_cam(load_network(models[label].folder), pictures)
-        examples[label] = {"picture": pictures, "heat": heat, "truth": truth[rows], "predicted": predicted[rows]}
+        heat = layer_cam(load_network(models[label].folder), pictures)
+        examples[label] = {"picture": pictures, "heat": heat, "mask": masks[rows]}
+        examples[label] |= {"truth": truth[rows], "predicted": predicted[rows]}
     return examples
+
+
+def share_on_leaf(heat, masks):
+    """The share of each map's weight that lies on the leaf: array of float, shape (n,); not a number for no weight.
+
+    Parameters
+    ----------
+    heat : float array, shape (n, height, width)
+    masks : array of bool, shape (n, side, side)
+    """
+    size = heat.shape[:0:-1]
+    areas = [Image.fromarray(np.float32(mask)).resize(size, Image.Resampling.BOX) for mask in masks]
+    total = heat.sum(axis=(1, 2))
+    on_leaf = (heat * np.reshape(areas, heat.shape)).sum(axis=(1, 2))
+    return np.divide(on_leaf, total, out=np.full(len(heat), np.nan), where=total > 0)
+
+
+def attention_table(labels, models, split, rows):
+    """How much of each model's maps lies on the leaf: DataFrame, one row a label.
+
+    Parameters
+    ----------
+    labels : list of str
+    models : dict of label to Run
+    rows : array of int
+        Photos of the test subset; those whose leaf was not told from its background are skipped.
+
+    Returns
+    -------
+    DataFrame of "weight on the leaf" and "area of the leaf" (means, float) and "places" (str, of the maps); empty if no
+    leaf was told
+    """
+    masks, table = leaf_masks(split, "test"), {}
+    rows = rows[masks[rows].any(axis=(1, 2))]
+    for label in labels if len(rows) else ():
+        images = load_images(split, "test", models[label].spec["image_size"])[0]
+        network = load_network(models[label].folder)
+        batches = (images[rows[first : first + 32]] for first in range(0, len(rows), 32))
+        heat = np.concatenate([layer_cam(network, batch) for batch in batches])
+        table[label] = {"weight on the leaf": np.nanmean(share_on_leaf(heat, masks[rows]))}
+        table[label] |= {"area of the leaf": masks[rows].mean(), "places": "{} x {}".format(*heat.shape[1:])}
+    return pd.DataFrame(table).T

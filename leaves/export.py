@@ -17,51 +17,61 @@ import tensorflow as tf
 CODE = hashlib.sha256(Path(__file__).read_bytes() + VERSIONS.encode()).hexdigest()[:8]
 
 
-def with_labels(network, size, classes):
-    """A network that takes pictures of any size and answers with the names of classes too.
+def with_labels(network, size, classes, familiar):
+    """A network that takes pictures of any size, and answers with the names of classes and how familiar they are.
 
     Parameters
     ----------
     network : keras.Model, RGB pixels 0..255 of shape (n, size, size, 3) to probabilities
     classes : list of str
+    familiar : Familiarity
 
     Returns
     -------
-    keras.Model, RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)) and
-    "probabilities" (float32, shape (n, classes))
+    keras.Model, RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)),
+    "probabilities" (float32, shape (n, classes)), "familiar" (float32, shape (n,), 0 to 1, see `Familiarity.score`) and
+    "is_familiar" (bool, shape (n,))
     """
     pixels = keras.Input((None, None, 3), name="pixels")
-    resized = keras.layers.Resizing(size, size, interpolation="bicubic", antialias=True)(pixels)
-    answer = network(keras.ops.round(keras.ops.clip(resized, 0, 255)), training=False)  # no dropout
+    answer = network(resized(pixels, size), training=False)  # no dropout
     names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 is none of them
-    return keras.Model(pixels, {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer})
+    score = familiar.network()(resized(pixels, familiar.size))
+    of_species = {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer}
+    return keras.Model(pixels, of_species | {"familiar": score, "is_familiar": score >= familiar.cut})
 
 
-def export_model(run, classes, file):
+def resized(pixels, size):
+    """Pictures of any size as whole numbers 0..255 in size x size pixels, as float32; of and as a Keras tensor."""
+    changed = keras.layers.Resizing(size, size, interpolation="bicubic", antialias=True)(pixels)
+    return keras.ops.round(keras.ops.clip(changed, 0, 255))
+
+
+def export_model(run, classes, familiar, file):
     """Write the model of a run with `with_labels` to a file, and read it back: keras.Model."""
     with atomic_path(file) as unfinished:
-        with_labels(load_network(run.folder), run.spec["image_size"], classes).save(unfinished)
+        with_labels(load_network(run.folder), run.spec["image_size"], classes, familiar).save(unfinished)
     return keras.models.load_model(file)
 
 
-def answers_of_export(model, run, split):
-    """Probabilities that the exported model of a run gives for the photo files of the test subset, computed once.
+def answers_of_export(model, run, familiar, split):
+    """What the exported model of a run answers to the photo files of the test subset, computed once.
 
     Returns
     -------
-    array of float32, shape (n, classes)
+    dict of "probabilities" (float32, shape (n, classes)) and "is_familiar" (bool, shape (n,))
     """
     paths = [places.ROOT / path for path in split.loc[split["split"] == "test", "path"]]
     compute = functools.partial(answers_to_files, model, paths)
-    return computed_once(run.folder / "as_saved.npz", CODE, compute)["probabilities"]
+    return computed_once(run.folder / "as_saved.npz", f"{CODE} {familiar.folder.name}", compute)
 
 
 def answers_to_files(model, paths):
-    """Answers of an exported model to photo files of any size: {"probabilities": float32, shape (n, classes)}."""
+    """Answers of an exported model to photo files of any size, see `answers_of_export`."""
     signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
-    predict = tf.function(lambda pixels: model(pixels, training=False)["probabilities"], input_signature=signature)
+    answer = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     pictures = (image_store.read_image(Path(path).read_bytes()) for path in paths)
-    return {"probabilities": np.concatenate([predict(np.asarray(image, np.float32)[None]) for image in pictures])}
+    answers = [answer(np.asarray(image, np.float32)[None]) for image in pictures]
+    return {name: np.concatenate([of_one[name] for of_one in answers]) for name in ("probabilities", "is_familiar")}
 
 
 def read_photo(file):
@@ -79,6 +89,8 @@ def classify(model, picture, classes):
     -------
     species : str
     probabilities : Series of float32, one per class
+    familiar : bool
     """
     answer = model(np.asarray(picture, np.float32)[None])
-    return answer["species"][0].numpy().decode(), pd.Series(answer["probabilities"][0].numpy(), classes)
+    species, familiar = answer["species"][0].numpy().decode(), bool(answer["is_familiar"][0])
+    return species, pd.Series(answer["probabilities"][0].numpy(), classes), familiar

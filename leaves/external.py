@@ -92,13 +92,14 @@ def known_to_models(inspected, split, size):
     return seen_before(inspected, known, settings["phash_distance"])
 
 
-def external_answers(folder, split, models, ensembles):
+def external_answers(folder, split, models, ensembles, familiar):
     """Let every model and ensemble answer to the photos of a second test set; prints what is skipped.
 
     Parameters
     ----------
     models : dict of label to Run
     ensembles : dict, see `evaluation.with_ensembles`
+    familiar : Familiarity
 
     Returns
     -------
@@ -106,6 +107,8 @@ def external_answers(folder, split, models, ensembles):
         The photos.
     answers : Answers
         Their truth is None if the folder has no sub-folders, which would be the labels.
+    scores : array of float, shape (n,)
+        How familiar each photo is, see `familiarity.Familiarity`.
     """
     sizes = {run.spec["image_size"] for run in models.values()}
     table = external_photos(folder, split, sizes)
@@ -116,37 +119,19 @@ def external_answers(folder, split, models, ensembles):
     augmented = mirrored(models[best], of_size[best])
     labelled = (table["label"] != "").all()
     truth = np.searchsorted(split.attrs["classes"], table["label"]) if labelled else None
-    return table["path"], Answers(truth, combined(probabilities, ensembles, augmented))
+    answers = Answers(truth, combined(probabilities, ensembles, augmented))
+    return table["path"], answers, familiar.of_images(images[familiar.size])
 
 
-def compare_with_test(labels, on_test, external):
-    """Macro F1 of models on both test sets, over the classes that occur in the second one.
-
-    Parameters
-    ----------
-    labels : list of str
-    on_test, external : Answers
-
-    Returns
-    -------
-    table : DataFrame, one row per label, the worst on the second test set first: external_macro_f1, test
-    count : int
-        Photos of these classes in the test subset.
-    """
-    same = np.isin(on_test.truth, external.truth)
-    of_same = Answers(on_test.truth[same], {label: on_test.probabilities[label][same] for label in labels})
-    scores = {"external_macro_f1": external.macro_f1, "test": of_same.macro_f1}
-    table = pd.DataFrame({name: list(map(score, labels)) for name, score in scores.items()}, labels)
-    return table.sort_values("external_macro_f1"), int(same.sum())
-
-
-def classified(paths, probabilities, classes):
-    """The table of report/predictions.csv: path, label, confidence and top_3, the three most likely classes.
+def classified(paths, probabilities, classes, scores, cut):
+    """The table of report/predictions.csv: path, label, confidence, top_3 (the most likely classes) and familiar.
 
     Parameters
     ----------
     paths : Series of str, length n
     probabilities : array of float, shape (n, classes)
+    scores : array of float, shape (n,)
+        How familiar each photo is; below `cut` its label is not to be trusted.
     """
     order = probabilities.argsort(axis=1)[:, ::-1]
     return pd.DataFrame(
@@ -155,5 +140,7 @@ def classified(paths, probabilities, classes):
             "label": [classes[row[0]] for row in order],
             "confidence": probabilities.max(axis=1).round(4),
             "top_3": [", ".join(classes[number] for number in row[:3]) for row in order],
+            "familiarity": scores.round(4),
+            "familiar": np.where(scores >= cut, "yes", "no"),
         }
     )

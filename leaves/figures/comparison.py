@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from PIL import Image
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix
 
@@ -128,32 +127,6 @@ def draw_differences(against, best):
     axis.legend(fontsize="small")
     caption = f"Difference in test macro F1 of every model to {best}, on the same images, with its 95 % interval."
     return figure, caption, rest[["low", "difference", "high"]]
-
-
-def draw_external(drop, count, external, best):
-    """Draw the macro F1 of every model on the test subset and on the second test set.
-
-    Parameters
-    ----------
-    drop, count : from `external.compare_with_test`
-    external : Answers to the second test set
-
-    Returns
-    -------
-    figure, caption
-    """
-    figure, axis = plt.subplots(figsize=(8, 0.36 * len(drop) + 1.4))
-    axis.hlines(drop.index, drop["external_macro_f1"], drop["test"], color="0.6")
-    axis.plot(drop["test"], drop.index, "o", color="C0", label=f"test subset ({count} photos)")
-    label = f"second test set ({len(external.truth)} photos)"
-    axis.plot(drop["external_macro_f1"], drop.index, "X", color="C1", label=label)
-    lost = (drop["test"] - drop["external_macro_f1"])[best]
-    title = f"{best}: {lost:.3f} lower on the second test set" if lost > 0 else f"{best} loses nothing"
-    axis.set(xlim=(0, 1), xlabel=f"macro F1 over {len(np.unique(external.truth))} classes", title=title)
-    axis.legend(fontsize="small")
-    return figure, (
-        "Macro F1 of every model on the test subset and on the second test set, over the classes of the latter."
-    )
 
 
 def draw_training_curves(models):
@@ -296,33 +269,6 @@ def draw_mistakes(answers, label, images, classes):
     return figure, f"The mistakes of {label} with the highest confidence, which stands in brackets."
 
 
-def draw_heat(examples, classes):
-    """Draw where models looked: photos, and the heat of Grad-CAM on them.
-
-    Parameters
-    ----------
-    examples : dict of label to dict from `explain.heat_examples`
-    classes : list of str
-
-    Returns
-    -------
-    figure, caption
-    """
-    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 2 * len(examples) + 0.3), squeeze=False)
-    for row, (label, arrays) in zip(axes, examples.items(), strict=True):
-        for axis, picture, heat, true, predicted in zip(row, *arrays.values(), strict=False):
-            size = picture.shape[:2]
-            warm = Image.fromarray((255 * heat).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-            axis.imshow(picture)
-            axis.imshow(warm, cmap="inferno", alpha=0.5)
-            mark = "=" if true == predicted else f"≠ {classes[true]}, but"
-            axis.set_title(f"{mark} {classes[predicted]}", fontsize="x-small")
-        row[0].set_ylabel(label.replace(", ", "\n"), fontsize="small")
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    return figure, f"Grad-CAM of {' and '.join(examples)}: three right answers (=), three wrong ones (≠)."
-
-
 # ---------------------------------------------------------------- confidence and worse photos
 
 
@@ -389,7 +335,7 @@ def draw_robustness(robust, count):
 # ---------------------------------------------------------------- a photo of the reader's
 
 
-def draw_photo(picture, name, species, probabilities, model):
+def draw_photo(picture, name, species, probabilities, familiar, model):
     """Draw a photo, and the five classes that a model finds most likely.
 
     Parameters
@@ -400,6 +346,8 @@ def draw_photo(picture, name, species, probabilities, model):
     species : str
         What the model answers.
     probabilities : Series of float, one per class
+    familiar : bool
+        Whether the photo is like those that the model knows.
     model : str
         The model's label.
 
@@ -412,5 +360,5 @@ def draw_photo(picture, name, species, probabilities, model):
     axes[0].imshow(picture)
     axes[0].axis("off")
     axes[1].barh(likely.index, likely)
-    axes[1].set(xlim=(0, 1), xlabel="probability", title=f"{name}: {species}")
+    axes[1].set(xlim=(0, 1), xlabel="probability", title=f"{name}: {species}{'' if familiar else ', but unfamiliar'}")
     return figure, f"One photo and the five species that {model} finds most likely.", likely

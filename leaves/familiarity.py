@@ -1,0 +1,222 @@
+"""Is this a leaf of a species that the model knows? The angle to the fifth nearest training photo tells.
+
+Deep nearest neighbours (Sun et al. 2022, arXiv:2204.06507) on the features of a frozen backbone, which no leaf has
+shaped. Judged by leaving species out in turn, beside the largest probability, the energy (Liu et al. 2020), the
+Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaves import places
+from leaves.cache import computed_once
+from leaves.dataset import DEVELOPMENT
+from leaves.evaluation import load_network, predict_all
+from leaves.features import frozen_outputs
+from leaves.training import batch_function
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logsumexp
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
+
+CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+NEIGHBOUR, KNOWN = 5, 2000  # which neighbour counts; training photos that are compared at most
+COMPONENTS = 256  # principal components of the features, in which all methods but the nearest neighbours work
+FALSE_WARNINGS = 0.05  # share of validation photos that are called unfamiliar
+NEIGHBOURS = "angle to the 5th nearest training photo"
+
+
+# ---------------------------------------------------------------- the score
+
+
+def similarity(features, known):
+    """The cosine of the angle between photos and their fifth nearest known photo: array of float, shape (n,)."""
+    cosines = np.sort(normalize(features) @ known.T, axis=1)
+    return cosines[:, -min(NEIGHBOUR, len(known))]
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What is needed to tell familiar photos: known features, and how near validation photos lie to them."""
+
+    folder: Path  # of the run on a frozen backbone, the features of which are compared
+    size: int  # pixels per side of its photos
+    known: np.ndarray  # float32, shape (k, channels), of length 1 each
+    usual: np.ndarray  # float32, shape (m,), the similarity of the validation photos
+
+    @property
+    def width(self):
+        """By how much a difference of similarity blurs the score: without it all far photos would have the score 0."""
+        return max(float(self.usual.std()) / 5, 1e-4)
+
+    @property
+    def cut(self):
+        """The score below which a photo is unfamiliar: 95 % of the validation photos lie above it."""
+        return float(self.score(np.quantile(self.usual, [FALSE_WARNINGS]))[0])
+
+    def score(self, similarities):
+        """The share of validation photos that are no nearer to the known ones, smoothed: array of float, 0 to 1."""
+        return expit((np.asarray(similarities)[:, None] - self.usual) / self.width).mean(axis=1)
+
+    def of_images(self, images):
+        """Scores of RGB pixels 0..255: array of float, shape (n,), of images of shape (n, size, size, 3)."""
+        features = predict_all(batch_function(feature_network(load_network(self.folder))), images)
+        return self.score(similarity(features, self.known))
+
+    def network(self):
+        """The score as a keras.Model: RGB pixels 0..255, shape (n, size, size, 3), to float32, shape (n,)."""
+        features = feature_network(keras.models.load_model(self.folder / "model.keras"))  # a copy: layers have one home
+        known, usual = (keras.layers.Dense(len(array), name=name) for array, name in self.arrays())
+        cosines = known(keras.layers.UnitNormalization()(features.output))
+        nearest = keras.ops.top_k(cosines, min(NEIGHBOUR, len(self.known)))[0][:, -1:]
+        score = keras.ops.mean(keras.ops.sigmoid(usual(nearest)), axis=1)
+        model = keras.Model(features.input, score, name="familiarity")
+        known.set_weights([self.known.T, np.zeros(len(self.known))])
+        usual.set_weights([np.full((1, len(self.usual)), 1 / self.width), -self.usual / self.width])
+        return model
+
+    def arrays(self):
+        """The two arrays with the names of their layers in `network`."""
+        return (self.known, "known_photos"), (self.usual, "usual_similarity")
+
+
+def feature_network(network):
+    """The frozen part of a network as a keras.Model: pixels to features of the whole picture, shape (n, channels)."""
+    front, last_block = network.get_layer("front"), network.get_layer("last_block")
+    pixels = keras.Input(front.input_shape[1:])
+    return keras.Model(pixels, of_whole_picture(last_block(front(pixels, training=False), training=False)))
+
+
+def of_whole_picture(features):
+    """The features of the whole picture, which stand first where there are windows too."""
+    return features[:, 0] if len(features.shape) == 3 else features
+
+
+def stored_features(run, split):
+    """The stored features of a run on a frozen backbone: float32, shape (n, channels), all photos outside test."""
+    network = load_network(run.folder)
+    parts = network.get_layer("front"), network.get_layer("last_block")
+    plain = run.spec | {"views": run.spec["views"] | {"count": 0}}
+    return of_whole_picture(frozen_outputs(plain, split, DEVELOPMENT, lambda: parts).features[:]).astype(np.float32)
+
+
+def learn(run, split):
+    """`Familiarity` by the features of a run on a frozen backbone: training photos are known, validation ones usual."""
+    features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
+    train, validation = features[subsets == "train"], features[subsets == "validation"]
+    chosen = np.linspace(0, len(train) - 1, min(len(train), KNOWN)).astype(int)
+    known = normalize(train[chosen])
+    usual = similarity(validation, known).astype(np.float32)
+    return Familiarity(run.folder, run.spec["image_size"], known, usual)
+
+
+# ---------------------------------------------------------------- judged by leaving species out
+
+
+def scores_of_methods(train, labels, photos):
+    """How familiar photos are by each method, higher for more: dict of the method's name to array of float.
+
+    Parameters
+    ----------
+    train, photos : float32 arrays, shape (n, channels) and (m, channels)
+    labels : array of int, shape (n,), of two classes or more
+    """
+    space = PCA(min(COMPONENTS, min(train.shape) // 2), random_state=0).fit(train)
+    inside = {"train": space.transform(train), "photos": space.transform(photos)}
+    outside, usual = (
+        np.linalg.norm(values - space.inverse_transform(inside[name]), axis=1)
+        for name, values in (("photos", photos), ("train", train))
+    )
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, class_weight="balanced", max_iter=200))
+    head.fit(inside["train"], labels)
+    logits, of_train = (two_columns(head.decision_function(inside[name])) for name in ("photos", "train"))
+    classes, rows = np.unique(labels, return_inverse=True)
+    means = np.stack([inside["train"][labels == label].mean(axis=0) for label in classes])
+    precision = LedoitWolf(assume_centered=True).fit(inside["train"] - means[rows]).precision_
+    from_means = inside["photos"][:, None] - means[None]
+    distance = np.einsum("nkc,cd,nkd->nk", from_means, precision, from_means, optimize=True).min(axis=1)
+    energy = logsumexp(logits, axis=1)
+    return {
+        "largest probability": head.predict_proba(inside["photos"]).max(axis=1),
+        "energy": energy,
+        "Mahalanobis distance": -distance,
+        "ViM": energy - of_train.max(axis=1).mean() / max(usual.mean(), 1e-9) * outside,
+        NEIGHBOURS: similarity(photos, normalize(train)),
+    }
+
+
+def two_columns(logits):
+    """Logits of shape (n, classes), for two classes too, for which scikit-learn gives one column."""
+    return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits
+
+
+def leave_species_out(run, split):
+    """Judge the methods on species that were left out: two at a time, until each has been left out once.
+
+    A photo of a species that was left out should be unfamiliar, a validation photo of the others familiar. The
+    threshold of a warning keeps 95 % of the latter.
+
+    Parameters
+    ----------
+    run : Run on a frozen backbone, the features of which are compared; its head takes no part
+
+    Returns
+    -------
+    DataFrame indexed by method: "AUROC", its mean over the pairs of species; "lowest", of one pair; "warned", the share
+    of photos of left-out species that are called unfamiliar. None with fewer than four species.
+    """
+    names = split.attrs["classes"]
+    if len(names) < 4:
+        return None
+
+    def compute():
+        features, outside_test = stored_features(run, split), split[split["split"] != "test"]
+        labels = np.searchsorted(names, outside_test["label"])
+        train = (outside_test["split"] == "train").to_numpy()
+        areas, warned = {}, {}
+        for pair in np.array_split(np.arange(len(names)), len(names) // 2):
+            unknown = np.isin(labels, pair)
+            known, learnt = ~unknown & ~train, ~unknown & train
+            photos = np.concatenate([features[known], features[unknown]])
+            is_known = np.arange(len(photos)) < known.sum()
+            for method, score in scores_of_methods(features[learnt], labels[learnt], photos).items():
+                areas.setdefault(method, []).append(roc_auc_score(is_known, score))
+                cut = np.quantile(score[is_known], FALSE_WARNINGS)
+                warned.setdefault(method, []).append((score[~is_known] < cut).mean())
+        return {"methods": [*areas], "areas": [*areas.values()], "warned": [*warned.values()]}
+
+    key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']}"
+    file = places.CACHE / f"familiarity-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    stored = computed_once(file, key, compute)
+    columns = {"AUROC": stored["areas"].mean(axis=1), "lowest": stored["areas"].min(axis=1)}
+    return pd.DataFrame(columns | {"warned": stored["warned"].mean(axis=1)}, stored["methods"].tolist())
+
+
+def sentence(table, leafless):
+    """Say for what share of unknown species, and of pictures without a leaf, the page warns.
+
+    Parameters
+    ----------
+    table : DataFrame from `leave_species_out`, or None
+    leafless : array of bool, whether each picture without a leaf is familiar; may be empty
+    """
+    parts = []
+    if table is None:
+        parts.append("With fewer than four species none can be left out, so the warning is not judged")
+    else:
+        row = table.loc[NEIGHBOURS]
+        parts.append(
+            f"It warns for {row['warned']:.0%} of the photos of left-out species (AUROC {row['AUROC']:.3f}) and, by "
+            f"construction, for {FALSE_WARNINGS:.0%} of the validation photos"
+        )
+    if len(leafless):
+        parts.append(f"it warns for {1 - np.mean(leafless):.0%} of {len(leafless)} pictures without a leaf")
+    return "; ".join(parts) + "."

@@ -1,0 +1,100 @@
+"""Figures of chapter 6: does a score hold on other photos, what is unfamiliar, and where do the networks look."""
+
+from leaves.familiarity import FALSE_WARNINGS
+from leaves.other_photos import ALONE, OTHER
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+MARKS = {"as they are": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
+
+
+def draw_holding(table, chance):
+    """Draw what each model's score rests on: the test photos as they are, on other backgrounds, without the leaf.
+
+    Parameters
+    ----------
+    table : DataFrame from `other_photos.holding_table`
+    chance : float
+        Macro F1 of guessing.
+
+    Returns
+    -------
+    figure, caption, table in the order of the rows drawn
+    """
+    column = OTHER if OTHER in table else table.columns[-1]
+    ordered = table.sort_values(column)
+    figure, axis = plt.subplots(figsize=(9, 0.4 * len(ordered) + 1.9))
+    axis.hlines(ordered.index, ordered.min(axis=1), ordered.max(axis=1), color="0.8", zorder=0)
+    for name, values in ordered.items():
+        marker, colour = MARKS[name]
+        axis.plot(values, ordered.index, marker, color=colour, label=name, markersize=8)
+    axis.axvline(chance, color="0.4", linestyle=":", label="guessing")
+    axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"{ordered.index[-1]} holds best ({column})")
+    figure.legend(loc="outside lower center", ncols=5, fontsize="small")
+    return figure, f"What each model's score rests on: macro F1 on the test photos, {', '.join(table)}.", ordered
+
+
+def draw_familiarity(usual, groups, cut):
+    """Draw how familiar photos of several kinds are, and the score below which a photo is unfamiliar.
+
+    Parameters
+    ----------
+    usual : array of float
+        Scores of the validation photos.
+    groups : dict of name to array of float
+        Scores of other pictures; an empty one is not drawn.
+    cut : float
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axis = plt.subplots(figsize=(8, 3.4))
+    shown = {"validation photos": usual} | {name: scores for name, scores in groups.items() if len(scores)}
+    for number, (name, scores) in enumerate(shown.items()):
+        weights = np.full(len(scores), 1 / len(scores))
+        style = {"histtype": "step", "linewidth": 2, "linestyle": ["-", "--", ":"][number % 3]}
+        axis.hist(scores, np.linspace(0, 1, 21), weights=weights, label=f"{name} ({len(scores)})", **style)
+    axis.axvline(cut, color="0.3", linewidth=1)
+    axis.annotate("unfamiliar below", (cut, 0.97), (4, 0), ("data", "axes fraction"), "offset points", fontsize="small")
+    axis.set(xlabel="familiarity", ylabel="share of the photos", title="How familiar are photos of each kind?")
+    axis.legend(fontsize="small")
+    return figure, (
+        f"Familiarity of {', '.join(shown)}; below the line a photo is unfamiliar, as are {FALSE_WARNINGS:.0%} of the "
+        "validation photos."
+    )
+
+
+def draw_heat(examples, classes):
+    """Draw where models looked: photos, the heat of LayerCAM on them, and the outline of the leaf where it was told.
+
+    Parameters
+    ----------
+    examples : dict of label to dict from `explain.heat_examples`
+    classes : list of str
+
+    Returns
+    -------
+    figure, caption
+    """
+    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 2 * len(examples) + 0.3), squeeze=False)
+    for row, (label, arrays) in zip(axes, examples.items(), strict=True):
+        for axis, picture, heat, mask, true, predicted in zip(row, *arrays.values(), strict=False):
+            size = picture.shape[1::-1]
+            warm = Image.fromarray(np.float32(heat)).resize(size, Image.Resampling.BILINEAR)
+            axis.imshow(picture)
+            axis.imshow(warm, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+            if mask.any():
+                outline = Image.fromarray(mask).resize(size)
+                axis.contour(np.asarray(outline, float), [0.5], colors="white", linewidths=1)
+            mark = "=" if true == predicted else f"≠ {classes[true]}, but"
+            axis.set_title(f"{mark} {classes[predicted]}", fontsize="x-small")
+        row[0].set_ylabel(label.replace(", ", "\n").replace(" (", "\n("), fontsize="small")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure, (
+        f"LayerCAM of {' and '.join(examples)}: three right answers (=), three wrong ones (≠); the line is the leaf's "
+        "outline."
+    )

@@ -1,0 +1,177 @@
+"""Does a score hold on other photos: test leaves on other backgrounds, and their background without the leaf."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from leaves import backgrounds, evaluation
+from leaves.backgrounds import NEAR, OtherBackgrounds, leaf_masks
+from leaves.cache import computed_once
+from leaves.dataset import load_images
+from leaves.evaluation import STEPS, Answers, combined, mirrored, predict_all, predictor, subset_truth
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.ndimage import binary_dilation
+
+CODE = hashlib.sha256(Path(__file__).read_bytes() + (backgrounds.CODE + evaluation.CODE).encode()).hexdigest()[:8]
+SEED = 2_000_000  # of the backgrounds that judge on test: no training has seen them
+PATCHES = 8  # on a side of a picture of background alone
+OTHER, ALONE = "other backgrounds", "background alone"
+
+
+def free_patches(mask):
+    """The upper left corners of all square patches of background in which no leaf lies: array of int, shape (k, 2).
+
+    A patch has an eighth of the mask's side.
+    """
+    width = max(1, len(mask) // PATCHES)
+    leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
+    total = np.pad(leaf, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    inside = total[width:, width:] - total[:-width, width:] - total[width:, :-width] + total[:-width, :-width]
+    return np.argwhere(inside == 0)
+
+
+def background_alone(image, mask, rng):
+    """A photo without its leaf: patches of its background, from places drawn at random, fill the picture as a grid.
+
+    Parameters
+    ----------
+    image : uint8 array, shape (size, size, 3)
+    mask : array of bool, shape (side, side), with `free_patches`
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    uint8 array, shape (size, size, 3); the outline of the leaf is nowhere in it
+    """
+    places, ratio = free_patches(mask), len(image) / len(mask)
+    chosen = (places[rng.integers(len(places), size=(PATCHES, PATCHES))] * ratio).astype(int)
+    width = max(1, int(max(1, len(mask) // PATCHES) * ratio))
+    rows = [[image[y : y + width, x : x + width] for y, x in line] for line in chosen]
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    return np.asarray(Image.fromarray(picture).resize(image.shape[:2]))
+
+
+def usable_rows(masks):
+    """The photos whose leaf was told, with a patch of background beside it: array of int."""
+    return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
+
+
+def pictures_elsewhere(split, size):
+    """The test leaves on other backgrounds, and their backgrounds alone, the same for all models but for their size.
+
+    Returns
+    -------
+    dict of `OTHER` and `ALONE` to uint8 arrays, shape (k, size, size, 3), of the `usable_rows`
+    """
+    images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
+    rows = usable_rows(masks)
+    if not len(rows):
+        return dict.fromkeys((OTHER, ALONE), np.zeros((0, size, size, 3), np.uint8))
+    generators = [np.random.default_rng([SEED, row]) for row in rows]
+    alone = [background_alone(images[row], masks[row], rng) for row, rng in zip(rows, generators, strict=True)]
+    return {OTHER: OtherBackgrounds(images, masks, SEED, 0)[rows], ALONE: np.stack(alone)}
+
+
+def answers_elsewhere(models, split, ensembles):
+    """Let every model and ensemble answer to the pictures of `pictures_elsewhere`; kept beside its run.
+
+    Parameters
+    ----------
+    models : dict of label to Run
+    ensembles : dict, see `evaluation.with_ensembles`
+
+    Returns
+    -------
+    dict of `OTHER` and `ALONE` to Answers; empty if no leaf of the test subset could be told from its background
+    """
+    rows = usable_rows(leaf_masks(split, "test"))
+    if not len(rows):
+        return {}
+    pictures = functools.cache(functools.partial(pictures_elsewhere, split))
+    [best] = ensembles["Test-time augmentation"]
+
+    def compute(run, answer):
+        return {kind: answer(of_kind) for kind, of_kind in pictures(run.spec["image_size"]).items()}
+
+    key, stored = f"{CODE} {split.attrs['hash']}", {}
+    for label, run in models.items():
+        of_run = f"{key} {run.result['hashes']['model.keras']}"
+        answer = functools.partial(predict_all, predictor(run.folder))
+        stored[label] = computed_once(run.folder / "elsewhere.npz", of_run, functools.partial(compute, run, answer))
+        if label == best:
+            answer = functools.partial(mirrored, run)
+            file = run.folder / "elsewhere-mirrored.npz"
+            augmented = computed_once(file, of_run, functools.partial(compute, run, answer))
+    truth = subset_truth(split, "test")[rows]
+    of_kind = {kind: {label: answers[kind] for label, answers in stored.items()} for kind in (OTHER, ALONE)}
+    return {kind: Answers(truth, combined(of_kind[kind], ensembles, augmented[kind])) for kind in of_kind}
+
+
+def holding_table(labels, on_test, elsewhere, split, external=None):
+    """Macro F1 of models on the test photos as they are and elsewhere: DataFrame, one row a label.
+
+    Parameters
+    ----------
+    labels : list of str
+    on_test : Answers to the test subset
+    elsewhere : dict from `answers_elsewhere`
+    external : Answers to a second test set with labels, optional
+
+    Returns
+    -------
+    DataFrame of float; "as they are" is over the same photos as the columns beside it
+    """
+    rows = usable_rows(leaf_masks(split, "test"))
+    same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
+    of_column = {"as they are": same} | elsewhere | ({"second test set": external} if external else {})
+    scores = {name: [answers.macro_f1(label) for label in labels] for name, answers in of_column.items()}
+    return pd.DataFrame(scores, labels)
+
+
+def effect_of_fine_tuning(labels, answers, draws):
+    """What fine-tuning changes on other backgrounds, in one sentence: the macro F1 minus that of the head alone.
+
+    Parameters
+    ----------
+    labels : list of str, of the models that are compared
+    answers : Answers to the leaves on other backgrounds, or None: nothing is said
+    draws : int
+        Bootstrap resamples behind each interval.
+    """
+    if answers is None:
+        return ""
+    parts = []
+    for label in labels:
+        name, found, _ = label.partition(STEPS["05"])
+        if found and name + STEPS["04"] in labels:
+            change, low, high = answers.difference(label, name + STEPS["04"], draws)
+            word = "helps" if low > 0 else "harms" if high < 0 else "undecided"
+            parts.append(f"{name} {change:+.3f} ({low:+.3f} to {high:+.3f}: {word})")
+    listed = "; ".join(parts) or "no backbone was fine-tuned"
+    return f"Fine-tuning minus the head alone, on other backgrounds: {listed}."
+
+
+def holding_sentence(table, best, robust, chance):
+    """Say what two models keep of their score on other backgrounds, and what the background alone gives.
+
+    Parameters
+    ----------
+    table : DataFrame from `holding_table`
+    best, robust : str
+        Labels: the model that validation chose, and the one for any background.
+    chance : float
+        Macro F1 of guessing.
+    """
+    if OTHER not in table:
+        return "No leaf of the test subset could be told from its background, so nothing is said of other backgrounds."
+    parts = []
+    for label in {best: 0, robust: 0}:
+        row = table.loc[label]
+        parts.append(f"{label} {row['as they are']:.3f} on the test photos, {row[OTHER]:.3f} on other backgrounds")
+        if "second test set" in row:
+            parts[-1] += f", {row['second test set']:.3f} on the second test set"
+    alone = f"On the background alone {best} reaches {table.loc[best, ALONE]:.3f} (chance {chance:.3f})"
+    return f"Macro F1: {'; '.join(parts)}. {alone}."

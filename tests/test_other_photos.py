@@ -1,0 +1,308 @@
+"""Other backgrounds, a model for any of them, unknown species, and where networks look."""
+
+from pathlib import Path
+
+from leaves import any_background, backbones, explain, export, familiarity, features, files, other_photos, runs
+from leaves.evaluation import Answers
+from leaves.figures import other_photos as figures
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+CLASSES = ["Ash", "Birch", "Oak"]
+
+
+def masks_of(count, side=32):
+    masks = np.zeros((count, side, side), bool)
+    masks[:, side // 4 : -side // 4, side // 3 : -side // 3] = True
+    return masks
+
+
+# ---------------------------------------------------------------- the background alone
+
+
+def test_the_background_alone_has_no_pixel_of_the_leaf():
+    image, [mask] = np.full((64, 64, 3), (150, 140, 150), np.uint8), masks_of(1)
+    image[mask.repeat(2, 0).repeat(2, 1)] = (30, 160, 30)
+    picture = other_photos.background_alone(image, mask, np.random.default_rng(0))
+    assert picture.shape == image.shape
+    assert (np.abs(picture.astype(int) - (150, 140, 150)) <= 1).all()
+
+
+def test_free_patches_keep_away_from_the_leaf():
+    [mask] = masks_of(1)
+    away = distance_transform_edt(~mask)
+    patches = other_photos.free_patches(mask)
+    assert len(patches)
+    for y, x in patches:
+        assert away[y : y + 4, x : x + 4].min() > 1
+
+
+def test_photos_without_a_leaf_or_without_room_beside_it_take_no_part():
+    masks = masks_of(3)
+    masks[0], masks[2] = False, True
+    assert other_photos.usable_rows(masks).tolist() == [1]
+
+
+# ---------------------------------------------------------------- what holds
+
+
+def answers(*predicted):
+    """Answers of the models "a", "b" ... to six photos."""
+    one_hot = np.eye(3, dtype=np.float32)
+    labels = ("X, transfer learning", "X, fine tuning", "Y (any background)")
+    return Answers(
+        np.array([0, 1, 2, 0, 1, 2]), {label: one_hot[list(row)] for label, row in zip(labels, predicted, strict=True)}
+    )
+
+
+GOOD, HALF, NONE = (0, 1, 2, 0, 1, 2), (0, 1, 2, 1, 2, 0), (1, 2, 0, 1, 2, 0)
+
+
+def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
+    monkeypatch.setattr(other_photos, "leaf_masks", lambda split, subset: masks_of(6))
+    elsewhere = {other_photos.OTHER: answers(GOOD, NONE, HALF), other_photos.ALONE: answers(NONE, NONE, NONE)}
+    labels = [*elsewhere[other_photos.OTHER].probabilities]
+    table = other_photos.holding_table(labels, answers(GOOD, GOOD, HALF), elsewhere, None, answers(HALF, HALF, HALF))
+    assert table["as they are"].tolist() == [1, 1, 0.5]
+    assert table["other backgrounds"].tolist() == [1, 0, 0.5]
+    assert table["background alone"].tolist() == [0, 0, 0]
+    told = other_photos.holding_sentence(table, labels[0], labels[2], 1 / 3)
+    assert "X, transfer learning 1.000 on the test photos, 1.000 on other backgrounds, 0.500 on the second" in told
+    assert "Y (any background) 0.500 on the test photos, 0.500 on other backgrounds" in told
+    figure, _, drawn = figures.draw_holding(table, 1 / 3)
+    [axis] = figure.axes
+    assert drawn.index[-1] == "X, transfer learning"
+    assert "X, transfer learning holds best" in axis.get_title()
+    assert len(axis.lines) == 5
+
+
+def test_whether_fine_tuning_harms_is_told_by_its_interval():
+    many = [np.tile(row, 20) for row in (GOOD, NONE, HALF)]
+    of_all = answers(*many)
+    told = Answers(np.tile(of_all.truth, 20), of_all.probabilities)
+    sentence = other_photos.effect_of_fine_tuning([*told.probabilities], told, 200)
+    assert "X -1.000 (-1.000 to -1.000: harms)" in sentence
+    assert "no backbone" in other_photos.effect_of_fine_tuning(["Y (any background)"], told, 200)
+    assert other_photos.effect_of_fine_tuning(["a"], None, 200) == ""
+
+
+def test_without_any_outline_nothing_is_said_of_other_backgrounds(project, monkeypatch):
+    monkeypatch.setattr(other_photos, "leaf_masks", lambda split, subset: np.zeros((6, 32, 32), bool))
+    assert other_photos.answers_elsewhere({}, project, {}) == {}
+    table = other_photos.holding_table(["X, fine tuning"], answers(GOOD, GOOD, GOOD), {}, project)
+    assert "nothing is said" in other_photos.holding_sentence(table, "X, fine tuning", "X, fine tuning", 1 / 3)
+    assert (other_photos.pictures_elsewhere(project, 32)[other_photos.ALONE].shape) == (0, 32, 32, 3)
+
+
+# ---------------------------------------------------------------- windows and the head on them
+
+
+def test_windows_are_means_over_parts_of_the_maps():
+    maps = keras.Input((12, 12, 2))
+    means = keras.Model(maps, backbones.window_means(maps, 0.7))
+    values = np.random.default_rng(0).normal(size=(2, 12, 12, 2)).astype(np.float32)
+    result = np.asarray(means(values))
+    assert result.shape == (2, 10, 2)
+    np.testing.assert_allclose(result[:, 0], values.mean(axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(result[:, 1], values[:, :8, :8].mean(axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(result[:, -1], values[:, 4:, 4:].mean(axis=(1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 7, 8])
+def test_maps_of_any_size_have_windows(side):
+    assert backbones.window_means(keras.Input((side, side, 3)), 0.7).shape[1] in (2, 5, 10)
+
+
+@pytest.fixture
+def head(project, tmp_path):
+    """A run of chapter 4 as far as its spec is read."""
+    [origin] = backbones.find_weights(["EfficientNetLite0"], tmp_path).values()
+    spec = runs.training_spec("04", "EfficientNetLite0", project, 1, 7, backbone="EfficientNetLite0")
+    spec |= {"weights": {key: origin[key] for key in ("kind", "hash")}, "precision": "float32"}
+    return runs.Run(Path("04-x"), spec | {"views": {"seed": 7, "count": 0, "augmentation": None}}, {})
+
+
+def test_candidates_are_all_sizes_views_and_penalties(project, head):
+    specs = any_background.candidate_specs(head, project, [1.0, 1.5], [2, 4])
+    assert [(spec["image_size"], spec["views"]["count"]) for spec in specs[::2]] == [(40, 2), (40, 4), (60, 2), (60, 4)]
+    assert len({runs.spec_hash(spec) for spec in specs}) == 8
+    for spec in specs:
+        assert (spec["name"], spec["fold"], spec["seed"]) == ("EfficientNetLite0 (any background)", 0, 7)
+        assert spec["views"]["backgrounds"] == "replaced"
+        assert spec["epochs"] == any_background.PASSES * (1 + spec["views"]["count"])
+    chosen = runs.Run(Path("05-x"), specs[3], {})
+    repeats = any_background.repeats_of(chosen, project, 3)
+    assert repeats[0] == specs[3]
+    assert [(spec["seed"], spec["fold"]) for spec in repeats] == [(7, 0), (8, 1), (9, 2)]
+
+
+def test_other_weights_than_those_of_chapter_four_are_refused(head):
+    any_background.check_weights(head, {"EfficientNetLite0": head.spec["weights"]})
+    with pytest.raises(files.InputError, match="not those of chapter 4"):
+        any_background.check_weights(head, {"EfficientNetLite0": {"hash": "other"}})
+
+
+def test_a_head_with_windows_stores_features_only_in_plain_and_replaced_views(project, head, tmp_path):
+    [spec, _] = any_background.candidate_specs(head, project, [1.0], [1])
+    [origin] = backbones.find_weights(["EfficientNetLite0"], tmp_path).values()
+    parts = backbones.load_parts("EfficientNetLite0", 40, spec["windows"], **origin)
+    stored = features.frozen_outputs(spec, project, "development", lambda: parts)
+    assert stored.at_cut is None
+    assert stored.features.shape == (80, *parts[1].output_shape[1:])
+    assert len(stored.features.shape) == 3
+    whole = familiarity.of_whole_picture(stored.features[:])
+    assert whole.shape == (80, 1280)
+    again = features.frozen_outputs(spec, project, "development", lambda: pytest.fail("computed again"))
+    np.testing.assert_array_equal(stored.features[:], again.features[:])
+
+
+# ---------------------------------------------------------------- familiarity
+
+
+def clusters(species, count=40, channels=12, seed=0):
+    """Features of some species, each around a direction of its own: values and labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(species), count)
+    values = 5 * np.eye(species, channels)[labels] + rng.normal(0, 0.5, (len(labels), channels))
+    return values.astype(np.float32), labels
+
+
+def test_a_fifth_neighbour_is_counted_by_angle():
+    known = np.eye(6)
+    assert familiarity.similarity(np.array([[0.0, 0, 0, 0, 0, 9]]), known).tolist() == [0]
+    assert familiarity.similarity(np.array([[3.0, 3, 3, 3, 3, 0]]), known)[0] == pytest.approx(1 / np.sqrt(5))
+    assert familiarity.similarity(np.array([[2.0, 0]]), np.array([[1.0, 0]])).tolist() == [1]  # fewer than five
+
+
+def test_the_score_rises_with_similarity_and_keeps_most_validation_photos():
+    usual = np.random.default_rng(0).uniform(0.8, 1, 200).astype(np.float32)
+    familiar = familiarity.Familiarity(Path(), 32, np.eye(3, dtype=np.float32), usual)
+    scores = familiar.score(np.linspace(0.5, 1, 50))
+    assert (np.diff(scores) > 0).all()
+    assert 0 <= scores.min() < 0.01
+    assert scores.max() > 0.9
+    assert (familiar.score(usual) >= familiar.cut).mean() == pytest.approx(0.95, abs=0.006)
+
+
+def test_every_method_tells_far_photos_from_near_ones():
+    values, labels = clusters(6)
+    known, unknown = labels < 4, labels >= 4
+    near, _ = clusters(4, seed=1)
+    photos = np.concatenate([near, values[unknown]])
+    for method, score in familiarity.scores_of_methods(values[known], labels[known], photos).items():
+        assert np.median(score[: len(near)]) > np.median(score[len(near) :]), method
+
+
+def test_two_known_species_are_enough():
+    values, labels = clusters(2)
+    assert all(score.shape == (80,) for score in familiarity.scores_of_methods(values, labels, values).values())
+
+
+def split_of(labels, subsets, names):
+    split = pd.DataFrame({"label": np.array(names)[labels], "split": subsets})
+    split.attrs.update(classes=names, hash="x")
+    return split
+
+
+@pytest.fixture
+def run_of():
+    return runs.Run(Path("05-x"), {"image_size": 32}, {"hashes": {"model.keras": "x"}})
+
+
+@pytest.mark.parametrize("species", [3, 5])
+def test_each_species_is_left_out_once(species, run_of, working_folder, monkeypatch):
+    values, labels = clusters(species)
+    monkeypatch.setattr(familiarity, "stored_features", lambda run, split: values)
+    subsets = np.where(np.arange(len(labels)) % 4 == 0, "validation", "train")
+    split = split_of(labels, subsets, ["Ash", "Birch", "Elm", "Lime", "Oak"][:species])
+    table = familiarity.leave_species_out(run_of, split)
+    if species < 4:
+        assert table is None
+        assert "fewer than four species" in familiarity.sentence(table, [])
+        return
+    row = table.loc[familiarity.NEIGHBOURS]
+    assert row["AUROC"] > 0.99
+    assert row["warned"] > 0.9
+    told = familiarity.sentence(table, np.array([True, False, False, False]))
+    assert "left-out species (AUROC" in told
+    assert "75% of 4 pictures without a leaf" in told
+    learned = familiarity.learn(run_of, split)
+    assert learned.known.shape == ((subsets == "train").sum(), 12)
+    assert learned.usual.shape == ((subsets == "validation").sum(),)
+
+
+@pytest.fixture(scope="module")
+def small_network(tmp_path_factory):
+    """A network in the pieces of `backbones.join_parts`, saved as a run's; its folder."""
+    pixels = keras.Input((32, 32, 3))
+    front = keras.Model(pixels, keras.layers.Conv2D(4, 3, strides=2, activation="relu")(pixels), name="front")
+    maps = keras.Input(front.output_shape[1:])
+    last_block = keras.Model(maps, backbones.window_means(keras.layers.Conv2D(6, 3)(maps), 0.7), name="last_block")
+    pooled = keras.Input(last_block.output_shape[1:])
+    answer = keras.layers.Dense(3, activation="softmax")(pooled)
+    head = keras.Model(pooled, keras.layers.GlobalAveragePooling1D()(answer), name="head")
+    folder = tmp_path_factory.mktemp("run")
+    backbones.join_parts(front, last_block, head).save(folder / "model.keras")
+    return folder
+
+
+def test_the_exported_model_answers_how_familiar_a_photo_is(small_network, tmp_path):
+    """With the network whose features are compared as the best model: each layer is saved in one place."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (12, 32, 32, 3)).round().astype(np.float32)
+    network = keras.models.load_model(small_network / "model.keras")
+    vectors = np.asarray(familiarity.feature_network(network)(images))
+    known = familiarity.normalize(vectors[:8])
+    familiar = familiarity.Familiarity(small_network, 32, known, familiarity.similarity(vectors[8:], known))
+    exported = export.with_labels(network, 32, CLASSES, familiar)
+    exported.save(tmp_path / "best.keras")
+    reloaded = keras.models.load_model(tmp_path / "best.keras")
+    expected = familiar.of_images(images)
+    for model in (exported, reloaded):
+        answer = model(images)
+        np.testing.assert_allclose(answer["familiar"], expected, atol=2e-3)
+        np.testing.assert_array_equal(answer["is_familiar"], np.asarray(answer["familiar"]) >= familiar.cut)
+        np.testing.assert_allclose(answer["probabilities"], network(images), atol=1e-5)
+    species, shares, is_familiar = export.classify(reloaded, images[0], CLASSES)
+    assert species == CLASSES[int(shares.argmax())]
+    assert is_familiar == (expected[0] >= familiar.cut)
+
+
+# ---------------------------------------------------------------- where a network looks
+
+
+def test_the_map_is_bright_where_the_answer_comes_from():
+    """A network that sums the red of the picture: the red square alone raises its answer."""
+    network = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(1, 1, use_bias=False, name="red"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="softmax", use_bias=False),
+        ]
+    )
+    network.set_weights([np.array([1.0, 0, 0]).reshape(1, 1, 3, 1), np.array([[0.01, -0.01]])])
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[0, 4:12, 20:28, 0] = 200
+    heat = explain.layer_cam(network, image)
+    assert heat.shape == (1, 32, 32)
+    assert set(np.argwhere(heat[0] > 0.5)[:, 0]) == {*range(4, 12)}
+    assert set(np.argwhere(heat[0] > 0.5)[:, 1]) == {*range(20, 28)}
+    assert explain.share_on_leaf(heat, image[..., 0] > 0) == pytest.approx(1)
+    assert explain.share_on_leaf(heat, image[..., 0] == 0) == pytest.approx(0)
+
+
+def test_maps_are_those_of_the_last_layer_that_is_fine_enough(small_network):
+    network = keras.models.load_model(small_network / "model.keras")
+    assert explain.fine_layer(network).output.shape[1] == 15  # all are coarser than 16: the finest
+    heat = explain.layer_cam(network, np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)))
+    assert heat.shape == (2, 15, 15)
+    assert heat.max(axis=(1, 2)).tolist() == pytest.approx([1, 1])
+
+
+def test_a_map_of_nothing_has_no_share():
+    assert np.isnan(explain.share_on_leaf(np.zeros((1, 4, 4)), np.ones((1, 8, 8), bool))).all()
