@@ -29,13 +29,13 @@ def with_labels(network, size, classes, familiar):
     Returns
     -------
     keras.Model, RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)),
-    "probabilities" (float32, shape (n, classes)), "familiar" (float32, shape (n,), 0 to 1, see `Familiarity.score`) and
+    "probabilities" (float32, shape (n, classes)), "familiar" (float32, shape (n,), 0 to 1, see `Familiarity`) and
     "is_familiar" (bool, shape (n,))
     """
     pixels = keras.Input((None, None, 3), name="pixels")
     answer = network(resized(pixels, size), training=False)  # no dropout
     names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 is none of them
-    score = familiar.network()(resized(pixels, familiar.size))
+    score = familiar.network(resized(pixels, familiar.size))
     of_species = {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer}
     return keras.Model(pixels, of_species | {"familiar": score, "is_familiar": score >= familiar.cut})
 

@@ -1,10 +1,13 @@
-"""Is this a leaf of a species that the model knows? The angle to the fifth nearest training photo tells.
+"""Is this a leaf of a species that the model knows? Its distance to the training photos and its probability tell.
 
-Deep nearest neighbours (Sun et al. 2022, arXiv:2204.06507) on the features of a frozen backbone, which no leaf has
-shaped. Judged by leaving species out in turn, beside the largest probability, the energy (Liu et al. 2020), the
-Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
+Two scores on a frozen backbone, which no leaf has shaped: the angle to the fifth nearest training photo (deep nearest
+neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability of the head. The one finds pictures of other
+things, the other finds species that lie between known ones. Each becomes the share of validation photos that are no
+more familiar, a conformal p-value (Bates et al. 2023), and Fisher's method joins both. Judged by leaving species out in
+turn, beside the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +34,8 @@ CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 NEIGHBOUR, KNOWN = 5, 2000  # which neighbour counts; training photos that are compared at most
 COMPONENTS = 256  # principal components of the features, in which all methods but the nearest neighbours work
 FALSE_WARNINGS = 0.05  # share of validation photos that are called unfamiliar
-NEIGHBOURS = "angle to the 5th nearest training photo"
+NEIGHBOURS, PROBABILITY = "angle to the 5th nearest training photo", "largest probability"
+BOTH = "angle and probability joined"
 
 
 # ---------------------------------------------------------------- the score
@@ -43,56 +47,83 @@ def similarity(features, known):
     return cosines[:, -min(NEIGHBOUR, len(known))]
 
 
+def blur(usual):
+    """The width over which `share_below` blurs: a fifth of the spread of the usual values."""
+    return max(float(np.std(usual)) / 5, 1e-4)
+
+
+def share_below(values, usual):
+    """The share of usual values that are no higher, a little smoothed, so that it rises strictly: float, 0 to 1."""
+    return expit((np.asarray(values)[:, None] - usual) / blur(usual)).mean(axis=1)
+
+
+def join(nearness, probability, usual_nearness, usual_probability):
+    """Join two scores by the logarithms of their shares: array of float, shape (n,), higher for more familiar."""
+    floor = 1 / len(usual_nearness)  # no share is 0, or one far photo would outweigh all
+    shares = share_below(nearness, usual_nearness), share_below(probability, usual_probability)
+    return sum(np.log(share + floor) for share in shares)
+
+
 @dataclass(frozen=True)
 class Familiarity:
-    """What is needed to tell familiar photos: known features, and how near validation photos lie to them."""
+    """What is needed to tell familiar photos: known features, and how familiar validation photos are."""
 
     folder: Path  # of the run on a frozen backbone, the features of which are compared
     size: int  # pixels per side of its photos
-    known: np.ndarray  # float32, shape (k, channels), of length 1 each
-    usual: np.ndarray  # float32, shape (m,), the similarity of the validation photos
+    known: np.ndarray  # float32, shape (k, channels): features of training photos, of length 1 each
+    nearness: np.ndarray  # float32, shape (m,): `similarity` of the validation photos
+    probability: np.ndarray  # float32, shape (m,): their largest probability
 
     @property
-    def width(self):
-        """By how much a difference of similarity blurs the score: without it all far photos would have the score 0."""
-        return max(float(self.usual.std()) / 5, 1e-4)
+    def usual(self):
+        """The joined scores of the validation photos: array of float, shape (m,)."""
+        return join(self.nearness, self.probability, self.nearness, self.probability)
+
+    @property
+    def usual_scores(self):
+        """How familiar the validation photos are: array of float, shape (m,), 0 to 1."""
+        return share_below(self.usual, self.usual)
 
     @property
     def cut(self):
         """The score below which a photo is unfamiliar: 95 % of the validation photos lie above it."""
-        return float(self.score(np.quantile(self.usual, [FALSE_WARNINGS]))[0])
+        return float(share_below(np.quantile(self.usual, [FALSE_WARNINGS]), self.usual)[0])
 
-    def score(self, similarities):
-        """The share of validation photos that are no nearer to the known ones, smoothed: array of float, 0 to 1."""
-        return expit((np.asarray(similarities)[:, None] - self.usual) / self.width).mean(axis=1)
-
-    def of_images(self, images):
-        """Scores of RGB pixels 0..255: array of float, shape (n,), of images of shape (n, size, size, 3)."""
-        features = predict_all(batch_function(feature_network(load_network(self.folder))), images)
-        return self.score(similarity(features, self.known))
-
+    @functools.cached_property
     def network(self):
         """The score as a keras.Model: RGB pixels 0..255, shape (n, size, size, 3), to float32, shape (n,)."""
-        features = feature_network(keras.models.load_model(self.folder / "model.keras"))  # a copy: layers have one home
-        known, usual = (keras.layers.Dense(len(array), name=name) for array, name in self.arrays())
-        cosines = known(keras.layers.UnitNormalization()(features.output))
-        nearest = keras.ops.top_k(cosines, min(NEIGHBOUR, len(self.known)))[0][:, -1:]
-        score = keras.ops.mean(keras.ops.sigmoid(usual(nearest)), axis=1)
-        model = keras.Model(features.input, score, name="familiarity")
-        known.set_weights([self.known.T, np.zeros(len(self.known))])
-        usual.set_weights([np.full((1, len(self.usual)), 1 / self.width), -self.usual / self.width])
-        return model
+        whole = keras.models.load_model(self.folder / "model.keras")  # a copy, because saved layers have one home
+        features, answer = parts_of_answer(whole)
+        known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
+        cosines = known(keras.layers.UnitNormalization()(features))
+        known.set_weights([self.known.T])
+        nearness = keras.ops.top_k(cosines, min(NEIGHBOUR, len(self.known)))[0][:, -1:]
+        probability = keras.ops.max(answer, axis=1, keepdims=True)
+        floor, joined = 1 / len(self.nearness), 0
+        for name in ("nearness", "probability"):
+            values = {"nearness": nearness, "probability": probability}[name]
+            joined += keras.ops.log(share_layer(values, getattr(self, name), name) + floor)
+        score = share_layer(joined, self.usual, "familiarity")
+        return keras.Model(whole.input, keras.ops.squeeze(score, axis=1), name="familiar")
 
-    def arrays(self):
-        """The two arrays with the names of their layers in `network`."""
-        return (self.known, "known_photos"), (self.usual, "usual_similarity")
+    def of_images(self, images):
+        """Scores of RGB pixels 0..255: array of float32, shape (n,), of images of shape (n, size, size, 3)."""
+        return predict_all(batch_function(self.network), images)
 
 
-def feature_network(network):
-    """The frozen part of a network as a keras.Model: pixels to features of the whole picture, shape (n, channels)."""
-    front, last_block = network.get_layer("front"), network.get_layer("last_block")
-    pixels = keras.Input(front.input_shape[1:])
-    return keras.Model(pixels, of_whole_picture(last_block(front(pixels, training=False), training=False)))
+def share_layer(values, usual, name):
+    """The same as `share_below` in a network: Keras tensors of shape (n, 1)."""
+    layer = keras.layers.Dense(len(usual), activation="sigmoid", name=f"usual_{name}")
+    shares = layer(values)
+    layer.set_weights([np.full((1, len(usual)), 1 / blur(usual)), -usual / blur(usual)])
+    return keras.ops.mean(shares, axis=1, keepdims=True)
+
+
+def parts_of_answer(network):
+    """The features of the whole picture, shape (n, channels), and the probabilities, as Keras tensors of a network."""
+    front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
+    features = last_block(front(network.input, training=False), training=False)
+    return of_whole_picture(features), head(features, training=False)
 
 
 def of_whole_picture(features):
@@ -109,13 +140,13 @@ def stored_features(run, split):
 
 
 def learn(run, split):
-    """`Familiarity` by the features of a run on a frozen backbone: training photos are known, validation ones usual."""
+    """`Familiarity` by a run on a frozen backbone: training photos are known, validation photos are usual."""
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
     chosen = np.linspace(0, len(train) - 1, min(len(train), KNOWN)).astype(int)
     known = normalize(train[chosen])
-    usual = similarity(validation, known).astype(np.float32)
-    return Familiarity(run.folder, run.spec["image_size"], known, usual)
+    nearness, probability = similarity(validation, known), run.validation_probabilities.max(axis=1)
+    return Familiarity(run.folder, run.spec["image_size"], known, nearness, probability)
 
 
 # ---------------------------------------------------------------- judged by leaving species out
@@ -145,7 +176,7 @@ def scores_of_methods(train, labels, photos):
     distance = np.einsum("nkc,cd,nkd->nk", from_means, precision, from_means, optimize=True).min(axis=1)
     energy = logsumexp(logits, axis=1)
     return {
-        "largest probability": head.predict_proba(inside["photos"]).max(axis=1),
+        PROBABILITY: head.predict_proba(inside["photos"]).max(axis=1),
         "energy": energy,
         "Mahalanobis distance": -distance,
         "ViM": energy - of_train.max(axis=1).mean() / max(usual.mean(), 1e-9) * outside,
@@ -166,7 +197,7 @@ def leave_species_out(run, split):
 
     Parameters
     ----------
-    run : Run on a frozen backbone, the features of which are compared; its head takes no part
+    run : Run on a frozen backbone, the features of which are compared; a linear head takes the place of its own
 
     Returns
     -------
@@ -187,7 +218,10 @@ def leave_species_out(run, split):
             known, learnt = ~unknown & ~train, ~unknown & train
             photos = np.concatenate([features[known], features[unknown]])
             is_known = np.arange(len(photos)) < known.sum()
-            for method, score in scores_of_methods(features[learnt], labels[learnt], photos).items():
+            scores = scores_of_methods(features[learnt], labels[learnt], photos)
+            joined = scores[NEIGHBOURS], scores[PROBABILITY]
+            scores[BOTH] = join(*joined, *(score[is_known] for score in joined))
+            for method, score in scores.items():
                 areas.setdefault(method, []).append(roc_auc_score(is_known, score))
                 cut = np.quantile(score[is_known], FALSE_WARNINGS)
                 warned.setdefault(method, []).append((score[~is_known] < cut).mean())
@@ -212,7 +246,7 @@ def sentence(table, leafless):
     if table is None:
         parts.append("With fewer than four species none can be left out, so the warning is not judged")
     else:
-        row = table.loc[NEIGHBOURS]
+        row = table.loc[BOTH]
         parts.append(
             f"It warns for {row['warned']:.0%} of the photos of left-out species (AUROC {row['AUROC']:.3f}) and, by "
             f"construction, for {FALSE_WARNINGS:.0%} of the validation photos"
