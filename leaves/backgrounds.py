@@ -291,7 +291,7 @@ def background_control(split, draws=1000, seed=0):
     return score | {"chance": 1 / len(np.unique(truth))}
 
 
-def control_sentence(control):
+def in_words(control):
     """What `background_control` found, in words."""
     if control is None:
         return "Too few photos have a plain background to ask how much it tells of the species."

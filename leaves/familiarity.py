@@ -108,7 +108,7 @@ class Familiarity:
 
     def of_images(self, images):
         """Scores of RGB pixels 0..255: array of float32, shape (n,), of images of shape (n, size, size, 3)."""
-        return predict_all(batch_function(self.network), images)
+        return predict_all(batch_function(self.network), images) if len(images) else np.empty(0, np.float32)
 
 
 def share_layer(values, usual, name):

@@ -142,17 +142,17 @@ def control_of(project, monkeypatch):
 def test_paper_that_follows_the_species_is_found(control_of):
     control = control_of("of the class")
     assert control["low"] > control["chance"]
-    assert "tells the species" in backgrounds.control_sentence(control)
+    assert "tells the species" in backgrounds.in_words(control)
 
 
 def test_paper_that_does_not_follow_the_species_is_near_chance(control_of):
     control = control_of("any")
     assert control["low"] <= control["chance"]
-    assert "no better than chance" in backgrounds.control_sentence(control)
+    assert "no better than chance" in backgrounds.in_words(control)
 
 
 def test_photos_without_plain_background_have_no_control(project, monkeypatch):
     count = sum(project["split"] != "test")
     monkeypatch.setattr(backgrounds, "leaf_masks", lambda split, subset: np.zeros((count, 32, 32), bool))
     assert backgrounds.background_control(project) is None
-    assert backgrounds.control_sentence(None).startswith("Too few photos")
+    assert backgrounds.in_words(None).startswith("Too few photos")

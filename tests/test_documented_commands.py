@@ -120,6 +120,7 @@ EVERY = {
     "learning_rate": 0.002,
     "filters": [4, 8, 8, 8, 8],
     "augmentation": {"flip": False, "rotation": 20, "shift": 0.1, "zoom": 0.1},
+    "backgrounds": "replaced",
     "balance": "class_weight",
     "precision": "bfloat16",
     "seed": 5,
@@ -136,6 +137,8 @@ EVERY = {
     "fine_tuning_epochs": 2,
     "fine_tuning_rate": 0.001,
     "distilled_epochs": 3,
+    "background_sizes": [0.8, 1.0],
+    "background_views": [1],
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",
     "draws": 150,
@@ -503,7 +506,7 @@ def test_every_parameter_reaches_the_chapters_that_have_it(every):
             for name in chapters.chapter_parameters(chapter)
         }
         assert executed.metadata.papermill.parameters == wanted
-    assert {"03-search.png", "06-external.png"} <= {file.name for file in every.glob("report/figures/*.png")}
+    assert {"03-search.png", "06-other-photos.png"} <= {file.name for file in every.glob("report/figures/*.png")}
 
 
 def test_every_model_has_a_score_on_the_second_test_set(every):
@@ -530,7 +533,8 @@ def test_the_best_model_answers_as_the_page_says(every):
         [every / ".venv" / "bin" / "python", "-c", code], cwd=every, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    species, probability = done.stdout.split()
+    species, probability, familiar, _ = done.stdout.split()
+    assert 0 <= float(familiar) <= 1
     assert species == sorted(set(split["label"]))[expected[row].argmax()]
     assert float(probability) == pytest.approx(expected[row].max(), abs=1e-3)
 
@@ -552,6 +556,8 @@ def test_photos_without_labels_are_classified(every):
     named = pd.read_csv(every / "report" / "predictions.csv")
     assert sorted(named["path"]) == sorted(str(file) for file in every.glob("unlabelled/*"))
     assert set(named["label"]) <= {*HUES} - {"Yew"}
+    assert named["familiarity"].between(0, 1).all()
+    assert set(named["familiar"]) <= {"yes", "no"}
     executed = nbformat.read(every / "report" / "06_comparison.ipynb", as_version=4)
     assert executed.metadata.papermill.parameters["photo"] == str(every / "leaf.jpg")
 
@@ -569,7 +575,7 @@ def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     assert len(split) > 100
     assert set(split["label"]) == {re.sub(r"[_,].*", "", name) for name in SPECIES}
     assert set(split["disease"]) == {"healthy", "Apple_scab"}
-    assert len(pd.read_csv(village / "report" / "scores.csv")) == 14
+    assert len(pd.read_csv(village / "report" / "scores.csv")) == 15
 
 
 def test_models_of_ones_own_are_trained(village):

@@ -28,7 +28,7 @@ ORDER = [
         "learning_curve",
     ),
     *("plots", "figures.split", "figures.custom_cnn", "figures.ablations", "figures.search", "figures.transfer"),
-    *("figures.comparison", "figures.other_photos", "figures.costs"),
+    *("figures.comparison", "figures.holding", "figures.costs"),
     *(
         "report.chapters",
         "report.options",

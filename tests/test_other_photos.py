@@ -4,7 +4,7 @@ from pathlib import Path
 
 from leaves import any_background, backbones, explain, export, familiarity, features, files, other_photos, runs
 from leaves.evaluation import Answers
-from leaves.figures import other_photos as figures
+from leaves.figures import holding as figures
 
 import keras
 import numpy as np
