@@ -182,6 +182,10 @@ class Answers:
         """Share of right answers."""
         return accuracy_score(self.truth, self.predicted[label])
 
+    def interval(self, label, draws):
+        """95 % bootstrap interval of a model's macro F1: (low, high)."""
+        return scoring.bootstrap_interval(self.truth, self.predicted[label], draws)
+
     def difference(self, label, baseline, draws):
         """Macro F1 of a model minus that of another one, and its 95 % interval: (difference, low, high)."""
         return scoring.paired_difference(self.truth, self.predicted[label], self.predicted[baseline], draws)
@@ -346,7 +350,7 @@ def score_table(costs, on_test, on_validation, original, draws):
     """
     rows = {}
     for label, cost in costs.items():
-        low, high = scoring.bootstrap_interval(on_test.truth, on_test.predicted[label], draws)
+        low, high = on_test.interval(label, draws)
         rows[label] = cost | {
             "validation_macro_f1": on_validation.macro_f1(label) if label in on_validation.probabilities else None,
             "test_accuracy": on_test.accuracy(label),
@@ -361,6 +365,11 @@ def score_table(costs, on_test, on_validation, original, draws):
         }
     table = pd.DataFrame([*rows.values()], index=[*rows])[[*SCORE_COLUMNS]]
     return table.astype({"epochs": "Int64"})
+
+
+def meanings_of_columns():
+    """What each column of report/scores.csv means: DataFrame, one row a column."""
+    return pd.Series(SCORE_COLUMNS, name="meaning").to_frame()
 
 
 def compare_with(best, labels, answers, draws):

@@ -3,7 +3,7 @@
 from leaves import image_store, places
 from leaves.duplicates import equal_files, seen_before
 from leaves.evaluation import Answers, combined, mirrored, predict_all, predictor
-from leaves.files import InputError
+from leaves.files import InputError, write_atomic
 from leaves.photos import (
     IMAGE_SUFFIXES,
     can_be_written,
@@ -144,3 +144,13 @@ def classified(paths, probabilities, classes, scores, cut):
             "familiar": np.where(scores >= cut, "yes", "no"),
         }
     )
+
+
+def keep_predictions(table, model):
+    """Write the table of `classified` to report/predictions.csv; None deletes that of another second test set."""
+    file = places.REPORT / "predictions.csv"
+    if table is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_atomic(file, table.to_csv(index=False))
+        print(f"{model} classified {len(table)} photos without labels: report/predictions.csv.")
