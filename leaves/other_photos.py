@@ -78,6 +78,8 @@ def pictures_elsewhere(split, size):
 def answers_elsewhere(models, split, ensembles):
     """Let every model and ensemble answer to the pictures of `pictures_elsewhere`; kept beside its run.
 
+    Networks with random weights, which only check the pipeline, are skipped.
+
     Parameters
     ----------
     models : dict of label to Run
@@ -98,6 +100,8 @@ def answers_elsewhere(models, split, ensembles):
 
     key, stored = f"{CODE} {split.attrs['hash']}", {}
     for label, run in models.items():
+        if run.result["initial_weights"] == "random":
+            continue
         of_run = f"{key} {run.result['hashes']['model.keras']}"
         answer = functools.partial(predict_all, predictor(run.folder))
         stored[label] = computed_once(run.folder / "elsewhere.npz", of_run, functools.partial(compute, run, answer))

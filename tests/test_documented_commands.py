@@ -192,6 +192,7 @@ COMMANDS = {
     "data_chapter": ".venv/bin/python benchmarks/data_chapter.py synthetic --count 30",
     "custom_cnn": ".venv/bin/python benchmarks/custom_cnn.py --torch .venv/bin/python --size 32 --quick",
     "checkpoints": ".venv/bin/python benchmarks/checkpoints.py --epochs 1 --size 32 --rounds 1",
+    "backgrounds": ".venv/bin/python benchmarks/backgrounds.py --size 48 --count 4 --rounds 1",
     "report": ".venv/bin/python benchmarks/report.py --chapters 01 --profile tiny",
     "scaling": ".venv/bin/python benchmarks/scaling.py --counts 80 70 --chapters 01",
     "verdict_rules": ".venv/bin/python benchmarks/verdict_rules.py --quick",
@@ -257,6 +258,7 @@ DOCUMENTED = {
     "./run_all.sh --data DIR": Run("every option", {"DIR": "my_photos"}),
     ".venv/bin/python benchmarks/data_chapter.py DIR": Run("data_chapter", {"DIR": "synthetic"}),
     ".venv/bin/python benchmarks/checkpoints.py": Run("checkpoints"),
+    ".venv/bin/python benchmarks/backgrounds.py": Run("backgrounds"),
     ".venv/bin/python benchmarks/report.py": Run("report"),
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
     ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
@@ -625,6 +627,7 @@ def test_ruff_finds_nothing_to_change(copy):
 TOLD = {
     "leaves": "",
     "sample_realism": "recall per species",
+    "backgrounds": "times the affine augmentation",
     "transfer_learning": "1 epochs: .* times faster",
     "data_chapter": "unchanged",
     "custom_cnn": "epoch with augmentation, ours to plain Keras",

@@ -103,15 +103,22 @@ def test_scores_of_every_model(whole_run):
     assert list(scores.columns) == [
         *("model", "chapter", "initial_weights", "params", "trainable_params", "epochs", "train_seconds"),
         *("validation_macro_f1", "test_accuracy", "test_macro_f1", "test_macro_f1_low", "test_macro_f1_high"),
-        *("external_accuracy", "external_macro_f1", "ms_per_image", "original_score"),
+        *("replaced_background_macro_f1", "unknown_auroc", "external_accuracy", "external_macro_f1"),
+        *("ms_per_image", "original_score"),
     ]
     backbones = [("ResNet50", 4), ("VGG16", 4), ("EfficientNetB4", 4), ("EfficientNetLite0", 4)]
     backbones += [(name, 5) for name, _ in backbones]
     custom = [("FinalModel", 2), ("FinalModel (refit)", 2), ("FinalModel (tuned)", 3)]
     ensembles = [("Test-time augmentation", 6), ("Ensemble", 6)]
     listed = list(zip(scores["model"], scores["chapter"], strict=True))
-    distilled = [("FinalModel (distilled)", 5)]
-    assert [row for row in listed if row not in distilled] == [*custom, *backbones, *ensembles]
+    more = [("FinalModel (distilled)", 5), ("EfficientNetLite0 (any background)", 5)]
+    assert {*more} <= {*listed}
+    assert [row for row in listed if row not in more] == [*custom, *backbones, *ensembles]
+    compared = scores["initial_weights"] != "random"
+    assert scores.loc[compared, "replaced_background_macro_f1"].between(0, 1).all()
+    judged = scores["unknown_auroc"].notna()
+    assert scores.loc[judged, "model"].tolist() == ["EfficientNetLite0 (any background)"]
+    assert scores.loc[judged, "unknown_auroc"].between(0, 1).all()
     assert list(scores["validation_macro_f1"].isna()) == [name == "FinalModel (refit)" for name in scores["model"]]
     assert set(scores["initial_weights"]) <= {"none", "random", "imagenet"}
     assert (scores["test_macro_f1_low"] <= scores["test_macro_f1"]).all()
@@ -291,6 +298,8 @@ def test_the_best_model_holds_its_names_and_its_resizing(whole_run):
         assert (answer["probabilities"] == model(pictures)["probabilities"]).numpy().all()  # no dropout
         named = [name.decode() for name in answer["species"].numpy()]
         assert named == [sorted(set(split["label"]))[row] for row in answer["probabilities"].numpy().argmax(axis=1)]
+        assert ((answer["familiar"].numpy() >= 0) & (answer["familiar"].numpy() <= 1)).all()
+        assert not answer["is_familiar"].numpy().any()  # noise is no leaf
 
 
 def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, run_all, tmp_path):
