@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 FINE = 16  # places on a side of the maps: coarser ones cannot be read
 
@@ -51,7 +52,8 @@ def layer_cam(network, images):
 
     Returns
     -------
-    array of float32, shape (n, height, width), 0 to 1; height and width are 16 or more if the images are large enough
+    array of float32, shape (n, height, width), 0 or more; height and width are 16 or more if the images are large
+    enough
     """
     pixels = tf.constant(images, tf.float32)
     with recorded_output(fine_layer(network)) as outputs, tf.GradientTape() as tape:
@@ -60,8 +62,13 @@ def layer_cam(network, images):
         others = answer * (1 - tf.one_hot(tf.argmax(answer, axis=1), answer.shape[1]))
         odds = tf.math.log(tf.reduce_max(answer, axis=1)) - tf.math.log(tf.reduce_sum(others, axis=1) + 1e-30)
     [maps] = outputs
-    heat = tf.nn.relu(tf.reduce_sum(tf.nn.relu(tape.gradient(odds, maps)) * maps, axis=-1)).numpy()
-    return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-9)
+    return tf.nn.relu(tf.reduce_sum(tf.nn.relu(tape.gradient(odds, maps)) * maps, axis=-1)).numpy()
+
+
+def brightness(heat):
+    """Maps as they are drawn, 0 to 1: the square root of a smoothed map, or a single place would outshine all."""
+    smooth = np.sqrt(gaussian_filter(heat, (0, 1, 1)))
+    return smooth / np.maximum(smooth.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
 def heat_examples(labels, models, on_test, split):
@@ -78,8 +85,8 @@ def heat_examples(labels, models, on_test, split):
     Returns
     -------
     dict of label to a dict of arrays: "picture" (uint8, shape (up to 6, size, size, 3)), "heat" (float32, shape (up to
-    6, height, width), see `layer_cam`), "mask" (bool, shape (up to 6, side, side)), "truth" and "predicted" (int, shape
-    (up to 6,))
+    6, height, width), see `brightness`), "mask" (bool, shape (up to 6, side, side)), "truth" and "predicted" (int,
+    shape (up to 6,))
     """
     examples, truth, masks = {}, on_test.truth, leaf_masks(split, "test")
     outlined = (~masks.any(axis=(1, 2))).argsort(kind="stable")
@@ -88,7 +95,7 @@ def heat_examples(labels, models, on_test, split):
         right, wrong = (outlined[(predicted == truth)[outlined] == is_right] for is_right in (True, False))
         rows = np.concatenate([right[:: max(1, len(right) // 3)][:3], wrong[:3]])
         pictures = load_images(split, "test", models[label].spec["image_size"])[0][rows]
-        heat = layer_cam(load_network(models[label].folder), pictures)
+        heat = brightness(layer_cam(load_network(models[label].folder), pictures))
         examples[label] = {"picture": pictures, "heat": heat, "mask": masks[rows]}
         examples[label] |= {"truth": truth[rows], "predicted": predicted[rows]}
     return examples

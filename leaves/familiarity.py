@@ -189,6 +189,29 @@ def two_columns(logits):
     return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits
 
 
+def judge(run, split):
+    """The arrays of `leave_species_out`: methods, the areas and shares warned of each pair, and left_out."""
+    names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
+    features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
+    train = (outside_test["split"] == "train").to_numpy()
+    areas, warned, left_out = {}, {}, []
+    for pair in np.array_split(np.arange(len(names)), len(names) // 2):
+        unknown = np.isin(labels, pair)
+        known, learnt = ~unknown & ~train, ~unknown & train
+        photos = np.concatenate([features[known], features[unknown]])
+        is_known = np.arange(len(photos)) < known.sum()
+        scores = scores_of_methods(features[learnt], labels[learnt], photos)
+        joined = scores[NEIGHBOURS], scores[PROBABILITY]
+        scores[BOTH] = join(*joined, *(score[is_known] for score in joined))
+        left_out.append(share_below(scores[BOTH][~is_known], scores[BOTH][is_known]))
+        for method, score in scores.items():
+            areas.setdefault(method, []).append(roc_auc_score(is_known, score))
+            cut = np.quantile(score[is_known], FALSE_WARNINGS)
+            warned.setdefault(method, []).append((score[~is_known] < cut).mean())
+    table = {"methods": [*areas], "areas": [*areas.values()], "warned": [*warned.values()]}
+    return table | {"left_out": np.concatenate(left_out)}
+
+
 def leave_species_out(run, split):
     """Judge the methods on species that were left out: two at a time, until each has been left out once.
 
@@ -201,37 +224,22 @@ def leave_species_out(run, split):
 
     Returns
     -------
-    DataFrame indexed by method: "AUROC", its mean over the pairs of species; "lowest", of one pair; "warned", the share
-    of photos of left-out species that are called unfamiliar. None with fewer than four species.
+    table : DataFrame indexed by method
+        "AUROC", its mean over the pairs of species; "lowest", of one pair; "warned", the share of photos of left-out
+        species that are called unfamiliar. None with fewer than four species.
+    left_out : array of float
+        How familiar each photo of a left-out species is, by both scores joined, 0 to 1.
     """
     names = split.attrs["classes"]
     if len(names) < 4:
-        return None
-
-    def compute():
-        features, outside_test = stored_features(run, split), split[split["split"] != "test"]
-        labels = np.searchsorted(names, outside_test["label"])
-        train = (outside_test["split"] == "train").to_numpy()
-        areas, warned = {}, {}
-        for pair in np.array_split(np.arange(len(names)), len(names) // 2):
-            unknown = np.isin(labels, pair)
-            known, learnt = ~unknown & ~train, ~unknown & train
-            photos = np.concatenate([features[known], features[unknown]])
-            is_known = np.arange(len(photos)) < known.sum()
-            scores = scores_of_methods(features[learnt], labels[learnt], photos)
-            joined = scores[NEIGHBOURS], scores[PROBABILITY]
-            scores[BOTH] = join(*joined, *(score[is_known] for score in joined))
-            for method, score in scores.items():
-                areas.setdefault(method, []).append(roc_auc_score(is_known, score))
-                cut = np.quantile(score[is_known], FALSE_WARNINGS)
-                warned.setdefault(method, []).append((score[~is_known] < cut).mean())
-        return {"methods": [*areas], "areas": [*areas.values()], "warned": [*warned.values()]}
+        return None, np.empty(0)
 
     key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']}"
     file = places.CACHE / f"familiarity-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    stored = computed_once(file, key, compute)
+    stored = computed_once(file, key, functools.partial(judge, run, split))
     columns = {"AUROC": stored["areas"].mean(axis=1), "lowest": stored["areas"].min(axis=1)}
-    return pd.DataFrame(columns | {"warned": stored["warned"].mean(axis=1)}, stored["methods"].tolist())
+    columns["warned"] = stored["warned"].mean(axis=1)
+    return pd.DataFrame(columns, stored["methods"].tolist()), stored["left_out"]
 
 
 def sentence(table, leafless):

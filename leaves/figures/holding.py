@@ -23,7 +23,7 @@ def draw_holding(table, chance):
     -------
     figure, caption, table in the order of the rows drawn
     """
-    column = OTHER if OTHER in table else table.columns[-1]
+    column = OTHER if OTHER in table else "as they are"
     ordered = table.sort_values(column)
     figure, axis = plt.subplots(figsize=(9, 0.4 * len(ordered) + 1.9))
     axis.hlines(ordered.index, ordered.min(axis=1), ordered.max(axis=1), color="0.8", zorder=0)
@@ -31,20 +31,19 @@ def draw_holding(table, chance):
         marker, colour = MARKS[name]
         axis.plot(values, ordered.index, marker, color=colour, label=name, markersize=8)
     axis.axvline(chance, color="0.4", linestyle=":", label="guessing")
-    axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"{ordered.index[-1]} holds best ({column})")
+    where = "the test photos" if column == "as they are" else column
+    axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"Best on {where}: {ordered.index[-1]}")
     figure.legend(loc="outside lower center", ncols=5, fontsize="small")
     return figure, f"What each model's score rests on: macro F1 on the test photos, {', '.join(table)}.", ordered
 
 
-def draw_familiarity(usual, groups, cut):
+def draw_familiarity(groups, cut):
     """Draw how familiar photos of several kinds are, and the score below which a photo is unfamiliar.
 
     Parameters
     ----------
-    usual : array of float
-        Scores of the validation photos.
     groups : dict of name to array of float
-        Scores of other pictures; an empty one is not drawn.
+        Scores; an empty group is not drawn.
     cut : float
 
     Returns
@@ -52,14 +51,14 @@ def draw_familiarity(usual, groups, cut):
     figure, caption
     """
     figure, axis = plt.subplots(figsize=(8, 3.4))
-    shown = {"validation photos": usual} | {name: scores for name, scores in groups.items() if len(scores)}
+    shown = {name: scores for name, scores in groups.items() if len(scores)}
     for number, (name, scores) in enumerate(shown.items()):
         weights = np.full(len(scores), 1 / len(scores))
-        style = {"histtype": "step", "linewidth": 2, "linestyle": ["-", "--", ":"][number % 3]}
+        style = {"histtype": "step", "linewidth": 2, "linestyle": ["-", "--", ":", "-."][number]}
         axis.hist(scores, np.linspace(0, 1, 21), weights=weights, label=f"{name} ({len(scores)})", **style)
     axis.axvline(cut, color="0.3", linewidth=1)
     axis.annotate("unfamiliar below", (cut, 0.97), (4, 0), ("data", "axes fraction"), "offset points", fontsize="small")
-    axis.set(xlabel="familiarity", ylabel="share of the photos", title="How familiar are photos of each kind?")
+    axis.set(xlabel="familiarity", ylabel="share of the photos", title="How familiar the photos of each kind are")
     axis.legend(fontsize="small")
     return figure, (
         f"Familiarity of {', '.join(shown)}; below the line a photo is unfamiliar, as are {FALSE_WARNINGS:.0%} of the "
@@ -85,7 +84,7 @@ def draw_heat(examples, classes):
             size = picture.shape[1::-1]
             warm = Image.fromarray(np.float32(heat)).resize(size, Image.Resampling.BILINEAR)
             axis.imshow(picture)
-            axis.imshow(warm, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+            axis.imshow(np.asarray(warm), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
             if mask.any():
                 outline = Image.fromarray(mask).resize(size)
                 axis.contour(np.asarray(outline, float), [0.5], colors="white", linewidths=1)
