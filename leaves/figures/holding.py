@@ -57,7 +57,7 @@ def draw_familiarity(groups, cut):
         style = {"histtype": "step", "linewidth": 2, "linestyle": ["-", "--", ":", "-."][number]}
         axis.hist(scores, np.linspace(0, 1, 21), weights=weights, label=f"{name} ({len(scores)})", **style)
     axis.axvline(cut, color="0.3", linewidth=1)
-    axis.annotate("unfamiliar below", (cut, 0.97), (4, 0), ("data", "axes fraction"), "offset points", fontsize="small")
+    axis.annotate("unfamiliar below", (cut, 0.85), (4, 0), ("data", "axes fraction"), "offset points", fontsize="small")
     axis.set(xlabel="familiarity", ylabel="share of the photos", title="How familiar the photos of each kind are")
     axis.legend(fontsize="small")
     return figure, (
