@@ -171,8 +171,7 @@ COMMANDS = {
     "other photos": "./run_all.sh --profile tiny --weights my_weights --test other_photos "
     "&& cp report/figures/*.png report/scores.csv figures/",
     "photos without labels": "./run_all.sh --profile tiny --only 06 -p photo leaf.jpg --test unlabelled",
-    "plant_village": "./run_all.sh --data plant_village --profile tiny --weights my_weights -p augmentation None "
-    "-p views 0 -p learning_rates [0.001]",
+    "plant_village": "./run_all.sh --data plant_village --profile tiny --only 01,02 -p augmentation None",
     "own variants": f"./run_all.sh --profile tiny {OWN_VARIANTS.removeprefix('./run_all.sh ')} -p augmentation None",
     "scheduler": ".venv/bin/dask scheduler --host 127.0.0.1 --port {port}",
     "worker": ".venv/bin/dask worker tcp://127.0.0.1:{port} --nthreads 1 --no-dashboard",
@@ -566,7 +565,7 @@ def test_photos_without_labels_are_classified(every):
 
 @pytest.fixture(scope="module")
 def village(copy, mendeley):
-    """The copy after a whole run on what the server of PlantVillage sends."""
+    """The copy after two chapters on what the server of PlantVillage sends."""
     run_in(copy, "plant_village")
     assert mendeley.asked == 1
     return copy
@@ -577,7 +576,6 @@ def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     assert len(split) > 100
     assert set(split["label"]) == {re.sub(r"[_,].*", "", name) for name in SPECIES}
     assert set(split["disease"]) == {"healthy", "Apple_scab"}
-    assert len(pd.read_csv(village / "report" / "scores.csv")) == 15
 
 
 def test_models_of_ones_own_are_trained(village):
