@@ -5,10 +5,12 @@ paper and on other backgrounds, as Gui et al. (2021, FPDR) did. The backbone sta
 distorts features that hold on others (Kumar et al. 2022).
 """
 
+import hashlib
 import itertools
+from pathlib import Path
 
-from leaves import scoring
-from leaves.cache import code_hash, computed_once
+from leaves import backgrounds, evaluation, scoring
+from leaves.cache import computed_once
 from leaves.dataset import shrunk_side
 from leaves.evaluation import predict_all, subset_truth
 from leaves.features import frozen_outputs
@@ -19,6 +21,7 @@ from leaves.transfer import loader, mean_score
 
 import pandas as pd
 
+CODE = hashlib.sha256(Path(__file__).read_bytes() + (backgrounds.CODE + evaluation.CODE).encode()).hexdigest()[:8]
 NAME = "{} (any background)"
 WINDOW = 0.7  # side of the windows that the head answers to, as a share of the picture's
 PENALTIES = 0.001, 0.003  # weights of the squared weights in the loss: validation chooses
@@ -70,7 +73,6 @@ def candidate_specs(head, split, sizes, views):
     list of dict, see `runs.training_spec`
     """
     side, seed, backbone = shrunk_side(split, 1), head.spec["views"]["seed"], head.spec["backbone"]
-    steps = -(-int((split["split"] == "train").sum()) // BATCH)
     specs = []
     for size, count, penalty in itertools.product(sizes, views, PENALTIES):
         epochs = PASSES * (1 + count)
@@ -80,15 +82,23 @@ def candidate_specs(head, split, sizes, views):
         spec = training_spec("05", NAME.format(backbone), split, epochs, **fixed)
         spec |= {key: head.spec[key] for key in ("backbone", "weights", "precision")}
         spec |= {"views": {"backgrounds": "replaced", "seed": seed, "count": count}}
-        rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
-        rate["config"] = {"initial_learning_rate": PEAK_RATE, "decay_steps": epochs * steps}
-        specs.append(spec | {"optimizer": {"class_name": "Adam", "config": {"learning_rate": rate}}})
+        specs.append(spec | {"optimizer": falling_rate(spec, split)})
     return specs
+
+
+def falling_rate(spec, split):
+    """Adam with a learning rate that falls to 0 at the last step of a spec's training: dict."""
+    photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
+    steps = -(-int(photos) // spec["batch_size"])
+    rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
+    rate["config"] = {"initial_learning_rate": PEAK_RATE, "decay_steps": spec["epochs"] * steps}
+    return {"class_name": "Adam", "config": {"learning_rate": rate}}
 
 
 def repeats_of(chosen, split, repeats):
     """The specs of the repeats of a chosen candidate: list of dict, the first of them the candidate's own."""
-    return [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
+    specs = [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
+    return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
 
 def check_weights(head, origins):
@@ -114,7 +124,7 @@ def on_other_backgrounds(run, split, origins):
         answer = batch_function(run.load_model().get_layer("head"))
         return {"probabilities": predict_all(answer, outputs.features.arrays[1])}
 
-    key = f"{split.attrs['hash']} {run.result['hashes']['model.keras']} {code_hash(on_other_backgrounds)}"
+    key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']}"
     predicted = computed_once(run.folder / "replaced.npz", key, compute)["probabilities"].argmax(axis=1)
     return scoring.macro_f1(subset_truth(split, "validation"), predicted)
 

@@ -271,7 +271,7 @@ def cut_backbone(name, network, kind, windows=None):
 
 
 def window_means(maps, share):
-    """The mean of each feature map over the whole picture, and over windows on a grid, most often three by three.
+    """The mean of each feature map over the whole picture, and over windows on a grid, two to four a side.
 
     A head that answers to each window and averages its answers finds a leaf that does not fill the picture. It costs
     one pass through the backbone, where crops of the photo cost one each.

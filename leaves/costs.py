@@ -32,10 +32,14 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     params, ms = run.result["params"], milliseconds["whole"]
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
     parts = {run.folder.name: own, **seconds_parts(run, head), **(teacher or {})}
-    if "front" in milliseconds:
-        front = {"params": (head or run).result["parts"]["front"], "ms_per_image": milliseconds["front"]}
-        own |= {key: own[key] - value for key, value in front.items()}
-        parts[f"{run.spec['backbone']}, frozen"] = front
+    if "seconds_before" in run.result:
+        front = {"params": (head or run).result["parts"]["front"]}
+        shared = {f"{run.spec['backbone']}, weights": front}
+        if "front" in milliseconds:  # two networks with photos of one size share its time too
+            shared[f"{run.spec['backbone']}, pass"] = {"ms_per_image": milliseconds["front"]}
+        for part in shared.values():
+            own |= {key: own[key] - value for key, value in part.items()}
+        parts |= shared
     return parts
 
 

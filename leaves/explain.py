@@ -128,8 +128,8 @@ def attention_table(labels, models, split, rows):
 
     Returns
     -------
-    DataFrame of "weight on the leaf" and "area of the leaf" (means, float) and "places" (str, of the maps); empty if no
-    leaf was told
+    DataFrame of "weight on the leaf" and "area of the leaf" (means, float), "photos" (int, those whose map has any
+    weight) and "places" (str, of the maps); empty if no leaf was told
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]
@@ -138,6 +138,8 @@ def attention_table(labels, models, split, rows):
         network = load_network(models[label].folder)
         batches = (images[rows[first : first + 32]] for first in range(0, len(rows), 32))
         heat = np.concatenate([layer_cam(network, batch) for batch in batches])
-        table[label] = {"weight on the leaf": np.nanmean(share_on_leaf(heat, masks[rows]))}
-        table[label] |= {"area of the leaf": masks[rows].mean(), "places": "{} x {}".format(*heat.shape[1:])}
+        shares = share_on_leaf(heat, masks[rows])
+        told = ~np.isnan(shares)
+        table[label] = {"weight on the leaf": shares[told].mean(), "area of the leaf": masks[rows][told].mean()}
+        table[label] |= {"photos": int(told.sum()), "places": "{} x {}".format(*heat.shape[1:])}
     return pd.DataFrame(table).T

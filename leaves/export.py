@@ -4,10 +4,10 @@ import functools
 import hashlib
 from pathlib import Path
 
-from leaves import image_store, places
+from leaves import familiarity, image_store, places
 from leaves.cache import computed_once
 from leaves.evaluation import VERSIONS, load_network
-from leaves.files import InputError, atomic_path, read_regular
+from leaves.files import InputError, atomic_path, file_hash, read_regular
 
 import keras
 import numpy as np
@@ -62,7 +62,8 @@ def answers_of_export(model, run, familiar, split):
     """
     paths = [places.ROOT / path for path in split.loc[split["split"] == "test", "path"]]
     compute = functools.partial(answers_to_files, model, paths)
-    return computed_once(run.folder / "as_saved.npz", f"{CODE} {familiar.folder.name}", compute)
+    key = f"{CODE} {familiarity.CODE} {file_hash(familiar.folder / 'model.keras')}"
+    return computed_once(run.folder / "as_saved.npz", key, compute)
 
 
 def answers_to_files(model, paths):

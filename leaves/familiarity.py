@@ -3,8 +3,9 @@
 Two scores on a frozen backbone, which no leaf has shaped: the angle to the fifth nearest training photo (deep nearest
 neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability of the head. The one finds pictures of other
 things, the other finds species that lie between known ones. Each becomes the share of validation photos that are no
-more familiar, a conformal p-value (Bates et al. 2023), and Fisher's method joins both. Judged by leaving species out in
-turn, beside the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
+more familiar, in the manner of a conformal p-value (Bates et al. 2023), and their logarithms are added, as Fisher did.
+Judged by leaving species out in turn, beside the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018)
+and ViM (Wang et al. 2022).
 """
 
 import functools
@@ -143,10 +144,14 @@ def learn(run, split):
     """`Familiarity` by a run on a frozen backbone: training photos are known, validation photos are usual."""
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
-    chosen = np.linspace(0, len(train) - 1, min(len(train), KNOWN)).astype(int)
-    known = normalize(train[chosen])
+    known = known_photos(train)
     nearness, probability = similarity(validation, known), run.validation_probabilities.max(axis=1)
     return Familiarity(run.folder, run.spec["image_size"], known, nearness, probability)
+
+
+def known_photos(train):
+    """The features of training photos that others are compared with, `KNOWN` at most, of length 1 each."""
+    return normalize(train[np.linspace(0, len(train) - 1, min(len(train), KNOWN)).astype(int)])
 
 
 # ---------------------------------------------------------------- judged by leaving species out
@@ -180,7 +185,7 @@ def scores_of_methods(train, labels, photos):
         "energy": energy,
         "Mahalanobis distance": -distance,
         "ViM": energy - of_train.max(axis=1).mean() / max(usual.mean(), 1e-9) * outside,
-        NEIGHBOURS: similarity(photos, normalize(train)),
+        NEIGHBOURS: similarity(photos, known_photos(train)),
     }
 
 
@@ -190,7 +195,7 @@ def two_columns(logits):
 
 
 def judge(run, split):
-    """The arrays of `leave_species_out`: methods, the areas and shares warned of each pair, and left_out."""
+    """The arrays of `leave_species_out`: methods, the areas of each pair, the shares warned, and left_out."""
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
     train = (outside_test["split"] == "train").to_numpy()
@@ -207,13 +212,14 @@ def judge(run, split):
         for method, score in scores.items():
             areas.setdefault(method, []).append(roc_auc_score(is_known, score))
             cut = np.quantile(score[is_known], FALSE_WARNINGS)
-            warned.setdefault(method, []).append((score[~is_known] < cut).mean())
-    table = {"methods": [*areas], "areas": [*areas.values()], "warned": [*warned.values()]}
+            warned.setdefault(method, []).append(score[~is_known] < cut)
+    shares = [np.concatenate(of_pairs).mean() for of_pairs in warned.values()]
+    table = {"methods": [*areas], "areas": [*areas.values()], "warned": shares}
     return table | {"left_out": np.concatenate(left_out)}
 
 
 def leave_species_out(run, split):
-    """Judge the methods on species that were left out: two at a time, until each has been left out once.
+    """Judge the methods on species that were left out: two or three at a time, until each has been left out once.
 
     A photo of a species that was left out should be unfamiliar, a validation photo of the others familiar. The
     threshold of a warning keeps 95 % of the latter.
@@ -225,7 +231,7 @@ def leave_species_out(run, split):
     Returns
     -------
     table : DataFrame indexed by method
-        "AUROC", its mean over the pairs of species; "lowest", of one pair; "warned", the share of photos of left-out
+        "AUROC", its mean over the groups of species; "lowest", of one group; "warned", the share of photos of left-out
         species that are called unfamiliar. None with fewer than four species.
     left_out : array of float
         How familiar each photo of a left-out species is, by both scores joined, 0 to 1.
@@ -238,7 +244,7 @@ def leave_species_out(run, split):
     file = places.CACHE / f"familiarity-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     stored = computed_once(file, key, functools.partial(judge, run, split))
     columns = {"AUROC": stored["areas"].mean(axis=1), "lowest": stored["areas"].min(axis=1)}
-    columns["warned"] = stored["warned"].mean(axis=1)
+    columns["warned"] = stored["warned"]
     return pd.DataFrame(columns, stored["methods"].tolist()), stored["left_out"]
 
 

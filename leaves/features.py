@@ -15,7 +15,7 @@ from leaves.backgrounds import CODE as BACKGROUNDS_CODE
 from leaves.backgrounds import OtherBackgrounds, leaf_masks
 from leaves.batches import Views, augment
 from leaves.cache import code_hash
-from leaves.dataset import load_images
+from leaves.dataset import DEVELOPMENT, load_images
 from leaves.files import InputError, atomic_file, write_atomic
 from leaves.runs import slug
 from leaves.training import batch_function, computing_in
@@ -114,7 +114,8 @@ def frozen_outputs(spec, split, subset, load):
 def view_of(images, views, number, split, subset):
     """One view of a subset's images, and a JSON-able dict of all that it depends on; see `frozen_outputs`."""
     if views.get("backgrounds") == "replaced":
-        view = OtherBackgrounds(images, leaf_masks(split, subset), views["seed"], number)
+        fold = split.loc[split["split"] != "test", "fold"].to_numpy() if subset == DEVELOPMENT else None
+        view = OtherBackgrounds(images, leaf_masks(split, subset), views["seed"], number, fold)
         return view, {"seed": views["seed"], "number": number, "code": BACKGROUNDS_CODE}
     settings = {key: views[key] for key in ("augmentation", "seed")}
     return View(images, **settings, number=number), settings | {"number": number, "code": code_hash(View, augment)}

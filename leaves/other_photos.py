@@ -59,6 +59,14 @@ def usable_rows(masks):
     return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
 
 
+def backgrounds_alone(split, size):
+    """The backgrounds of the test photos without leaves: uint8, shape (k, size, size, 3), of the `usable_rows`."""
+    images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
+    rows = usable_rows(masks)
+    alone = [background_alone(images[row], masks[row], np.random.default_rng([SEED, row])) for row in rows]
+    return np.reshape(alone, (len(rows), size, size, 3)).astype(np.uint8)
+
+
 def pictures_elsewhere(split, size):
     """The test leaves on other backgrounds, and their backgrounds alone, the same for all models but for their size.
 
@@ -67,12 +75,10 @@ def pictures_elsewhere(split, size):
     dict of `OTHER` and `ALONE` to uint8 arrays, shape (k, size, size, 3), of the `usable_rows`
     """
     images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
-    rows = usable_rows(masks)
-    if not len(rows):
-        return dict.fromkeys((OTHER, ALONE), np.zeros((0, size, size, 3), np.uint8))
-    generators = [np.random.default_rng([SEED, row]) for row in rows]
-    alone = [background_alone(images[row], masks[row], rng) for row, rng in zip(rows, generators, strict=True)]
-    return {OTHER: OtherBackgrounds(images, masks, SEED, 0)[rows], ALONE: np.stack(alone)}
+    return {
+        OTHER: OtherBackgrounds(images, masks, SEED, 0)[usable_rows(masks)],
+        ALONE: backgrounds_alone(split, size),
+    }
 
 
 def answers_elsewhere(models, split, ensembles):
@@ -92,14 +98,14 @@ def answers_elsewhere(models, split, ensembles):
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
         return {}
-    pictures = functools.cache(functools.partial(pictures_elsewhere, split))
+    pictures = functools.lru_cache(maxsize=1)(functools.partial(pictures_elsewhere, split))  # one size at a time
     [best] = ensembles["Test-time augmentation"]
 
     def compute(run, answer):
         return {kind: answer(of_kind) for kind, of_kind in pictures(run.spec["image_size"]).items()}
 
     key, stored = f"{CODE} {split.attrs['hash']}", {}
-    for label, run in models.items():
+    for label, run in sorted(models.items(), key=lambda model: model[1].spec["image_size"]):
         if run.result["initial_weights"] == "random":
             continue
         of_run = f"{key} {run.result['hashes']['model.keras']}"
@@ -126,13 +132,16 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
 
     Returns
     -------
-    DataFrame of float; "as they are" is over the same photos as the columns beside it
+    DataFrame of float; "as they are" is over the same photos as the columns beside it. Its attrs say of how many
+    "classes" each column is the mean: a second test set may have fewer.
     """
-    rows = usable_rows(leaf_masks(split, "test"))
+    rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
     of_column = {"as they are": same} | elsewhere | ({"second test set": external} if external else {})
     scores = {name: [answers.macro_f1(label) for label in labels] for name, answers in of_column.items()}
-    return pd.DataFrame(scores, labels)
+    table = pd.DataFrame(scores, labels)
+    table.attrs["classes"] = {name: len(np.unique(answers.truth)) for name, answers in of_column.items()}
+    return table
 
 
 def effect_of_fine_tuning(labels, answers, draws):
@@ -155,27 +164,32 @@ def effect_of_fine_tuning(labels, answers, draws):
             word = "helps" if low > 0 else "harms" if high < 0 else "undecided"
             parts.append(f"{name} {change:+.3f} ({low:+.3f} to {high:+.3f}: {word})")
     listed = "; ".join(parts) or "no backbone was fine-tuned"
-    return f"Fine-tuning minus the head alone, on other backgrounds: {listed}."
+    return f"Fine-tuning minus the head alone, on other backgrounds, one training each: {listed}."
 
 
-def holding_sentence(table, best, robust, chance):
-    """Say what two models keep of their score on other backgrounds, and what the background alone gives.
+def holding_sentence(table, best, for_any, elsewhere, draws):
+    """Say what two models keep of their score on other photos, and what the background alone gives.
 
     Parameters
     ----------
     table : DataFrame from `holding_table`
-    best, robust : str
+    best, for_any : str
         Labels: the model that validation chose, and the one for any background.
-    chance : float
-        Macro F1 of guessing.
+    elsewhere : dict from `answers_elsewhere`
+    draws : int
+        Bootstrap resamples behind the interval.
     """
-    if OTHER not in table:
-        return "No leaf of the test subset could be told from its background, so nothing is said of other backgrounds."
     parts = []
-    for label in {best: 0, robust: 0}:
+    for label in {best: 0, for_any: 0}:
         row = table.loc[label]
-        parts.append(f"{label} {row['as they are']:.3f} on the test photos, {row[OTHER]:.3f} on other backgrounds")
+        parts.append(f"{label} {row['as they are']:.3f} on the test photos")
+        parts[-1] += f", {row[OTHER]:.3f} on other backgrounds" if elsewhere else ""
         if "second test set" in row:
-            parts[-1] += f", {row['second test set']:.3f} on the second test set"
-    alone = f"On the background alone {best} reaches {table.loc[best, ALONE]:.3f} (chance {chance:.3f})"
-    return f"Macro F1: {'; '.join(parts)}. {alone}."
+            count = table.attrs["classes"]["second test set"]
+            parts[-1] += f", {row['second test set']:.3f} on the second test set ({count} species)"
+    told = f"Macro F1: {'; '.join(parts)}."
+    if not elsewhere:
+        return f"{told} No leaf of the test subset could be told from its background: other backgrounds were not tried."
+    low, high = elsewhere[ALONE].interval(best, draws)
+    chance = f"{low:.3f} to {high:.3f}, guessing {1 / table.attrs['classes'][ALONE]:.3f}"
+    return f"{told} On the background alone {best} has {table.loc[best, ALONE]:.3f} (95 % interval {chance})."

@@ -148,7 +148,7 @@ def test_paper_that_follows_the_species_is_found(control_of):
 def test_paper_that_does_not_follow_the_species_is_near_chance(control_of):
     control = control_of("any")
     assert control["low"] <= control["chance"]
-    assert "no better than chance" in backgrounds.in_words(control)
+    assert "tells the species" not in backgrounds.in_words(control)
 
 
 def test_photos_without_plain_background_have_no_control(project, monkeypatch):
@@ -156,3 +156,36 @@ def test_photos_without_plain_background_have_no_control(project, monkeypatch):
     monkeypatch.setattr(backgrounds, "leaf_masks", lambda split, subset: np.zeros((count, 32, 32), bool))
     assert backgrounds.background_control(project) is None
     assert backgrounds.in_words(None).startswith("Too few photos")
+
+
+def test_every_piece_of_the_leaf_is_in_its_mask():
+    """A leaflet apart from the leaf is no background, or the controls would measure leaves."""
+    image, mask = photo()
+    image = image.copy()
+    image[2:8, 2:8] = image[mask].mean(axis=0)
+    found = backgrounds.leaf_mask(image)
+    assert found[3:7, 3:7].all()
+    assert (found & mask).sum() > 0.9 * mask.sum()
+
+
+def test_blurred_photos_come_from_the_same_group(monkeypatch):
+    view = view_of()
+    groups = np.array([0, 1, 0, 1, 0, 1])
+    drawn = []
+    monkeypatch.setattr(backgrounds, "replace_background", lambda image, mask, other, rng: drawn.append(other) or image)
+    backgrounds.OtherBackgrounds(view.images, view.masks, 0, 1, groups)[:]
+    for row, other in enumerate(drawn):
+        [source] = [number for number, image in enumerate(view.images) if (image == other).all()]
+        assert groups[source] == groups[row]
+
+
+def test_masks_follow_the_photos_and_not_the_name_of_the_split(project):
+    """A part of a split keeps its hash: chapter 6 trains on fewer photos."""
+    whole = backgrounds.leaf_masks(project, "development")
+    fewer = project.drop(index=project.index[project["split"] == "train"][:5])
+    assert len(backgrounds.leaf_masks(fewer, "development")) == len(whole) - 5
+
+
+def test_a_wide_interval_at_chance_leaves_the_question_open():
+    control = {"photos": 20, "macro F1": 0.1, "low": 0.02, "high": 0.3, "chance": 0.07}
+    assert "stays open" in backgrounds.in_words(control)

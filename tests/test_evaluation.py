@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 
 def run(name, params, trainable, seconds, **more):
     result = {"params": params, "trainable_params": trainable, "train_seconds": seconds, **more}
-    return SimpleNamespace(folder=Path(name), result=result, spec={"backbone": "VGG16"})
+    return SimpleNamespace(name="VGG16", folder=Path(name), result=result, spec={"backbone": "VGG16"})
 
 
 CUSTOM = costs.cost_parts(run("custom", 50, 50, 7), {"whole": 2})

@@ -59,20 +59,30 @@ def answers(*predicted):
     )
 
 
+TRUTH = np.array([0, 1, 2, 0, 1, 2])
 GOOD, HALF, NONE = (0, 1, 2, 0, 1, 2), (0, 1, 2, 1, 2, 0), (1, 2, 0, 1, 2, 0)
 
 
 def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
-    monkeypatch.setattr(other_photos, "leaf_masks", lambda split, subset: masks_of(6))
-    elsewhere = {other_photos.OTHER: answers(GOOD, NONE, HALF), other_photos.ALONE: answers(NONE, NONE, NONE)}
+    masks = masks_of(6)
+    masks[[1, 4]] = False  # two photos without a leaf
+    monkeypatch.setattr(other_photos, "leaf_masks", lambda split, subset: masks)
+    rows = [0, 2, 3, 5]
+
+    def part(*predicted):
+        return Answers(TRUTH[rows], {label: row[rows] for label, row in answers(*predicted).probabilities.items()})
+
+    elsewhere = {other_photos.OTHER: part(GOOD, NONE, HALF), other_photos.ALONE: part(NONE, NONE, NONE)}
     labels = [*elsewhere[other_photos.OTHER].probabilities]
-    table = other_photos.holding_table(labels, answers(GOOD, GOOD, HALF), elsewhere, None, answers(HALF, HALF, HALF))
-    assert table["as they are"].tolist() == [1, 1, 0.5]
-    assert table["other backgrounds"].tolist() == [1, 0, 0.5]
+    on_test = answers((0, 0, 2, 0, 0, 2), GOOD, HALF)  # the first model errs on the two other photos only
+    table = other_photos.holding_table(labels, on_test, elsewhere, None, answers(HALF, HALF, HALF))
+    assert table["as they are"].tolist() == [1, 1, part(GOOD, GOOD, HALF).macro_f1(labels[2])]
+    assert table["other backgrounds"].tolist() == [1, 0, table["as they are"].iloc[2]]
     assert table["background alone"].tolist() == [0, 0, 0]
-    told = other_photos.holding_sentence(table, labels[0], labels[2], 1 / 3)
+    told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
     assert "X, transfer learning 1.000 on the test photos, 1.000 on other backgrounds, 0.500 on the second" in told
-    assert "Y (any background) 0.500 on the test photos, 0.500 on other backgrounds" in told
+    assert "second test set (3 species)" in told
+    assert "On the background alone X, transfer learning has 0.000 (95 % interval 0.000 to 0.000, guessing 0.5" in told
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
     [axis] = figure.axes
     assert drawn.index[-1] == "X, transfer learning"
@@ -93,9 +103,28 @@ def test_whether_fine_tuning_harms_is_told_by_its_interval():
 def test_without_any_outline_nothing_is_said_of_other_backgrounds(project, monkeypatch):
     monkeypatch.setattr(other_photos, "leaf_masks", lambda split, subset: np.zeros((6, 32, 32), bool))
     assert other_photos.answers_elsewhere({}, project, {}) == {}
-    table = other_photos.holding_table(["X, fine tuning"], answers(GOOD, GOOD, GOOD), {}, project)
-    assert "nothing is said" in other_photos.holding_sentence(table, "X, fine tuning", "X, fine tuning", 1 / 3)
-    assert (other_photos.pictures_elsewhere(project, 32)[other_photos.ALONE].shape) == (0, 32, 32, 3)
+    inputs = ["X, fine tuning"], answers(GOOD, GOOD, GOOD), {}, project
+    table = other_photos.holding_table(*inputs, external=answers(HALF, HALF, HALF))
+    assert table.loc["X, fine tuning"].tolist() == [1, 0.5]
+    told = other_photos.holding_sentence(table, "X, fine tuning", "X, fine tuning", {}, 100)
+    assert "0.500 on the second test set" in told
+    assert "other backgrounds were not tried" in told
+    assert figures.draw_holding(table, 1 / 3)[0].axes[0].get_title() == "Best on the test photos: X, fine tuning"
+    assert other_photos.pictures_elsewhere(project, 32)[other_photos.ALONE].shape == (0, 32, 32, 3)
+
+
+def test_both_kinds_of_pictures_are_of_the_same_photos(project, monkeypatch):
+    count = (project["split"] == "test").sum()
+    masks = masks_of(count)
+    masks[::2] = False
+    monkeypatch.setattr(other_photos, "leaf_masks", lambda split, subset: masks)
+    pictures = other_photos.pictures_elsewhere(project, 32)
+    assert {name: of_kind.shape for name, of_kind in pictures.items()} == dict.fromkeys(
+        (other_photos.OTHER, other_photos.ALONE), (count // 2, 32, 32, 3)
+    )
+    truth = other_photos.subset_truth(project, "test")[1::2]
+    blue = pictures[other_photos.ALONE][..., 2].mean(axis=(1, 2)) > 100
+    np.testing.assert_array_equal(blue, truth == 1)  # class B is blue all over
 
 
 # ---------------------------------------------------------------- windows and the head on them
@@ -138,6 +167,10 @@ def test_candidates_are_all_sizes_views_and_penalties(project, head):
     repeats = any_background.repeats_of(chosen, project, 3)
     assert repeats[0] == specs[3]
     assert [(spec["seed"], spec["fold"]) for spec in repeats] == [(7, 0), (8, 1), (9, 2)]
+    for spec in repeats:
+        photos = ((project["split"] != "test") & (project["fold"] != spec["fold"])).sum()
+        steps = spec["optimizer"]["config"]["learning_rate"]["config"]["decay_steps"]
+        assert steps == spec["epochs"] * -(-photos // spec["batch_size"])
 
 
 def test_other_weights_than_those_of_chapter_four_are_refused(head):
@@ -235,10 +268,16 @@ def test_each_species_is_left_out_once(species, run_of, working_folder, monkeypa
     told = familiarity.sentence(table, np.array([True, False, False, False]))
     assert "left-out species (AUROC" in told
     assert "75% of 4 pictures without a leaf" in told
-    monkeypatch.setattr(runs.Run, "validation_probabilities", np.full(((subsets == "validation").sum(), 5), 0.2))
+    count = (subsets == "validation").sum()
+    shares = np.linspace(0.2, 0.9, count)
+    monkeypatch.setattr(runs.Run, "validation_probabilities", np.stack([shares, 1 - shares], axis=1))
     learned = familiarity.learn(run_of, split)
     assert learned.known.shape == ((subsets == "train").sum(), 12)
-    assert learned.usual.shape == ((subsets == "validation").sum(),)
+    assert learned.probability.tolist() == np.maximum(shares, 1 - shares).tolist()
+    train, validation = (values[subsets == part] for part in ("train", "validation"))
+    expected = familiarity.similarity(validation, familiarity.normalize(train))
+    np.testing.assert_allclose(learned.nearness, expected, rtol=1e-6)
+    assert learned.usual.shape == (count,)
 
 
 @pytest.fixture(scope="module")
