@@ -35,8 +35,9 @@ def as_row(row):
     def number(value, form):
         return "" if pd.isna(value) else format(value, form)
 
+    has_step = not row["model"].startswith("FinalModel") and "(any background)" not in row["model"]
     return {
-        "model": row["model"] + ("" if row["model"].startswith("FinalModel") else STEP.get(row["chapter"], "")),
+        "model": row["model"] + (STEP.get(row["chapter"], "") if has_step else ""),
         "initial weights": START[row["initial_weights"]],
         "test macro F1": number(row["test_macro_f1"], ".3f"),
         "95 % interval": f"{row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f}",
