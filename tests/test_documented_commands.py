@@ -137,7 +137,7 @@ EVERY = {
     "fine_tuning_epochs": 2,
     "fine_tuning_rate": 0.001,
     "distilled_epochs": 3,
-    "background_sizes": [0.8, 1.0],
+    "background_sizes": [0.8],
     "background_views": [1],
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-KILLS, PROFILE = int(os.environ.get("KILLS", "6")), os.environ.get("KILLED_PROFILE", "tiny")
+KILLS, PROFILE = int(os.environ.get("KILLS", "4")), os.environ.get("KILLED_PROFILE", "tiny")
 SECONDS = (2, 10) if PROFILE == "tiny" else (4, 30)  # between two kills
 # What differs between two equal runs: times, and hashes, because files of Keras carry their time.
 TIMINGS = ["train_seconds", "seconds_before", "teacher_seconds", "ms_per_image", "hashes"]
