@@ -21,7 +21,7 @@ MODEL_COLOURS = {
     "VGG16": PALETTE[2],
     "EfficientNetB4": PALETTE[4],
     "EfficientNetLite0": PALETTE[5],
-    **dict.fromkeys(ANY_BACKGROUND, "0.15"),
+    **dict.fromkeys(ANY_BACKGROUND, "#1b7f6b"),
     "Test-time augmentation": PALETTE[6],
     "Ensemble": PALETTE[7],
 }
