@@ -138,7 +138,7 @@ EVERY = {
     "fine_tuning_rate": 0.001,
     "distilled_epochs": 3,
     "background_sizes": [0.8],
-    "background_views": [1],
+    "background_views": [3],
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",
     "draws": 150,
