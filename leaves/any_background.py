@@ -1,23 +1,27 @@
-"""A model for any background: a head on a frozen backbone that learns from leaves on other backgrounds too.
+"""A model for any background: a network on a backbone that learns from leaves on other backgrounds too.
 
 The photos' own paper tells the species (Noyan 2022), so a network may learn the paper. Here it sees every leaf on its
-paper and on other backgrounds, as Gui et al. (2021, FPDR) did. The backbone stays frozen: fine-tuning on one collection
-distorts features that hold on others (Kumar et al. 2022).
+paper and on other backgrounds, as Gui et al. (2021, FPDR) did. Fine-tuning on one collection distorts features that
+hold on others (Kumar et al. 2022). So a head on the frozen backbone comes first, then the last block learns too, at a
+low rate, and the mean of both networks' weights is a candidate of its own (Wortsman et al. 2022, WiSE-FT).
 """
 
 import hashlib
 import itertools
+import json
 from pathlib import Path
 
-from leaves import backgrounds, evaluation, scoring
+from leaves import backgrounds, evaluation, places, scoring
+from leaves.backbones import trainable_tail
 from leaves.cache import computed_once
 from leaves.dataset import shrunk_side
 from leaves.evaluation import predict_all, subset_truth
 from leaves.features import frozen_outputs
-from leaves.files import InputError
-from leaves.runs import repeat, training_spec
-from leaves.training import batch_function
-from leaves.transfer import loader, mean_score
+from leaves.files import InputError, write_atomic
+from leaves.locks import locked
+from leaves.runs import find_run, repeat, run_folder, spec_hash, training_spec, write_run
+from leaves.training import batch_function, prepare_training
+from leaves.transfer import loader, mean_score, prepare_tail, tail_spec
 
 import pandas as pd
 
@@ -27,6 +31,7 @@ WINDOW = 0.7  # side of the windows that the head answers to, as a share of the 
 PENALTIES = 0.001, 0.003  # weights of the squared weights in the loss: validation chooses
 PASSES, BATCH = 20, 128  # passes through all views, and photos in a batch
 PEAK_RATE = 0.006  # Adam's learning rate, which falls to 0 as a cosine does
+TAIL_RATE = 0.0001  # Adam's learning rate at the start of fine-tuning
 JUDGE = 1_000_000  # added to the seed of the view that judges: no training sees it
 
 
@@ -86,12 +91,12 @@ def candidate_specs(head, split, sizes, views):
     return specs
 
 
-def falling_rate(spec, split):
-    """Adam with a learning rate that falls to 0 at the last step of a spec's training: dict."""
+def falling_rate(spec, split, peak=PEAK_RATE):
+    """Adam with a learning rate that falls from `peak` to 0 at the last step of a spec's training: dict."""
     photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
     steps = -(-int(photos) // spec["batch_size"])
     rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
-    rate["config"] = {"initial_learning_rate": PEAK_RATE, "decay_steps": spec["epochs"] * steps}
+    rate["config"] = {"initial_learning_rate": peak, "decay_steps": spec["epochs"] * steps}
     return {"class_name": "Adam", "config": {"learning_rate": rate}}
 
 
@@ -113,16 +118,19 @@ def on_other_backgrounds(run, split, origins):
 
     Parameters
     ----------
-    run : Run of a spec of `candidate_specs`
+    run : Run of a spec of `candidate_specs` or `tail_specs`
     origins : dict of backbone to origin, see `backbones.find_weights`
     """
     views = run.spec["views"]
     judge = run.spec | {"views": views | {"seed": views["seed"] + JUDGE, "count": 1}}
 
     def compute():
-        outputs = frozen_outputs(judge, split, "validation", loader(run.spec, origins))
-        answer = batch_function(run.load_model().get_layer("head"))
-        return {"probabilities": predict_all(answer, outputs.features.arrays[1])}
+        outputs, network = frozen_outputs(judge, split, "validation", loader(run.spec, origins)), run.load_model()
+        if "cut" in run.spec:
+            stored, learnt = outputs.at_cut, trainable_tail(network)
+        else:
+            stored, learnt = outputs.features, network.get_layer("head")
+        return {"probabilities": predict_all(batch_function(learnt), stored.arrays[1])}
 
     key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']}"
     predicted = computed_once(run.folder / "replaced.npz", key, compute)["probabilities"].argmax(axis=1)
@@ -142,3 +150,72 @@ def candidates_table(runs, split, origins):
         scores = {"as they are": run.result["validation_macro_f1"]}
         rows.append(row | scores | {"other backgrounds": on_other_backgrounds(run, split, origins)})
     return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------- fine-tuning
+
+
+def tail_specs(heads, split, passes):
+    """The specs of the tails that go on from heads, with their views: the last block learns too, all epochs.
+
+    Parameters
+    ----------
+    heads : list of Run, of specs of `candidate_specs`
+    passes : int
+        Passes through all views; with 0 there are no tails.
+
+    Returns
+    -------
+    list of dict, see `transfer.tail_spec`
+    """
+    specs = []
+    for head in heads if passes else []:
+        epochs = passes * (1 + head.spec["views"]["count"])
+        spec = tail_spec(head, split, epochs, TAIL_RATE, patience=None, balance="class_weight")
+        specs.append(spec | {"name": head.name, "optimizer": falling_rate(spec, split, TAIL_RATE)})
+    return specs
+
+
+def mean_of_both(tail, split):
+    """The network with the mean of the frozen and the fine-tuned weights: a finished Run, made without a training.
+
+    Parameters
+    ----------
+    tail : Run of a spec of `tail_specs`; the history and the seconds are its own
+    """
+    spec = tail.spec | {"mean_with_start": True}
+    with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
+        if not find_run(spec):
+            training = prepare_training(tail.spec, split, prepare_tail)
+            pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
+            training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
+            folder = run_folder(spec)
+            write_atomic(folder / "spec.json", json.dumps(spec, indent=1))
+            write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
+    return find_run(spec)
+
+
+def ways_on(heads, tails, split):
+    """The networks that validation chooses from: dict of name to list of Run, one for each repeat.
+
+    Parameters
+    ----------
+    heads, tails : list of Run
+        Those on the frozen backbone, and those that go on from them; without tails there is no choice.
+    """
+    tuned = {"mean of both": [mean_of_both(tail, split) for tail in tails], "fine-tuned": tails} if tails else {}
+    return {"frozen": heads} | tuned
+
+
+def ways_table(networks, split, origins):
+    """The macro F1 of networks of `ways_on`: DataFrame, one row each.
+
+    Its columns are those of `candidates_table`, of repeat 0 on the validation subset, and "as they are, all repeats":
+    the mean over the repeats, each on the photos that it held out.
+    """
+    rows = {}
+    for name, runs in networks.items():
+        rows[name] = {"as they are": runs[0].result["validation_macro_f1"]}
+        rows[name] |= {"other backgrounds": on_other_backgrounds(runs[0], split, origins)}
+        rows[name] |= {"as they are, all repeats": mean_score(runs)}
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -77,7 +77,8 @@ def label_models(recorded):
         When chapter 4 has recorded other networks since chapter 5 went on from them.
     """
     for name, run in recorded["05"].items():
-        if "starts_from" in run.spec and run.spec["starts_from"].split()[0] != recorded["04"][name].folder.name:
+        head = recorded["04"].get(name)  # None: the tail of the model for any background
+        if head and "starts_from" in run.spec and run.spec["starts_from"].split()[0] != head.folder.name:
             raise InputError("Chapter 4 has other networks than chapter 5 went on from: run 05_fine_tuning again.")
     return {label_of(chapter, *row): row[1] for chapter, by_name in recorded.items() for row in by_name.items()}
 
@@ -116,8 +117,8 @@ def compared_models(models):
 
 
 def transfer_of(models, run):
-    """The transfer learning that a fine-tuned network goes on from, as a Run; None for other runs."""
-    return models[run.name + STEPS["04"]] if "starts_from" in run.spec else None
+    """The transfer learning that a fine-tuned network goes on from, as a Run; None if it is not among the models."""
+    return models.get(run.name + STEPS["04"]) if "starts_from" in run.spec else None
 
 
 def validation_score(run):

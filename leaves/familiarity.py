@@ -18,6 +18,7 @@ from leaves.cache import computed_once
 from leaves.dataset import DEVELOPMENT
 from leaves.evaluation import load_network, predict_all
 from leaves.features import frozen_outputs
+from leaves.runs import read_run
 from leaves.training import batch_function
 
 import keras
@@ -140,8 +141,14 @@ def stored_features(run, split):
     return of_whole_picture(frozen_outputs(plain, split, DEVELOPMENT, lambda: parts).features[:]).astype(np.float32)
 
 
+def on_frozen_backbone(run):
+    """The run whose features no leaf has shaped: the head that a fine-tuned network goes on from, or the run itself."""
+    return read_run(places.RUNS / run.spec["starts_from"].split()[0]) if "starts_from" in run.spec else run
+
+
 def learn(run, split):
-    """`Familiarity` by a run on a frozen backbone: training photos are known, validation photos are usual."""
+    """`Familiarity` by a run's frozen backbone: training photos are known, validation photos are usual."""
+    run = on_frozen_backbone(run)
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
     known = known_photos(train)
@@ -226,7 +233,8 @@ def leave_species_out(run, split):
 
     Parameters
     ----------
-    run : Run on a frozen backbone, the features of which are compared; a linear head takes the place of its own
+    run : Run on a backbone, the features of which are compared as they were frozen; a linear head takes the place of
+        its own
 
     Returns
     -------
@@ -240,6 +248,7 @@ def leave_species_out(run, split):
     if len(names) < 4:
         return None, np.empty(0)
 
+    run = on_frozen_backbone(run)
     key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']}"
     file = places.CACHE / f"familiarity-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     stored = computed_once(file, key, functools.partial(judge, run, split))

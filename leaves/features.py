@@ -48,7 +48,7 @@ class View:
 class FrozenOutputs:
     """The activations of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
-    at_cut: Views | None  # shape (views * n, height, width, channels); None of a head with windows
+    at_cut: Views  # shape (views * n, height, width, channels)
     features: Views  # shape (views * n, channels), or (views * n, windows, channels)
     labels: np.ndarray  # int, shape (n of one view,)
     seconds: float  # that the computation took, whenever that was
@@ -107,8 +107,7 @@ def frozen_outputs(spec, split, subset, load):
         stored.append(compute_once(load, view, key, title))
     at_cut, features, seconds = zip(*stored, strict=True)
     photos = np.arange(len(labels))
-    at_cut = None if spec.get("windows") else Views(at_cut, photos)
-    return FrozenOutputs(at_cut, Views(features, photos), labels, sum(seconds))
+    return FrozenOutputs(Views(at_cut, photos), Views(features, photos), labels, sum(seconds))
 
 
 def view_of(images, views, number, split, subset):
@@ -166,8 +165,6 @@ def traced(front, last_block, precision):
 def compute_once(load, images, key, title):
     """The activations at the cut and the features of images, and the seconds they took; from disk if they are there.
 
-    A head with windows goes no further than the features: of it the activations at the cut are not stored.
-
     Parameters
     ----------
     load : see `frozen_outputs`
@@ -177,40 +174,39 @@ def compute_once(load, images, key, title):
 
     Returns
     -------
-    at_cut, features : memory maps of float16; the first None with windows
+    at_cut, features : memory maps of float16
     seconds : float
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     at_cut, features, note = (places.CACHE / f"{name}{end}" for end in ("-cut.npy", "-features.npy", ".json"))
-    files = [features] if key.get("windows") else [at_cut, features]
-    stored = {file: open_whole(file) for file in files}
+    stored = [open_whole(file) for file in (at_cut, features)]
     with suppress(OSError, ValueError, KeyError):  # a note that is missing or damaged: as the arrays
         seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
-        if all(array is not None for array in stored.values()):
-            return stored.get(at_cut), stored[features], seconds
+        if all(array is not None for array in stored):
+            return *stored, seconds
     start = time.perf_counter()
-    write_outputs(load, images, files, key["precision"], title)
+    write_outputs(load, images, [at_cut, features], key["precision"], title)
     seconds = round(time.perf_counter() - start, 2)
     write_atomic(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
-    return *(open_whole(file) if file in files else None for file in (at_cut, features)), seconds
+    return open_whole(at_cut), open_whole(features), seconds
 
 
 def write_outputs(load, images, files, precision, title):
-    """Write the features of images to the last of some files, and the activations at the cut to the one before it."""
+    """Write the activations at the cut of images to the first of two files, and the features to the second."""
     front, last_block = load()
     run = traced(front, last_block, precision)
-    made_by = [front, last_block][-len(files) :]
-    shapes = {file: (len(images), *part.output_shape[1:]) for file, part in zip(files, made_by, strict=True)}
+    parts = zip(files, (front, last_block), strict=True)
+    shapes = {file: (len(images), *part.output_shape[1:]) for file, part in parts}
     check_room(shapes.values(), title)
     with ExitStack() as stack:
         outs = [stack.enter_context(atomic_file(file)) for file in shapes]
         for out, shape in zip(outs, shapes.values(), strict=True):
             np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
         for first in tqdm(range(0, len(images), 32), title, unit="batch", mininterval=2):
-            made_of_all = run(images[first : first + 32].astype(np.float32))[-len(files) :]
-            for out, made in zip(outs, made_of_all, strict=True):
-                values = made.numpy().astype("<f2")
+            computed = run(images[first : first + 32].astype(np.float32))
+            for out, array in zip(outs, computed, strict=True):
+                values = array.numpy().astype("<f2")
                 if not np.isfinite(values).all():
                     raise InputError(f"{title}: the weights give numbers that are not finite: take another file.")
                 out.write(values.tobytes())

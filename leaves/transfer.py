@@ -274,7 +274,8 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
     name = head.spec["backbone"]
     epochs = CHECK_TAIL_EPOCHS if is_check([head]) else epochs
     spec = training_spec("05", name, split, epochs, head.spec["seed"], balance, head.spec["fold"], patience=patience)
-    spec |= {key: head.spec[key] for key in ("backbone", "image_size", "weights", "views", "precision")}
+    shared = ("backbone", "image_size", "weights", "views", "precision", "windows")
+    spec |= {key: head.spec[key] for key in shared if key in head.spec}
     spec |= {"cut": BACKBONES[name].cut}
     spec |= {"starts_from": f"{head.folder.name} {file_hash(head.folder / 'validation.npy')}"}
     spec["optimizer"]["config"]["learning_rate"] = learning_rate

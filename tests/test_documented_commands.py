@@ -139,6 +139,7 @@ EVERY = {
     "distilled_epochs": 3,
     "background_sizes": [0.8],
     "background_views": [3],
+    "background_passes": 2,
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",
     "draws": 150,

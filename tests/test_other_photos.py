@@ -1,8 +1,21 @@
 """Other backgrounds, a model for any of them, unknown species, and where networks look."""
 
+import functools
 from pathlib import Path
 
-from leaves import any_background, backbones, explain, export, familiarity, features, files, other_photos, runs
+from leaves import (
+    any_background,
+    backbones,
+    explain,
+    export,
+    familiarity,
+    features,
+    files,
+    other_photos,
+    runs,
+    transfer,
+)
+from leaves.dataset import load_images
 from leaves.evaluation import Answers
 from leaves.figures import holding as figures
 
@@ -179,18 +192,63 @@ def test_other_weights_than_those_of_chapter_four_are_refused(head):
         any_background.check_weights(head, {"EfficientNetLite0": {"hash": "other"}})
 
 
-def test_a_head_with_windows_stores_features_only_in_plain_and_replaced_views(project, head, tmp_path):
+def test_a_head_with_windows_has_plain_and_replaced_views(project, head, tmp_path):
     [spec, _] = any_background.candidate_specs(head, project, [1.0], [1])
     [origin] = backbones.find_weights(["EfficientNetLite0"], tmp_path).values()
     parts = backbones.load_parts("EfficientNetLite0", 40, spec["windows"], **origin)
     stored = features.frozen_outputs(spec, project, "development", lambda: parts)
-    assert stored.at_cut is None
+    assert stored.at_cut.shape == (80, *parts[0].output_shape[1:])
     assert stored.features.shape == (80, *parts[1].output_shape[1:])
     assert len(stored.features.shape) == 3
     whole = familiarity.of_whole_picture(stored.features[:])
     assert whole.shape == (80, 1280)
     again = features.frozen_outputs(spec, project, "development", lambda: pytest.fail("computed again"))
     np.testing.assert_array_equal(stored.features[:], again.features[:])
+
+
+@pytest.fixture
+def tail(project, head, tmp_path, monkeypatch):
+    """A head and a short tail of the model for any background, and the origins of the weights."""
+    monkeypatch.setattr(any_background, "PASSES", 2)
+    origins = backbones.find_weights(["EfficientNetLite0"], tmp_path)
+    [spec, _] = any_background.candidate_specs(head, project, [1.0], [1])
+    runs.train_once(spec, project, functools.partial(transfer.prepare_head, origins=origins))
+    frozen = runs.find_run(spec)
+    [spec] = any_background.tail_specs([frozen], project, 1)
+    runs.train_once(spec, project, transfer.prepare_tail)
+    return frozen, runs.find_run(spec), origins
+
+
+def test_a_frozen_network_its_tail_and_their_mean(project, tail):
+    frozen, run, origins = tail
+    assert any_background.tail_specs([frozen], project, 0) == []
+    assert any_background.ways_on([frozen], [], project) == {"frozen": [frozen]}
+    ways = any_background.ways_on([frozen], [run], project)
+    [mean] = ways["mean of both"]
+    for key in ("windows", "views", "name", "fold", "seed"):
+        assert run.spec[key] == frozen.spec[key]
+    assert run.result["epochs"] == 2  # one pass through two views
+    assert run.spec["optimizer"]["config"]["learning_rate"]["config"]["initial_learning_rate"] == 1e-4
+    assert run.result["trainable_params"] > frozen.result["trainable_params"]
+
+    networks = [of.load_model() for of in (frozen, run, mean)]
+    moved = 0
+    for low, high, middle in zip(*(network.get_weights() for network in networks), strict=True):
+        np.testing.assert_allclose(middle, (low + high) / 2, atol=1e-6)
+        moved += np.abs(high - low).max() > 1e-6
+    assert moved >= 5
+    predicted = networks[2].predict(load_images(project, "validation", 40)[0][:].astype(np.float32), verbose=0)
+    np.testing.assert_allclose(predicted, mean.validation_probabilities, atol=0.02)  # stored activations are float16
+    modified = (mean.folder / "result.json").stat().st_mtime_ns
+    table = any_background.ways_table(any_background.ways_on([frozen], [run], project), project, origins)
+    assert (mean.folder / "result.json").stat().st_mtime_ns == modified  # it is made once
+    assert [*table.index] == ["frozen", "mean of both", "fine-tuned"]
+    assert table.loc["fine-tuned", "as they are"] == run.result["validation_macro_f1"]
+
+    # Familiarity compares features that no leaf has shaped.
+    learnt, same = (familiarity.learn(of, project) for of in (run, mean))
+    assert learnt.folder == same.folder == frozen.folder
+    np.testing.assert_array_equal(learnt.known, same.known)
 
 
 # ---------------------------------------------------------------- familiarity
