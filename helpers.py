@@ -14,7 +14,7 @@ from leaves import parameters, places, plots
 from leaves.claims import RULES
 from leaves.dataset import load_split
 from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
-from leaves.progress import training_bar, training_name
+from leaves.progress import tell_outcomes, training_bar
 from leaves.runs import Run, find_run, free_first, read_run, spec_hash, train_once
 from leaves.training import OnEpoch, gpus
 
@@ -51,7 +51,7 @@ def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
     return run
 
 
-def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable) -> list[Run]:
+def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, weights: bool = True) -> list[Run]:
     """Train each spec of a list once, in this process or on the workers of a Dask cluster; the results are the same.
 
     A run that is finished is not trained again, one that was stopped goes on after its last epoch, and one that
@@ -62,12 +62,14 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable) -> list
     specs : list of dict, JSON-able, as `leaves.runs.training_spec` makes them, with the keys that `prepare` reads
     prepare : callable(spec, split) -> leaves.training.Training
         Called only if the spec has not been trained yet.
+    weights : bool
+        False if only numbers are read: then what results/runs has of a training is enough.
 
     Returns
     -------
     list of Run, in the order of the specs
     """
-    found = {spec_hash(spec): find_run(spec) for spec in specs}
+    found = {spec_hash(spec): find_run(spec, weights) for spec in specs}
     waiting = {spec_hash(spec): spec for spec in specs if not found[spec_hash(spec)]}
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     if not address and len(waiting) > 1 and len(gpus()) > 1:
@@ -82,10 +84,8 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable) -> list
                 announce = OnEpoch(functools.partial(progress, key))
                 train_once(spec, split, prepare, announce, patience=float("inf"))
                 progress(key, None, None)
-    finished = [find_run(spec) for spec in specs]
-    for run in finished:
-        if run.result["diverged"]:
-            print(f"{training_name(run.spec)}, diverged in epoch {run.result['epochs']}.")
+    finished = [found[spec_hash(spec)] or find_run(spec) for spec in specs]
+    tell_outcomes(finished)
     return finished
 
 

@@ -133,10 +133,23 @@ def variant_specs(groups, base, epochs, seed, repeats, claimed):
     return specs
 
 
-def train_specs(train_all, specs, split, prepare):
-    """Train all specs in one queue: dict of name to list of Run."""
-    finished = iter(train_all([spec for of_name in specs.values() for spec in of_name], split, prepare))
-    return {name: [next(finished) for _ in of_name] for name, of_name in specs.items()}
+def train_specs(train_all, specs, split, prepare, looked_into):
+    """Train all specs, those that are looked into last: dict of name to list of Run.
+
+    Parameters
+    ----------
+    train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
+    specs : see `variant_specs`
+    looked_into : collection of str
+        Names of networks whose weights are read later; of the others only the numbers are.
+    """
+    trained = {}
+    for weights in (False, True):
+        queue = {name: of_name for name, of_name in specs.items() if (name in looked_into) == weights}
+        together = [spec for of_name in queue.values() for spec in of_name]
+        finished = iter(train_all(together, split, prepare, weights=weights))
+        trained |= {name: [next(finished) for _ in of_name] for name, of_name in queue.items()}
+    return {name: trained[name] for name in specs}
 
 
 # ---------------------------------------------------------------- scores

@@ -3,5 +3,5 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS, DATA, RUNS, REPORT = (ROOT / name for name in ("notebooks", "data", "runs", "report"))
+NOTEBOOKS, DATA, RUNS, REPORT, RESULTS = (ROOT / name for name in ("notebooks", "data", "runs", "report", "results"))
 SPLIT_CSV, SOURCE_JSON, CACHE = DATA / "split.csv", DATA / "source.json", DATA / "cache"

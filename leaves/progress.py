@@ -2,6 +2,8 @@
 
 from contextlib import contextmanager
 
+from leaves import places
+
 from tqdm import tqdm
 
 
@@ -35,6 +37,15 @@ def forecast(finished, waiting):
     time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, round(minutes))} minutes"
     count = len(finished) + len(waiting)
     return f"{len(finished)} of {count} trainings are done; the others take about {time}, one after another."
+
+
+def tell_outcomes(runs):
+    """Print which trainings of a list diverged, and how many were not made here: results/runs has their numbers."""
+    if kept := sum(run.folder.parent != places.RUNS for run in runs):
+        print(f"{kept} of {len(runs)} trainings were not repeated: results/runs has their numbers.")
+    for run in runs:
+        if run.result["diverged"]:
+            print(f"{training_name(run.spec)}, diverged in epoch {run.result['epochs']}.")
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Run:
     @property
     def validation_probabilities(self):
         """Array of float32, shape (photos, classes), in the order of the held-out fold's rows of split.csv."""
-        return np.load(self.folder / "validation.npy")
+        return np.load(self.folder / "validation.npy").astype(np.float32)
 
     def load_model(self):
         """The whole network, from RGB pixels 0..255 to class probabilities."""
@@ -140,10 +140,32 @@ def run_folder(spec):
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
 
-def find_run(spec):
-    """The finished run of this spec, whichever chapter made it, or None if it has to be trained."""
-    folder = run_folder(spec)
-    return None if fault_of_run(folder, spec) else Run(folder, spec, read_json(folder / "result.json"))
+def find_run(spec, weights=True):
+    """The finished run of this spec, whichever chapter made it, or None if it has to be trained.
+
+    Without `weights` the evidence of a run that was made elsewhere is enough, see `keep_evidence`.
+    """
+    folders = [run_folder(spec)] + ([] if weights else [*(places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}")])
+    sound = (folder for folder in folders if not fault_of_run(folder, spec))
+    return next((Run(folder, spec, read_json(folder / "result.json")) for folder in sound), None)
+
+
+def keep_evidence(run):
+    """Copy what a run found to results/runs: its spec, result, history and validation predictions, not its weights.
+
+    Seven digits of the history and half precision of the predictions are kept, some 15 KB.
+    """
+    folder = places.RESULTS / "runs" / run.folder.name
+    if not fault_of_run(folder, run.spec):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    write_atomic(folder / "spec.json", json.dumps(run.spec))
+    with atomic_file(folder / "history.csv") as out:
+        run.history.to_csv(out, index=False, float_format="%.7g")
+    with atomic_file(folder / "validation.npy") as out:
+        np.save(out, run.validation_probabilities.astype(np.float16))
+    hashes = {name: file_hash(folder / name) for name in ("history.csv", "validation.npy")}
+    write_atomic(folder / "result.json", json.dumps(run.result | {"hashes": hashes}, indent=1))
 
 
 def fault_of_run(folder, spec=None):

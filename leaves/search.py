@@ -64,7 +64,8 @@ def search_final_model(
         keys = [(trial, budget, number) for trial in numbers for number in range(count)]
         known.update({key: cut_short(final_runs[key[2]], budget) for key in keys if key[0] == FINAL})
         missing = [key for key in keys if key not in known]
-        known.update(zip(missing, train_all([spec_of(*key) for key in missing], split, prepare), strict=True))
+        specs = [spec_of(*key) for key in missing]
+        known.update(zip(missing, train_all(specs, split, prepare, weights=False), strict=True))
         return {trial: [known[trial, budget, number] for number in range(count)] for trial in numbers}
 
     study, budgets, champions = new_study(settings, seed), round_budgets(first_epochs, epochs), {FINAL}
@@ -80,7 +81,8 @@ def search_final_model(
         if winner == FINAL or wider == rates:
             break
         rates, trials, champions = wider, trials + AT_ONCE, champions | {winner}
-    return Search(study, round_table(rounds, study), winner, changes[winner], rounds[-1][1][winner])
+    winners = final_runs if winner == FINAL else train_all([run.spec for run in rounds[-1][1][winner]], split, prepare)
+    return Search(study, round_table(rounds, study), winner, changes[winner], winners)
 
 
 def cut_short(run, epochs):

@@ -137,7 +137,14 @@ def make_dirty(folder):
 @pytest.fixture
 def working_folder(tmp_path, monkeypatch):
     """An empty project: everything is read from and written to a temporary folder."""
-    for name, folder in {"ROOT": "", "DATA": "data", "RUNS": "runs", "REPORT": "report", "CACHE": "data/cache"}.items():
+    for name, folder in {
+        "ROOT": "",
+        "DATA": "data",
+        "RUNS": "runs",
+        "REPORT": "report",
+        "RESULTS": "results",
+        "CACHE": "data/cache",
+    }.items():
         monkeypatch.setattr(places, name, tmp_path / folder)
     for name in ("split.csv", "source.json"):
         monkeypatch.setattr(places, name.replace(".", "_").upper(), tmp_path / "data" / name)
