@@ -81,8 +81,7 @@ def search_final_model(
         if winner == FINAL or wider == rates:
             break
         rates, trials, champions = wider, trials + AT_ONCE, champions | {winner}
-    winners = final_runs if winner == FINAL else train_all([run.spec for run in rounds[-1][1][winner]], split, prepare)
-    return Search(study, round_table(rounds, study), winner, changes[winner], winners)
+    return Search(study, round_table(rounds, study), winner, changes[winner], rounds[-1][1][winner])
 
 
 def cut_short(run, epochs):
