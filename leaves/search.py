@@ -63,9 +63,8 @@ def search_final_model(
     def train(numbers, budget, count=1):
         keys = [(trial, budget, number) for trial in numbers for number in range(count)]
         known.update({key: cut_short(final_runs[key[2]], budget) for key in keys if key[0] == FINAL})
-        missing = [key for key in keys if key not in known]
-        specs = [spec_of(*key) for key in missing]
-        known.update(zip(missing, train_all(specs, split, prepare, weights=False), strict=True))
+        new = [key for key in keys if key not in known]
+        known.update(zip(new, train_all([spec_of(*key) for key in new], split, prepare, weights=False), strict=True))
         return {trial: [known[trial, budget, number] for number in range(count)] for trial in numbers}
 
     study, budgets, champions = new_study(settings, seed), round_budgets(first_epochs, epochs), {FINAL}
