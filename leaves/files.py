@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -161,3 +162,12 @@ def matches_checksum(file):
 def own_cores():
     """The numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
+
+
+def link_or_copy(file, target):
+    """Make `target` a second name of a file, with the folders above it; a copy if the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)

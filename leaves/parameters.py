@@ -98,6 +98,7 @@ def are_variants(value):
 PARAMETERS = {
     # chapter 1
     "data": text("the photos", 'a folder, "sample", "plant_village" or None', place="folder", none=True),
+    "photos": text("a table of photos", "a CSV file with a column sha256, or an empty text", place="file"),
     "sample_count": whole("leaves in the synthetic sample", 70, 1_000_000),
     "sample_size": whole("pixels per side of a synthetic leaf", 32, 1024),
     "image_size": whole("pixels per side", 32, 512, none=True),

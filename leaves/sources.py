@@ -8,10 +8,11 @@ import zipfile
 from pathlib import Path
 
 from leaves import places, sample
-from leaves.files import InputError, disk_errors_explained, read_json, user_path
+from leaves.files import InputError, disk_errors_explained, file_hash, link_or_copy, read_json, user_path
 from leaves.photos import IMAGE_SUFFIXES
 
 import keras
+import pandas as pd
 from tqdm import tqdm
 
 DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # in the place of a folder
@@ -109,6 +110,49 @@ def locate(data, sample_count, sample_size, seed):
                 sample.render_dataset(folder, sample_count, sample_size, seed)
         return folder, f"synthetic leaves, {sample_size} x {sample_size} pixels, seed {seed} (leaves/sample.py)"
     return Path(data), f"the folder {Path(data).name}"
+
+
+def listed_photos(folder, table):
+    """A folder of links to those photos of `folder` that a table lists, in sub-folders of the same names.
+
+    Parameters
+    ----------
+    folder : Path, with one sub-folder per class
+    table : path of a CSV file whose column sha256 has the SHA-256 of each photo's file, as results/photos.csv
+
+    Returns
+    -------
+    Path, in data/
+
+    Raises
+    ------
+    InputError
+        When the file is no such table, or none of its photos is there.
+    """
+    table = user_path(table, places.ROOT)
+    try:
+        listed = {*pd.read_csv(table, dtype=str)["sha256"]}
+    except (OSError, ValueError, KeyError) as error:
+        like = "name one such as results/photos.csv"
+        raise InputError(f"{table} is no CSV file with a column sha256: {like}.") from error
+    files = [file for file in sorted(folder.glob("*/*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+    hashed = {file: file_hash(file) for file in tqdm(files, "finding the photos", unit="file", mininterval=2)}
+    chosen = [file for file in files if hashed[file] in listed]
+    if not chosen:
+        raise InputError(
+            f"{folder} has none of the {len(listed)} photos of {table.name}: name their folder with --data."
+        )
+    print(f"{len({hashed[file] for file in chosen})} of the {len(listed)} listed photos lie in {folder.name}.")
+    names = "\n".join(f"{file} {hashed[file]}" for file in chosen)
+    made = places.DATA / f"listed-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    if not made.exists():
+        unfinished = made.with_name(f"{made.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with disk_errors_explained(unfinished):
+            for file in chosen:
+                link_or_copy(file, unfinished / file.parent.name / file.name)
+            unfinished.rename(made)
+    return made
 
 
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):

@@ -11,7 +11,7 @@ from pathlib import Path
 from leaves import places
 from leaves.dataset import SUBSETS, load_split
 from leaves.duplicates import nearest
-from leaves.files import InputError, disk_errors_explained, write_atomic, write_with_checksum
+from leaves.files import InputError, disk_errors_explained, link_or_copy, write_atomic, write_with_checksum
 from leaves.photos import issue_table
 
 import numpy as np
@@ -295,11 +295,7 @@ def link_folders(split, folder):
             link = unfinished / row.split / row.label / Path(row.path).name
             if link.exists():  # folded classes may bring the same name twice
                 link = link.with_name(f"{row.sha256[:8]}-{link.name}")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(original, link)
-            except OSError:
-                shutil.copy2(original, link)
+            link_or_copy(original, link)
         (unfinished / stamp_file.name).write_text(stamp)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)

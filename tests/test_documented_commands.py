@@ -107,6 +107,7 @@ def documented_commands():
 BY_OPTION = {"data": "--data", "weights": "--weights", "external": "--test"}
 EVERY = {
     "data": "my_photos",
+    "photos": "my_photos.csv",
     "sample_count": 100,
     "sample_size": 64,
     "image_size": 40,
@@ -462,6 +463,8 @@ def copy(tmp_path_factory, mendeley):
             picture = coloured(hue, [number, seed, 1], (80, 64))
             save(picture, copy / "other_photos" / label / f"{seed}.jpg", quality=95)
             save(picture, copy / "unlabelled" / f"{label} {seed}.jpg", quality=95)
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(copy.glob("my_photos/*/*"))]
+    pd.DataFrame({"sha256": hashes[2:]}).to_csv(copy / "my_photos.csv", index=False)  # two are not listed
     (copy / "my_weights").mkdir()
     keras.applications.VGG16(include_top=False, weights=None).save_weights(copy / "my_weights" / "VGG16.weights.h5")
     source = (copy / "leaves" / "sources.py").read_text(encoding="utf-8")
@@ -546,7 +549,10 @@ def test_the_best_model_answers_as_the_page_says(every):
 
 def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(every):
     told = run_in(every, "other photos").stdout
-    assert f"Going on with the photos of {(every / 'my_photos').resolve()}, used last" in told
+    [listed] = every.glob("data/listed-*")  # the photos of my_photos that my_photos.csv lists
+    assert f"Going on with the photos of {listed.resolve()}, used last" in told
+    count = len([*every.glob("my_photos/*/*")])
+    assert len([*listed.glob("*/*")]) == count - 2
     assert pd.read_csv(every / "figures" / "scores.csv")["external_macro_f1"].between(0, 1).all()
     for figure in every.glob("report/figures/*.png"):
         assert (every / "figures" / figure.name).read_bytes() == figure.read_bytes()

@@ -1,13 +1,15 @@
-"""The published study: the evidence of its runs."""
+"""The published study: the evidence of its runs, and the table of its photos."""
 
 import shutil
 
 import helpers
-from leaves import custom_cnn, places, runs
+from leaves import custom_cnn, duplicates, photos, places, runs, sources, splitting
+from leaves.files import InputError, file_hash
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 
 def small_specs(split, count=2):
@@ -70,3 +72,54 @@ def test_evidence_of_another_spec_or_damaged_evidence_is_not_taken(project, kept
     runs.keep_evidence(run)  # made good
     shutil.rmtree(run.folder)
     assert runs.find_run(specs[0], weights=False).folder == folder
+
+
+# ---------------------------------------------------------------- the table of photos
+
+
+@pytest.fixture
+def two_folders(working_folder):
+    """A folder of photos, one that holds them under other names and others too, and the table of the former."""
+    rng = np.random.default_rng(0)
+    for number, label in enumerate(["Ash", "Birch"] * 6):
+        picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+        for folder, name in (("own", f"{label}/{number}.png"), ("whole", f"{label}___mildew/other {number}.png")):
+            file = working_folder / folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file)
+    for label in ("Ash___rust", "Cedar"):
+        (working_folder / "whole" / label).mkdir()
+        picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+        picture.save(working_folder / "whole" / label / "more.png")
+    table = working_folder / "photos.csv"
+    rows = [{"sha256": file_hash(file), "label": file.parent.name} for file in working_folder.glob("own/*/*")]
+    pd.DataFrame(rows).to_csv(table, index=False)
+    return working_folder, table
+
+
+def split_of(folder):
+    images, issues = photos.find_images(folder)
+    images, _ = photos.inspect_images(images, 32)
+    usable, pairs, issues = duplicates.keep_usable(images, issues, folder, 4)
+    _, before = splitting.memory_of_split(seed=str(folder))
+    usable, _ = splitting.split_photos(usable, pairs, 0.2, 0.2, 0, before)
+    return splitting.write_split(usable, issues, str(folder), "photos", {})
+
+
+def test_the_listed_photos_of_a_larger_collection_give_the_same_split(two_folders, capsys):
+    folder, table = two_folders
+    listed = sources.listed_photos(folder / "whole", str(table))
+    assert "12 of the 12 listed photos lie in whole." in capsys.readouterr().out
+    assert {file.parent.name for file in listed.glob("*/*")} == {"Ash___mildew", "Birch___mildew"}
+    assert split_of(listed).attrs["hash"] == split_of(folder / "own").attrs["hash"]
+    assert sources.listed_photos(folder / "whole", str(table)) == listed
+
+
+def test_a_table_of_photos_that_are_elsewhere_or_none_is_refused(two_folders):
+    folder, table = two_folders
+    (folder / "other" / "Ash").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"other has none of the 12 photos of photos\.csv: name their folder with --data"):
+        sources.listed_photos(folder / "other", str(table))
+    table.write_text("path,label\n")
+    with pytest.raises(InputError, match="no CSV file with a column sha256"):
+        sources.listed_photos(folder / "whole", str(table))

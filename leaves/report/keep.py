@@ -2,11 +2,10 @@
 
 import datetime
 import json
-import os
 import shutil
 
 from leaves import places
-from leaves.files import file_hash
+from leaves.files import file_hash, link_or_copy
 from leaves.report.chapters import CHAPTERS, read_by
 
 FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
@@ -35,12 +34,7 @@ def keep_last_report():
     unfinished = last.with_name(".last.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     for file in (file for pattern in REPORT_FILES for file in places.REPORT.glob(pattern)):
-        link = unfinished / file.relative_to(places.REPORT)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, link)
-        except OSError:  # a file system without hard links
-            shutil.copy2(file, link)
+        link_or_copy(file, unfinished / file.relative_to(places.REPORT))
     unfinished.rename(last)
 
 
