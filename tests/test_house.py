@@ -36,6 +36,7 @@ ORDER = [
         "report.execute",
         "report.side_by_side",
         "report.render",
+        "report.publish",
         "report.command",
         "report.__main__",
     ),

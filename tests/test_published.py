@@ -1,15 +1,23 @@
-"""The published study: the evidence of its runs, and the table of its photos."""
+"""The published study: the evidence of its runs, the table of its photos, and what is published."""
 
+import json
 import shutil
+from pathlib import Path
 
 import helpers
 from leaves import custom_cnn, duplicates, photos, places, runs, sources, splitting
-from leaves.files import InputError, file_hash
+from leaves.files import InputError, file_hash, write_atomic
+from leaves.report import publish
+from leaves.report.chapters import CHAPTERS, NUMBERS, chapter_parameters, read_by
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def small_specs(split, count=2):
@@ -118,8 +126,80 @@ def test_the_listed_photos_of_a_larger_collection_give_the_same_split(two_folder
 def test_a_table_of_photos_that_are_elsewhere_or_none_is_refused(two_folders):
     folder, table = two_folders
     (folder / "other" / "Ash").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"other has none of the 12 photos of photos\.csv: name their folder with --data"):
+    with pytest.raises(
+        InputError, match=r"other has none of the 12 photos of photos\.csv: name their folder with --data"
+    ):
         sources.listed_photos(folder / "other", str(table))
     table.write_text("path,label\n")
     with pytest.raises(InputError, match="no CSV file with a column sha256"):
         sources.listed_photos(folder / "whole", str(table))
+
+
+# ---------------------------------------------------------------- the published study
+
+
+@pytest.fixture
+def study(project):
+    """A project with a whole report of the study, as far as `publish` reads it."""
+    for run in helpers.train_all(small_specs(project), project, custom_cnn.prepare):
+        assert not run.result["diverged"]
+    write_atomic(places.SOURCE_JSON, json.dumps({"data": "/photos", "settings": {}}))
+    for number in NUMBERS[1:]:
+        write_atomic(places.RUNS / f"{number}.json", "{}")
+    values = yaml.safe_load((ROOT / "notebooks" / "profiles" / "study.yaml").read_text(encoding="utf-8"))
+    for chapter in CHAPTERS:
+        own = {name: value for name, value in values.items() if name in chapter_parameters(chapter)}
+        metadata = {"papermill": {"parameters": own}, "read": read_by(chapter.name[:2])}
+        executed = nbformat.v4.new_notebook(metadata=metadata)
+        write_atomic(places.REPORT / chapter.name, nbformat.writes(executed))
+    for name in (*publish.TABLES, "report.html"):
+        write_atomic(places.REPORT / name, f"{name}\n")
+    (places.REPORT / "figures").mkdir()
+    Image.new("RGB", (9, 9)).save(places.REPORT / "figures" / "06-scores.png")
+    (places.ROOT / "figures").mkdir()
+    (places.ROOT / "figures" / "old.png").write_bytes(b"")
+    return project
+
+
+def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, capsys):
+    publish.main()
+    assert "results/runs has the evidence of 2 trainings." in capsys.readouterr().out
+    assert not (places.ROOT / "figures" / "old.png").exists()
+    record = json.loads((places.RESULTS / "provenance.json").read_text(encoding="utf-8"))
+    names = {f"results/{name}" for name in (*publish.TABLES, "report.html", "photos.csv")} | {"figures/06-scores.png"}
+    assert {*record["files"]} == names
+    for name, expected in record["files"].items():
+        assert file_hash(places.ROOT / name) == expected
+    assert (record["photos"], record["trainings"], record["split"]) == (len(study), 2, study.attrs["hash"])
+    table = pd.read_csv(places.RESULTS / "photos.csv")
+    assert [*table.columns] == ["sha256", "name", "label", "split", "fold"]
+    assert len(table) == len(study)
+    publish.main()  # again: the same
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda: (places.REPORT / "04_transfer_learning.ipynb").unlink(), "Chapter 04_transfer_learning was not"),
+        (lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'), "Chapter 05_fine_tuning read something"),
+        (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
+        (lambda: write_atomic(places.SOURCE_JSON, '{"data": "sample"}'), "the present ones are synthetic"),
+        (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html takes 6.1 MB"),
+    ],
+)
+def test_an_unfinished_study_is_not_published_but_its_evidence_is_kept(study, spoil, sentence):
+    spoil()
+    with pytest.raises(InputError, match=sentence):
+        publish.main()
+    assert len([*(places.RESULTS / "runs").iterdir()]) == 2
+    assert {file.name for file in places.RESULTS.iterdir()} == {"runs"}
+    assert (places.ROOT / "figures" / "old.png").exists()
+
+
+def test_a_run_with_other_settings_is_no_study(study):
+    executed = places.REPORT / "02_custom_cnn.ipynb"
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.papermill.parameters["repeats"] = 1
+    write_atomic(executed, nbformat.writes(notebook))
+    with pytest.raises(InputError, match="Chapter 02_custom_cnn was executed with repeats 1"):
+        publish.main()

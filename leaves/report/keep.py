@@ -9,8 +9,9 @@ from leaves.files import file_hash, link_or_copy
 from leaves.report.chapters import CHAPTERS, read_by
 
 FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
-REPORT_FILES = ("0?_*.ipynb", "report.html", "scores.csv", "predictions.csv", "best_model.keras", "figures/*.png")
-OF_CHAPTER_6 = ("scores.csv", "predictions.csv", "best_model.keras")  # what it leaves beside its page
+# What a chapter leaves beside its page and its figures.
+LEFT_BY = {"03": ["variants.csv"], "06": ["scores.csv", "verdicts.csv", "predictions.csv", "best_model.keras"]}
+REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "figures/*.png")
 
 
 def last_report():
@@ -62,7 +63,7 @@ def settle_last_report(stale):
     else:
         if (places.REPORT / f"{FAILED}{CHAPTERS[-1].name}").exists():
             pictures = [f"figures/{file.name}" for file in last.glob("figures/06-*.png")]
-            for name in (*OF_CHAPTER_6, *pictures):
+            for name in (*LEFT_BY["06"], *pictures):
                 if (last / name).exists():
                     (last / name).replace(places.REPORT / name)
         shutil.rmtree(last)
@@ -97,8 +98,8 @@ def forget_stale():
             executed.unlink()
             if not executed.name.startswith(FAILED):
                 stale.add(number)
-    if "06" in stale:
-        for name in OF_CHAPTER_6:
+    for number in stale & LEFT_BY.keys():
+        for name in LEFT_BY[number]:
             (places.REPORT / name).unlink(missing_ok=True)
     return sorted(stale)
 

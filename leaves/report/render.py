@@ -119,21 +119,30 @@ def cover_facts(chapters, profile, seconds):
 
 def provenance(chapters, profile, command):
     """All that is needed to make the report again: term to value, and one row for each chapter."""
-    git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "not under version control"
     terms = {
         "Made by": command,
         "Profile": profile,
-        "Commit": commit,
+        "Commit": commit(),
         "Python": platform.python_version(),
-        "Packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+        "Packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "Same again": "the seeds are parameters; another processor or number of threads may change the last digits",
     }
     return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
+
+
+def commit():
+    """The commit of this code, marked if something was changed since."""
+    git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not under version control"
+
+
+def versions():
+    """The versions of the packages at the heart of this code: dict of name to version."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def processor():

@@ -1,0 +1,134 @@
+"""Publish a finished study: its numbers in results/, its figures in figures/; before that, the evidence of its runs.
+
+`.venv/bin/python -m leaves.report.publish` copies what `./run_all.sh --profile study` left; nothing is written by hand.
+"""
+
+import datetime
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from leaves import places
+from leaves.dataset import load_split
+from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
+from leaves.locks import locked
+from leaves.report.chapters import CHAPTERS, chapter_parameters, read_by
+from leaves.report.render import commit, processor, versions
+from leaves.runs import fault_of_run, keep_evidence, read_run
+
+import nbformat
+import yaml
+
+PROFILE = "study"
+TABLES = ("scores.csv", "verdicts.csv", "variants.csv")
+MOST_BYTES = {"report.html": 6e6, "all": 12e6}
+CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
+
+
+def main():
+    """Keep the evidence of all finished runs, and publish the study if it is finished; else say what is missing."""
+    with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
+        split = load_split()
+        runs = finished_runs(split.attrs["hash"])
+        for run in runs:
+            keep_evidence(run)
+        print(f"results/runs has the evidence of {len(runs)} trainings.")
+        check_finished()
+        publish(split, runs)
+
+
+def finished_runs(split_hash):
+    """The finished and sound runs on a split: list of Run, in the order of their folders."""
+    folders = sorted(folder.parent for folder in places.RUNS.glob("*/result.json"))
+    sound = [folder for folder in folders if not fault_of_run(folder)]
+    return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
+
+
+def check_finished():
+    """Raise InputError with one sentence unless the report is a whole study on photos, as it lies on disk now."""
+    wanted = yaml.safe_load((places.NOTEBOOKS / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
+    way = f"run ./run_all.sh --profile {PROFILE} with these photos and weights, then publish again"
+    if read_json(places.SOURCE_JSON).get("data") in (None, "sample"):
+        raise InputError(f"The study is on photos, and the present ones are synthetic: {way}.")
+    for chapter in CHAPTERS:
+        executed = places.REPORT / chapter.name
+        if not executed.exists():
+            raise InputError(f"Chapter {chapter.stem} was not executed: {way}.")
+        metadata = nbformat.read(executed, as_version=4).metadata
+        if metadata.get("read") != read_by(chapter.name[:2]):
+            raise InputError(f"Chapter {chapter.stem} read something that has changed: {way}.")
+        given = chapter_parameters(chapter) | metadata.papermill.parameters
+        for name in (wanted.keys() & given.keys()) - CHOSEN_BY_THE_READER:
+            if given[name] != wanted[name]:
+                raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {way}.")
+    for table in (*TABLES, "report.html"):
+        if not (places.REPORT / table).exists():
+            raise InputError(f"report/{table} is missing: {way}.")
+
+
+def publish(split, runs):
+    """Copy tables, page and figures of the study, write the table of its photos, and last where all that comes from."""
+    figures = [*places.REPORT.glob("figures/*.png")]
+    sizes = {"report.html": (places.REPORT / "report.html").stat().st_size}
+    sizes["all"] = sizes["report.html"] + sum(file.stat().st_size for file in figures)
+    sizes["all"] += sum(file.stat().st_size for file in (places.RESULTS / "runs").glob("*/*"))
+    for name, most in MOST_BYTES.items():
+        if sizes[name] > most:
+            raise InputError(f"{name} takes {sizes[name] / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are published.")
+    published = [places.RESULTS / name for name in (*TABLES, "report.html")]
+    for file in published:
+        copy(places.REPORT / file.name, file)
+    for old in (places.ROOT / "figures").glob("*.png"):
+        old.unlink()
+    for file in figures:
+        published.append(places.ROOT / "figures" / file.name)
+        copy(file, published[-1])
+    table = photo_table(split)
+    write_atomic(places.RESULTS / "photos.csv", table.to_csv(index=False))
+    published.append(places.RESULTS / "photos.csv")
+    record = provenance(split, runs) | {
+        "files": {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
+    }
+    write_atomic(places.RESULTS / "provenance.json", json.dumps(record, indent=1))
+    print(f"Published: {len(figures)} figures in figures/, and the numbers, {sizes['all'] / 1e6:.1f} MB, in results/.")
+
+
+def copy(file, target):
+    """Copy a file, whole or not at all."""
+    with atomic_path(target) as unfinished:
+        shutil.copyfile(file, unfinished)
+
+
+def photo_table(split):
+    """The photos of a split: DataFrame of sha256, name (of the file, with its folder), label, split and fold."""
+    names = [f"{Path(path).parent.name}/{Path(path).name}" for path in split["path"]]
+    return split.assign(name=names)[["sha256", "name", "label", "split", "fold"]]
+
+
+def provenance(split, runs):
+    """Where a published study comes from: a JSON-able dict."""
+    weights = {run.spec["backbone"]: run.spec["weights"] for run in runs if "backbone" in run.spec}
+    made = datetime.datetime.fromtimestamp((places.REPORT / "scores.csv").stat().st_mtime)
+    seconds = sum(run.result["train_seconds"] for run in runs)
+    return {
+        "date": made.date().isoformat(),
+        "commit": commit(),
+        "command": f"./run_all.sh --profile {PROFILE} --data DIR --weights DIR",
+        "photos": len(split),
+        "species": len(split.attrs["classes"]),
+        "split": split.attrs["hash"],
+        "trainings": len(runs),
+        "hours": round(seconds / 3600, 1),
+        "weights": {name: weights[name] for name in sorted(weights)},
+        "versions": {"python": platform.python_version(), **versions()},
+        "processor": processor(),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"publish: {error}")
