@@ -26,6 +26,7 @@ ORDER = [
         "explain",
         "export",
         "learning_curve",
+        "published",
     ),
     *("plots", "figures.split", "figures.custom_cnn", "figures.ablations", "figures.search", "figures.transfer"),
     *("figures.comparison", "figures.holding", "figures.costs"),

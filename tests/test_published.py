@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import helpers
-from leaves import custom_cnn, duplicates, photos, places, runs, sources, splitting
+from leaves import custom_cnn, duplicates, photos, places, published, runs, sources, splitting
+from leaves.figures import comparison
 from leaves.files import InputError, file_hash, write_atomic
-from leaves.report import publish
+from leaves.report import publish, render
 from leaves.report.chapters import CHAPTERS, NUMBERS, chapter_parameters, read_by
 
 import nbformat
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,3 +205,68 @@ def test_a_run_with_other_settings_is_no_study(study):
     write_atomic(executed, nbformat.writes(notebook))
     with pytest.raises(InputError, match="Chapter 02_custom_cnn was executed with repeats 1"):
         publish.main()
+
+
+# ---------------------------------------------------------------- on the page of another run
+
+
+SCORES = pd.DataFrame(
+    [
+        ("FinalModel", "none", 531_374, 0.75, 0.70, 0.80, 0.15),
+        ("ResNet50, fine tuning", "imagenet", 24_643_982, 0.95, 0.92, 0.97, np.nan),
+        ("EfficientNetB4, fine tuning", "random", 18_599_021, 0.99, 0.98, 1.0, np.nan),
+    ],
+    columns=["model", "initial_weights", "params", "test_macro_f1", "test_macro_f1_low", "test_macro_f1_high"]
+    + ["replaced_background_macro_f1"],
+)
+
+
+@pytest.fixture
+def published_results(study):
+    verdicts = pd.DataFrame({"claim": ["C1", "C2", "C3"], "verdict": ["refuted", "confirmed", "refuted"]})
+    write_atomic(places.REPORT / "scores.csv", SCORES.to_csv(index=False))
+    write_atomic(places.REPORT / "verdicts.csv", verdicts.to_csv(index=False))
+    publish.main()
+    write_atomic(places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.96, 0.2]).to_csv(index=False))
+    return study
+
+
+def columns_of(html):
+    """The columns of an HTML table: dict of title to list of str."""
+    found = BeautifulSoup(html, "html.parser").find_all("tr")
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in found]
+    return {title: list(cells) for title, *cells in zip(*rows, strict=True)}
+
+
+def test_the_table_of_claims_has_the_published_verdicts(published_results):
+    columns = {"said": "that", "evidence": "this", "verdict": ["undecided", "not tested"], "reason": "", "figure": "x"}
+    verdicts = pd.DataFrame({"claim": ["C2", "C1"], **columns})
+    table = comparison.style_claims(verdicts).data
+    assert table.loc["C1", "published study"] == "refuted"
+    assert table.loc["C2", "published study"] == "confirmed"
+    assert table["verdict"].tolist() == ["undecided", "not tested"]
+
+
+def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(published_results):
+    write_atomic(places.SOURCE_JSON, '{"split": "another"}')
+    section = render.study_section()
+    assert section["tally"] == "2 refuted, 1 confirmed"
+    assert f"{len(published_results)} photos of 2 species, 2 trainings" in section["sentences"][0]
+    assert not [sentence for sentence in section["sentences"] if "same photos" in sentence]
+    best, beside = map(columns_of, section["tables"].values())
+    assert best["model"] == ["ResNet50, fine tuning", "FinalModel"]  # no control, the best first
+    assert best["macro F1 (95 % interval)"] == ["0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"]
+    assert beside["this run"] == ["0.500", "0.960"]
+    assert beside["difference"] == ["-0.250", "+0.010"]
+
+
+def test_on_the_same_photos_nothing_is_compared(published_results):
+    write_atomic(places.SOURCE_JSON, json.dumps({"split": published_results.attrs["hash"]}))
+    section = render.study_section()
+    assert section["sentences"][-1] == "The present run is on the same photos, divided in the same way."
+    assert len(section["tables"]) == 1
+
+
+def test_without_a_published_study_the_page_has_no_section(working_folder):
+    assert published.published_study() is None
+    assert render.study_section() is None

@@ -1,8 +1,9 @@
 """Figures of chapter 6: how good the models are, where they fail and whether their confidence can be trusted."""
 
-from leaves import scoring
+from leaves import places, scoring
 from leaves.evaluation import validation_score
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
+from leaves.published import published_study, tally
 from leaves.robustness import CORRUPTIONS
 
 import matplotlib.pyplot as plt
@@ -362,3 +363,22 @@ def draw_photo(picture, name, species, probabilities, familiar, model):
     axes[1].barh(likely.index, likely)
     axes[1].set(xlim=(0, 1), xlabel="probability", title=f"{name}: {species}{'' if familiar else ', but unfamiliar'}")
     return figure, f"One photo and the five species that {model} finds most likely.", likely
+
+
+def style_claims(verdicts):
+    """The verdicts on all claims as a styled table, each with a link to its figure and the published study's verdict.
+
+    Parameters
+    ----------
+    verdicts : DataFrame, see `claims.judge`
+    """
+    named = {"said": "the original study says", "evidence": "this run's evidence"}
+    table = verdicts.set_index("claim").rename_axis(None).rename(columns=named)
+    drawn = {file.stem for file in (places.REPORT / "figures").glob("*.png")}
+    figures = table.pop("figure").where(table["verdict"] != "not tested", "")
+    link = '<a href="#figure-{0}" title="{0}">figure</a>'
+    table["chart"] = [link.format(name) if name in drawn else "" for name in figures]
+    if study := published_study():
+        table.insert(2, "published study", study.verdicts.set_index("claim")["verdict"])
+    caption = f"{len(table)} claims of the original study: {tally(table)}"
+    return table.style.set_table_attributes('class="text"').set_caption(caption)

@@ -10,9 +10,12 @@ import subprocess
 from html import escape
 from pathlib import Path
 
-from leaves.files import write_atomic
+from leaves import places
+from leaves.files import read_json, write_atomic
+from leaves.published import introduction, published_study, scores_beside, scores_table, tally
 
 import nbformat
+import pandas as pd
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
@@ -58,6 +61,7 @@ def render_report(shown, page, profile, command, seconds):
             merged.cells.append(cell)
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
     report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
+    report |= {"study": study_section()}
     report |= {"facts": cover_facts(chapters, profile, seconds), "provenance": provenance(chapters, profile, command)}
     html, _ = exporter.from_notebook_node(merged, resources={"report": report})
     write_atomic(page, finish_page(html))
@@ -115,6 +119,20 @@ def cover_facts(chapters, profile, seconds):
         "Time of this run": f"{seconds / 60:.1f} minutes",
         "Date": datetime.date.today().isoformat(),
     }
+
+
+def study_section():
+    """The published study beside this run, for the page: dict of sentences, tally and tables; None if there is none."""
+    if not (study := published_study()):
+        return None
+    split_hash, own = read_json(places.SOURCE_JSON).get("split"), places.REPORT / "scores.csv"
+    tables = {"The best models of the published study": scores_table(study)}
+    if own.exists() and split_hash != study.provenance["split"]:
+        tables["Test macro F1 of the published study and of this run, on other photos"] = scores_beside(
+            study, pd.read_csv(own)
+        )
+    rendered = {name: table.to_html(index=False, border=0, classes="text") for name, table in tables.items()}
+    return {"sentences": introduction(study, split_hash), "tally": tally(study.verdicts), "tables": rendered}
 
 
 def provenance(chapters, profile, command):
