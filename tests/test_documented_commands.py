@@ -263,6 +263,7 @@ DOCUMENTED = {
     ".venv/bin/python benchmarks/report.py": Run("report"),
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
     ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
+    ".venv/bin/python -m leaves.report.publish": "run by test_a_run_that_is_no_study_keeps_its_evidence",
 }
 
 
@@ -542,6 +543,19 @@ def test_the_best_model_answers_as_the_page_says(every):
     assert 0 <= float(familiar) <= 1
     assert species == sorted(set(split["label"]))[expected[row].argmax()]
     assert float(probability) == pytest.approx(expected[row].max(), abs=1e-3)
+
+
+def test_a_run_that_is_no_study_keeps_its_evidence(every):
+    command = [every / ".venv" / "bin" / "python", "-m", "leaves.report.publish"]
+    done = subprocess.run(command, cwd=every, capture_output=True, text=True, check=False)
+    assert (done.returncode, "publish: Chapter " in done.stderr, " was executed with " in done.stderr) == (
+        1,
+        True,
+        True,
+    )
+    finished = {file.parent.name for file in every.glob("runs/*/result.json")}
+    assert {folder.name for folder in every.glob("results/runs/*")} == finished
+    assert not (every / "results" / "scores.csv").exists()
 
 
 # ---------------------------------------------------------------- the other commands, in their order
