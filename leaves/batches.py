@@ -199,6 +199,13 @@ def evaluation_batches(x, targets):
     return without_autotuning(tf.data.Dataset.range(len(targets)).batch(64).map(load).prefetch(2))
 
 
+def in_batches(images):
+    """Yield images in batches of at most 64, fewer of images beyond 128 pixels, so that they take no more memory."""
+    count = max(1, min(64, 64 * 128 * 128 * 3 // int(np.prod(images.shape[1:]))))
+    for first in range(0, len(images), count):
+        yield images[first : first + count]
+
+
 def without_autotuning(dataset):
     """The dataset without tf.data's tuning thread, for which its iterator would wait up to ten seconds at its end."""
     options = tf.data.Options()

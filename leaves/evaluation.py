@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leaves import image_store, scoring
 from leaves.backbones import trainable_tail
+from leaves.batches import in_batches
 from leaves.cache import computed_once
 from leaves.claims import MARGIN
 from leaves.dataset import load_images
@@ -280,8 +281,7 @@ def predict_all(predict, images, change=lambda batch: batch):
     -------
     array of float32, shape (n, classes)
     """
-    batches = (images[first : first + 64] for first in range(0, len(images), 64))
-    return np.concatenate([predict(change(batch).astype(np.float32)) for batch in batches])
+    return np.concatenate([predict(change(batch).astype(np.float32)) for batch in in_batches(images)])
 
 
 def milliseconds(predict, batch):

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 from leaves.backgrounds import leaf_masks
+from leaves.batches import in_batches
 from leaves.dataset import load_images
 from leaves.evaluation import load_network
 from leaves.training import flat_layers
@@ -136,8 +137,7 @@ def attention_table(labels, models, split, rows):
     for label in labels if len(rows) else ():
         images = load_images(split, "test", models[label].spec["image_size"])[0]
         network = load_network(models[label].folder)
-        batches = (images[rows[first : first + 32]] for first in range(0, len(rows), 32))
-        heat = np.concatenate([layer_cam(network, batch) for batch in batches])
+        heat = np.concatenate([layer_cam(network, batch) for batch in in_batches(images[rows])])
         shares = share_on_leaf(heat, masks[rows])
         told = ~np.isnan(shares)
         table[label] = {"weight on the leaf": shares[told].mean(), "area of the leaf": masks[rows][told].mean()}

@@ -89,3 +89,11 @@ def test_mixed_batches_keep_their_order_and_probability():
     [(_, targets)] = batches.training_batches(x, np.eye(8, dtype=np.float32), np.arange(8), spec)
     np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, rtol=1e-5)
     assert (targets.numpy().max(axis=1) < 1).any()
+
+
+@pytest.mark.parametrize(("side", "most"), [(32, 64), (128, 64), (384, 7), (2000, 1)])
+def test_large_images_come_in_small_batches(side, most):
+    images = np.zeros((9, 1, side, side * 3), np.uint8).reshape(9, side, side, 3)
+    found = [*batches.in_batches(images)]
+    assert [len(batch) for batch in found[:-1]] == [most] * (len(found) - 1)
+    assert sum(map(len, found)) == 9
