@@ -33,7 +33,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
     parts = {run.folder.name: own, **seconds_parts(run, head), **(teacher or {})}
     if "seconds_before" in run.result:
-        front = {"params": run.result["parts"]["front"]}
+        front = {"params": (head or run).result["parts"]["front"]}
         shared = {f"{run.spec['backbone']}, weights": front}
         if "front" in milliseconds:  # two networks with photos of one size share its time too
             shared[f"{run.spec['backbone']}, pass"] = {"ms_per_image": milliseconds["front"]}

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from leaves import places, sample
-from leaves.files import InputError, disk_errors_explained, file_hash, link_or_copy, read_json, user_path
+from leaves.files import InputError, disk_errors_explained, link_or_copy, read_json, read_regular, user_path
 from leaves.photos import IMAGE_SUFFIXES
 
 import keras
@@ -136,7 +136,9 @@ def listed_photos(folder, table):
         like = "name one such as results/photos.csv"
         raise InputError(f"{table} is no CSV file with a column sha256: {like}.") from error
     files = [file for file in sorted(folder.glob("*/*")) if file.suffix.lower() in IMAGE_SUFFIXES]
-    hashed = {file: file_hash(file) for file in tqdm(files, "finding the photos", unit="file", mininterval=2)}
+    hashed = {}
+    for file in tqdm(files, "finding the photos", unit="file", mininterval=2):
+        hashed[file] = hashlib.sha256(read_regular(file)).hexdigest()
     chosen = [file for file in files if hashed[file] in listed]
     if not chosen:
         raise InputError(

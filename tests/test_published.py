@@ -1,5 +1,6 @@
 """The published study: the evidence of its runs, the table of its photos, and what is published."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -102,7 +103,8 @@ def two_folders(working_folder):
         picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
         picture.save(working_folder / "whole" / label / "more.png")
     table = working_folder / "photos.csv"
-    rows = [{"sha256": file_hash(file), "label": file.parent.name} for file in working_folder.glob("own/*/*")]
+    hashes = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in working_folder.glob("own/*/*")}
+    rows = [{"sha256": value, "label": file.parent.name} for file, value in hashes.items()]
     pd.DataFrame(rows).to_csv(table, index=False)
     return working_folder, table
 
