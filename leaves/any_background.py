@@ -9,6 +9,7 @@ low rate, and the mean of both networks' weights is a candidate of its own (Wort
 import hashlib
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 from leaves import backgrounds, evaluation, places, scoring
@@ -17,7 +18,7 @@ from leaves.cache import computed_once
 from leaves.dataset import shrunk_side
 from leaves.evaluation import predict_all, subset_truth
 from leaves.features import frozen_outputs
-from leaves.files import InputError, write_atomic
+from leaves.files import InputError, file_hash, write_atomic
 from leaves.locks import locked
 from leaves.runs import find_run, repeat, run_folder, spec_hash, training_spec, write_run
 from leaves.training import batch_function, prepare_training
@@ -183,13 +184,14 @@ def mean_of_both(tail, split):
     ----------
     tail : Run of a spec of `tail_specs`; the history and the seconds are its own
     """
-    spec = tail.spec | {"mean_with_start": True}
+    spec = tail.spec | {"mean_with_start": f"{tail.folder.name} {file_hash(tail.folder / 'validation.npy')}"}
     with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
         if not find_run(spec):
             training = prepare_training(tail.spec, split, prepare_tail)
             pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
             folder = run_folder(spec)
+            shutil.rmtree(folder, ignore_errors=True)  # what an older network answered, too
             write_atomic(folder / "spec.json", json.dumps(spec, indent=1))
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
     return find_run(spec)

@@ -48,8 +48,8 @@ class View:
 class FrozenOutputs:
     """The activations of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
-    at_cut: Views  # shape (views * n, height, width, channels)
-    features: Views  # shape (views * n, channels), or (views * n, windows, channels)
+    at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows
+    features: Views | None  # shape (views * n, channels), or (views * n, windows, channels); None for its tail
     labels: np.ndarray  # int, shape (n of one view,)
     seconds: float  # that the computation took, whenever that was
 
@@ -82,7 +82,9 @@ def frozen_outputs(spec, split, subset, load):
     Parameters
     ----------
     spec : dict
-        Of it `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if there, `windows` are read.
+        Of it `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if there, `windows` are read. With
+        windows the activations at the cut are large: a spec with `cut`, that of a tail, gets them alone, another one
+        the features alone.
     subset : "development" (train and validation together), "validation" or "test" (chapter 6 alone asks for it)
     load : callable without arguments, called only if something is not on disk
         Gives `front` and `last_block` of `cut_backbone`.
@@ -97,17 +99,20 @@ def frozen_outputs(spec, split, subset, load):
         When the disk has no room for the outputs.
     """
     images, labels = load_images(split, subset, spec["image_size"])
-    stored = []
+    stored, outputs = [], ("cut", "features")
+    if spec.get("windows"):
+        outputs = ("cut",) if "cut" in spec else ("features",)
     for number in range(1 + (spec["views"]["count"] if subset != "test" else 0)):
         key = {key: spec[key] for key in ("backbone", "weights", "image_size", "split", "precision")}
         key |= {"network": dataclasses.asdict(BACKBONES[spec["backbone"]]), "part": subset}
         key |= {"code": code_hash(preprocess, cut_backbone, window_means), "windows": spec.get("windows")}
         view, key["view"] = view_of(images, spec["views"], number, split, subset) if number else (images, None)
         title = f"{spec['backbone']}, {subset}" + (f", view {number}" if number else "")
-        stored.append(compute_once(load, view, key, title))
-    at_cut, features, seconds = zip(*stored, strict=True)
+        stored.append(compute_once(load, view, key, title, outputs))
+    arrays, seconds = zip(*stored, strict=True)
     photos = np.arange(len(labels))
-    return FrozenOutputs(Views(at_cut, photos), Views(features, photos), labels, sum(seconds))
+    views = {output: Views(tuple(of_view[output] for of_view in arrays), photos) for output in outputs}
+    return FrozenOutputs(views.get("cut"), views.get("features"), labels, sum(seconds))
 
 
 def view_of(images, views, number, split, subset):
@@ -153,17 +158,20 @@ def nearest_leaves(outputs, split, size, most=2000):
 
 
 @functools.lru_cache(maxsize=1)
-def traced(front, last_block, precision):
-    """One function for both outputs of a frozen backbone, traced once for all its views and subsets."""
-    both = keras.Model(front.input, [front.output, last_block(front.output, training=False)])
-    run = batch_function(both)
+def traced(front, last_block, precision, features):
+    """One function of pixels for the outputs of a frozen backbone, traced once for all its views and subsets.
+
+    It gives a dict of "cut" and, if `features` is true, "features", see `compute_once`.
+    """
+    outputs = {"cut": front.output} | ({"features": last_block(front.output, training=False)} if features else {})
+    run = batch_function(keras.Model(front.input, outputs))
     with computing_in([front, last_block], precision):
         run.get_concrete_function()
     return run
 
 
-def compute_once(load, images, key, title):
-    """The activations at the cut and the features of images, and the seconds they took; from disk if they are there.
+def compute_once(load, images, key, title, outputs):
+    """The outputs of a frozen backbone for images, and the seconds they took; from disk if they are there.
 
     Parameters
     ----------
@@ -171,42 +179,46 @@ def compute_once(load, images, key, title):
     images : array or View, sliced 32 rows at a time: memory does not grow with their number
     key : dict, JSON-able
         Says all that the outputs depend on.
+    outputs : tuple of str
+        "cut" for the activations at the cut, "features", or both.
 
     Returns
     -------
-    at_cut, features : memory maps of float16
+    arrays : dict of output to memory map of float16
     seconds : float
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    at_cut, features, note = (places.CACHE / f"{name}{end}" for end in ("-cut.npy", "-features.npy", ".json"))
-    stored = [open_whole(file) for file in (at_cut, features)]
+    files = {output: places.CACHE / f"{name}-{output}.npy" for output in outputs}
+    note = places.CACHE / f"{name}{'-cut' if outputs == ('cut',) else ''}.json"
+    stored = {output: open_whole(file) for output, file in files.items()}
     with suppress(OSError, ValueError, KeyError):  # a note that is missing or damaged: as the arrays
         seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
-        if all(array is not None for array in stored):
-            return *stored, seconds
+        if all(array is not None for array in stored.values()):
+            return stored, seconds
     start = time.perf_counter()
-    write_outputs(load, images, [at_cut, features], key["precision"], title)
+    write_outputs(load, images, files, key["precision"], title)
     seconds = round(time.perf_counter() - start, 2)
     write_atomic(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
-    return open_whole(at_cut), open_whole(features), seconds
+    return {output: open_whole(file) for output, file in files.items()}, seconds
 
 
 def write_outputs(load, images, files, precision, title):
-    """Write the activations at the cut of images to the first of two files, and the features to the second."""
+    """Write the outputs of a frozen backbone for images; `files` is a dict of output, see `compute_once`, to path."""
     front, last_block = load()
-    run = traced(front, last_block, precision)
-    parts = zip(files, (front, last_block), strict=True)
-    shapes = {file: (len(images), *part.output_shape[1:]) for file, part in parts}
+    parts = {"cut": front, "features": last_block}
+    run = traced(front, last_block, precision, "features" in files)
+    shapes = {output: (len(images), *parts[output].output_shape[1:]) for output in files}
     check_room(shapes.values(), title)
     with ExitStack() as stack:
-        outs = [stack.enter_context(atomic_file(file)) for file in shapes]
-        for out, shape in zip(outs, shapes.values(), strict=True):
-            np.lib.format.write_array_header_1_0(out, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        outs = {output: stack.enter_context(atomic_file(file)) for output, file in files.items()}
+        for output, out in outs.items():
+            header = {"descr": "<f2", "fortran_order": False, "shape": shapes[output]}
+            np.lib.format.write_array_header_1_0(out, header)
         for first in tqdm(range(0, len(images), 32), title, unit="batch", mininterval=2):
             computed = run(images[first : first + 32].astype(np.float32))
-            for out, array in zip(outs, computed, strict=True):
-                values = array.numpy().astype("<f2")
+            for output, out in outs.items():
+                values = computed[output].numpy().astype("<f2")
                 if not np.isfinite(values).all():
                     raise InputError(f"{title}: the weights give numbers that are not finite: take another file.")
                 out.write(values.tobytes())
@@ -219,7 +231,7 @@ def check_room(shapes, title):
     if needed > free:
         raise InputError(
             f"{title}: its outputs take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {places.CACHE}: "
-            "make room, or lower views or image_size."
+            "make room, or lower views, image_size, background_sizes or background_views."
         )
 
 

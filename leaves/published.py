@@ -1,8 +1,10 @@
-"""The published study in results/: what the study on real photos found, for the page of any run."""
+"""Read this project's own published results on real photos (results/), to show them beside any run."""
 
 from dataclasses import dataclass
 
 from leaves import places
+from leaves.backbones import BACKBONES
+from leaves.evaluation import STEPS
 from leaves.files import read_json
 
 import pandas as pd
@@ -42,10 +44,10 @@ def introduction(study, split_hash):
     sentences = [
         f"The study on real photos: {photos}, {made}, commit {facts['commit']}.",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
-        "Its numbers stand in this section, its verdicts beside those of this run, its page in results/report.html.",
+        "This section shows its scores, and the table of claims its verdicts. Its full page is results/report.html.",
     ]
     if facts["split"] == split_hash:
-        sentences.append("The present run is on the same photos, divided in the same way.")
+        sentences.append("The present run has the same photos and the same split.")
     return sentences
 
 
@@ -55,9 +57,17 @@ def tally(verdicts):
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
+def labels(scores):
+    """The models of a scores.csv by the labels of chapter 6: a backbone's name has the step of its training."""
+    backbone = scores["model"].isin(BACKBONES)
+    steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()}).where(backbone, "")
+    return scores["model"] + steps.fillna("")
+
+
 def scores_table(study):
     """The best models of the study by macro F1 on its test subset: DataFrame of str, one row per model."""
-    best = study.scores[study.scores["initial_weights"] != "random"].nlargest(MOST_ROWS, "test_macro_f1", keep="all")
+    scores = study.scores.assign(model=labels(study.scores))
+    best = scores[scores["initial_weights"] != "random"].nlargest(MOST_ROWS, "test_macro_f1", keep="all")
     table = pd.DataFrame({"model": best["model"]})
     intervals = zip(best["test_macro_f1"], best["test_macro_f1_low"], best["test_macro_f1_high"], strict=True)
     table["macro F1 (95 % interval)"] = [f"{score:.3f} ({low:.3f} to {high:.3f})" for score, low, high in intervals]
@@ -68,14 +78,20 @@ def scores_table(study):
 
 
 def scores_beside(study, scores):
-    """The test macro F1 of models that both have: DataFrame of str, one row per model.
+    """Compare the test macro F1 of the models that the study and this run have in common: DataFrame of str.
 
     Parameters
     ----------
     scores : DataFrame, the scores.csv of the present run
     """
-    both = study.scores.merge(scores, on="model", suffixes=(" there", " here"))
-    both = both[(both["initial_weights there"] != "random") & (both["initial_weights here"] != "random")]
-    there, here = both["test_macro_f1 there"], both["test_macro_f1 here"]
-    table = pd.DataFrame({"model": both["model"], "published study": there.map("{:.3f}".format)})
-    return table.assign(**{"this run": here.map("{:.3f}".format), "difference": (here - there).map("{:+.3f}".format)})
+    there, here = (
+        table.assign(model=labels(table))[table["initial_weights"] != "random"].set_index("model")["test_macro_f1"]
+        for table in (study.scores, scores)
+    )
+    both = (
+        pd.DataFrame({"published study": there, "this run": here})
+        .dropna()
+        .reindex(there.index.intersection(here.index))
+    )
+    table = both.map("{:.3f}".format).rename_axis("model").reset_index()
+    return table.assign(difference=(both["this run"] - both["published study"]).map("{:+.3f}".format).to_numpy())

@@ -5,11 +5,12 @@ import os
 import shutil
 import socket
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from leaves import places, sample
 from leaves.files import InputError, disk_errors_explained, link_or_copy, read_json, read_regular, user_path
-from leaves.photos import IMAGE_SUFFIXES
+from leaves.photos import IMAGE_SUFFIXES, find_images
 
 import keras
 import pandas as pd
@@ -113,12 +114,14 @@ def locate(data, sample_count, sample_size, seed):
 
 
 def listed_photos(folder, table):
-    """A folder of links to those photos of `folder` that a table lists, in sub-folders of the same names.
+    """A folder of links to those photos of `folder` that a table lists.
 
     Parameters
     ----------
     folder : Path, with one sub-folder per class
-    table : path of a CSV file whose column sha256 has the SHA-256 of each photo's file, as results/photos.csv
+    table : path of a CSV file, as results/photos.csv
+        Its column sha256 has the SHA-256 of each photo's file. Its column name, if there is one, has the class folder
+        and the name of each link, so that the photos come in the same order and get the same split.
 
     Returns
     -------
@@ -131,28 +134,29 @@ def listed_photos(folder, table):
     """
     table = user_path(table, places.ROOT)
     try:
-        listed = {*pd.read_csv(table, dtype=str)["sha256"]}
+        listed = pd.read_csv(table, dtype=str)
+        listed = listed[~listed["sha256"].duplicated()]
     except (OSError, ValueError, KeyError) as error:
         like = "name one such as results/photos.csv"
         raise InputError(f"{table} is no CSV file with a column sha256: {like}.") from error
-    files = [file for file in sorted(folder.glob("*/*")) if file.suffix.lower() in IMAGE_SUFFIXES]
-    hashed = {}
+    hashes, files = {}, [Path(path) for path in find_images(folder)[0]["path"]]
     for file in tqdm(files, "finding the photos", unit="file", mininterval=2):
-        hashed[file] = hashlib.sha256(read_regular(file)).hexdigest()
-    chosen = [file for file in files if hashed[file] in listed]
-    if not chosen:
-        raise InputError(
-            f"{folder} has none of the {len(listed)} photos of {table.name}: name their folder with --data."
-        )
-    print(f"{len({hashed[file] for file in chosen})} of the {len(listed)} listed photos lie in {folder.name}.")
-    names = "\n".join(f"{file} {hashed[file]}" for file in chosen)
-    made = places.DATA / f"listed-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+        with suppress(OSError):  # it cannot be read, and so it is not one of them
+            hashes.setdefault(hashlib.sha256(read_regular(file)).hexdigest(), file)
+    listed = listed[listed["sha256"].isin(hashes)]
+    if listed.empty:
+        raise InputError(f"{folder} has none of the photos of {table.name}: name their folder with --data.")
+    print(f"{len(listed)} of the photos of {table.name} lie in {Path(folder).name}.")
+    paths = map(Path, listed.get("name", [hashes[sha256] for sha256 in listed["sha256"]]))
+    names = [f"{path.parent.name}/{path.name}" for path in paths]
+    links = dict(zip(names, listed["sha256"], strict=True))
+    made = places.DATA / f"listed-{hashlib.sha256(repr(sorted(links.items())).encode()).hexdigest()[:8]}"
     if not made.exists():
         unfinished = made.with_name(f"{made.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         with disk_errors_explained(unfinished):
-            for file in chosen:
-                link_or_copy(file, unfinished / file.parent.name / file.name)
+            for name, sha256 in links.items():
+                link_or_copy(hashes[sha256], unfinished / name)
             unfinished.rename(made)
     return made
 

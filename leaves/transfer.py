@@ -287,7 +287,7 @@ def prepare_tail(spec, split):
     head = read_run(places.RUNS / spec["starts_from"].split()[0])
     whole = head.load_model()
     parts = whole.get_layer("front"), whole.get_layer("last_block")
-    outputs = frozen_outputs(head.spec, split, DEVELOPMENT, lambda: parts)
+    outputs = frozen_outputs(spec, split, DEVELOPMENT, lambda: parts)
     summary = {key: head.result[key] for key in ("initial_weights", "weights_source", "classes", "parts")}
     summary["seconds_before"] = head.result["seconds_before"] + head.result["train_seconds"]
     data = fold_data(outputs.at_cut, outputs.labels, split, spec["fold"])

@@ -560,11 +560,11 @@ def test_a_file_cut_short_is_computed_again(project, capsys, end, kept):
 def test_a_disk_that_fills_is_named_and_filled_no_further(working_folder, small_disk):
     parts, images = lite_parts(), np.zeros((60, 32, 32, 3), np.uint8)
     with pytest.raises(files.InputError, match="File too large; make room on the disk"):
-        features.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
+        features.compute_once(lambda: parts, images, {"precision": "float32"}, "black", ("cut", "features"))
     assert not list(places.CACHE.iterdir())
     small_disk()  # room is made again
-    _, of_images, seconds = features.compute_once(lambda: parts, images, {"precision": "float32"}, "black")
-    assert of_images.shape == (60, 1280)
+    stored, seconds = features.compute_once(lambda: parts, images, {"precision": "float32"}, "black", ("features",))
+    assert stored["features"].shape == (60, 1280)
     assert seconds > 0
 
 

@@ -192,12 +192,12 @@ def test_other_weights_than_those_of_chapter_four_are_refused(head):
         any_background.check_weights(head, {"EfficientNetLite0": {"hash": "other"}})
 
 
-def test_a_head_with_windows_has_plain_and_replaced_views(project, head, tmp_path):
+def test_a_head_with_windows_stores_features_only_in_plain_and_replaced_views(project, head, tmp_path):
     [spec, _] = any_background.candidate_specs(head, project, [1.0], [1])
     [origin] = backbones.find_weights(["EfficientNetLite0"], tmp_path).values()
     parts = backbones.load_parts("EfficientNetLite0", 40, spec["windows"], **origin)
     stored = features.frozen_outputs(spec, project, "development", lambda: parts)
-    assert stored.at_cut.shape == (80, *parts[0].output_shape[1:])
+    assert stored.at_cut is None
     assert stored.features.shape == (80, *parts[1].output_shape[1:])
     assert len(stored.features.shape) == 3
     whole = familiarity.of_whole_picture(stored.features[:])

@@ -72,11 +72,18 @@ def test_a_run_of_which_the_weights_are_needed_is_trained(project, kept):
     assert run.load_model().count_params() == run.result["params"]
 
 
+def test_evidence_is_not_taken_when_everything_is_to_be_trained_again(kept, monkeypatch):
+    specs, _, _, _ = kept
+    assert runs.find_run(specs[0], weights=False)
+    monkeypatch.setenv(runs.NO_EVIDENCE, "1")
+    assert runs.find_run(specs[0], weights=False) is None
+
+
 def test_evidence_of_another_spec_or_damaged_evidence_is_not_taken(project, kept, capsys):
     specs, trained, _, _ = kept
     assert runs.find_run(specs[0] | {"seed": 99}, weights=False) is None
     folder = places.RESULTS / "runs" / trained[0].folder.name
-    (folder / "history.csv").write_text("epoch\n1\n")
+    (folder / "history.csv").write_text("epoch\n1\n", encoding="utf-8")
     assert runs.find_run(specs[0], weights=False) is None
     [run, other] = helpers.train_all(specs, project, custom_cnn.prepare, weights=False)
     assert (run.folder.parent, other.folder.parent) == (places.RUNS, places.RESULTS / "runs")
@@ -94,7 +101,7 @@ def two_folders(working_folder):
     rng = np.random.default_rng(0)
     for number, label in enumerate(["Ash", "Birch"] * 6):
         picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
-        for folder, name in (("own", f"{label}/{number}.png"), ("whole", f"{label}___mildew/other {number}.png")):
+        for folder, name in (("own", f"{label}/{number}.png"), ("whole", f"{label}___mildew/other {99 - number}.png")):
             file = working_folder / folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             picture.save(file)
@@ -104,7 +111,7 @@ def two_folders(working_folder):
         picture.save(working_folder / "whole" / label / "more.png")
     table = working_folder / "photos.csv"
     hashes = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in working_folder.glob("own/*/*")}
-    rows = [{"sha256": value, "label": file.parent.name} for file, value in hashes.items()]
+    rows = [{"sha256": value, "name": f"{file.parent.name}/{file.name}"} for file, value in hashes.items()]
     pd.DataFrame(rows).to_csv(table, index=False)
     return working_folder, table
 
@@ -121,8 +128,9 @@ def split_of(folder):
 def test_the_listed_photos_of_a_larger_collection_give_the_same_split(two_folders, capsys):
     folder, table = two_folders
     listed = sources.listed_photos(folder / "whole", str(table))
-    assert "12 of the 12 listed photos lie in whole." in capsys.readouterr().out
-    assert {file.parent.name for file in listed.glob("*/*")} == {"Ash___mildew", "Birch___mildew"}
+    assert "12 of the photos of photos.csv lie in whole." in capsys.readouterr().out
+    assert {file.parent.name for file in listed.glob("*/*")} == {"Ash", "Birch"}
+    assert sources.listed_photos(listed, str(table)) == listed  # these are the data from now on
     assert split_of(listed).attrs["hash"] == split_of(folder / "own").attrs["hash"]
     assert sources.listed_photos(folder / "whole", str(table)) == listed
 
@@ -130,9 +138,8 @@ def test_the_listed_photos_of_a_larger_collection_give_the_same_split(two_folder
 def test_a_table_of_photos_that_are_elsewhere_or_none_is_refused(two_folders):
     folder, table = two_folders
     (folder / "other" / "Ash").mkdir(parents=True)
-    with pytest.raises(
-        InputError, match=r"other has none of the 12 photos of photos\.csv: name their folder with --data"
-    ):
+    Image.new("RGB", (40, 40)).save(folder / "other" / "Ash" / "another.png")
+    with pytest.raises(InputError, match=r"other has none of the photos of photos\.csv: name their folder with --data"):
         sources.listed_photos(folder / "other", str(table))
     table.write_text("path,label\n")
     with pytest.raises(InputError, match="no CSV file with a column sha256"):
@@ -178,16 +185,25 @@ def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, ca
     table = pd.read_csv(places.RESULTS / "photos.csv")
     assert [*table.columns] == ["sha256", "name", "label", "split", "fold"]
     assert len(table) == len(study)
-    publish.main()  # again: the same
+    before = (places.RESULTS / "provenance.json").read_bytes()
+    publish.main()
+    assert (places.RESULTS / "provenance.json").read_bytes() == before
+
+
+def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
+    for source in ({"data": "sample"}, {"data": "/listed", "name": "synthetic leaves, 128 x 128 pixels"}):
+        write_atomic(places.SOURCE_JSON, json.dumps(source))
+        with pytest.raises(InputError, match="the present ones are synthetic"):
+            publish.main()
+    assert not places.RESULTS.exists()
 
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda: (places.REPORT / "04_transfer_learning.ipynb").unlink(), "Chapter 04_transfer_learning was not"),
+        (lambda: (places.REPORT / "04_transfer_learning.ipynb").unlink(), "Chapter 04_transfer_learning did not reach"),
         (lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'), "Chapter 05_fine_tuning read something"),
         (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
-        (lambda: write_atomic(places.SOURCE_JSON, '{"data": "sample"}'), "the present ones are synthetic"),
         (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html takes 6.1 MB"),
     ],
 )
@@ -200,12 +216,13 @@ def test_an_unfinished_study_is_not_published_but_its_evidence_is_kept(study, sp
     assert (places.ROOT / "figures" / "old.png").exists()
 
 
-def test_a_run_with_other_settings_is_no_study(study):
+@pytest.mark.parametrize(("name", "value"), [("repeats", 1), ("balance", "oversample"), ("seed", 7)])
+def test_a_run_with_other_settings_is_no_study(study, name, value):
     executed = places.REPORT / "02_custom_cnn.ipynb"
     notebook = nbformat.read(executed, as_version=4)
-    notebook.metadata.papermill.parameters["repeats"] = 1
+    notebook.metadata.papermill.parameters[name] = value
     write_atomic(executed, nbformat.writes(notebook))
-    with pytest.raises(InputError, match="Chapter 02_custom_cnn was executed with repeats 1"):
+    with pytest.raises(InputError, match=f"Chapter 02_custom_cnn was executed with {name} {value!r}"):
         publish.main()
 
 
@@ -214,11 +231,20 @@ def test_a_run_with_other_settings_is_no_study(study):
 
 SCORES = pd.DataFrame(
     [
-        ("FinalModel", "none", 531_374, 0.75, 0.70, 0.80, 0.15),
-        ("ResNet50, fine tuning", "imagenet", 24_643_982, 0.95, 0.92, 0.97, np.nan),
-        ("EfficientNetB4, fine tuning", "random", 18_599_021, 0.99, 0.98, 1.0, np.nan),
+        ("FinalModel", 2, "none", 531_374, 0.75, 0.70, 0.80, 0.15),
+        ("ResNet50", 4, "imagenet", 24_643_982, 0.90, 0.85, 0.95, np.nan),
+        ("ResNet50", 5, "imagenet", 24_643_982, 0.95, 0.92, 0.97, np.nan),
+        ("EfficientNetB4", 5, "random", 18_599_021, 0.99, 0.98, 1.0, np.nan),
     ],
-    columns=["model", "initial_weights", "params", "test_macro_f1", "test_macro_f1_low", "test_macro_f1_high"]
+    columns=[
+        "model",
+        "chapter",
+        "initial_weights",
+        "params",
+        "test_macro_f1",
+        "test_macro_f1_low",
+        "test_macro_f1_high",
+    ]
     + ["replaced_background_macro_f1"],
 )
 
@@ -229,7 +255,7 @@ def published_results(study):
     write_atomic(places.REPORT / "scores.csv", SCORES.to_csv(index=False))
     write_atomic(places.REPORT / "verdicts.csv", verdicts.to_csv(index=False))
     publish.main()
-    write_atomic(places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.96, 0.2]).to_csv(index=False))
+    write_atomic(places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.8, 0.96, 0.2]).to_csv(index=False))
     return study
 
 
@@ -254,18 +280,20 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     section = render.study_section()
     assert section["tally"] == "2 refuted, 1 confirmed"
     assert f"{len(published_results)} photos of 2 species, 2 trainings" in section["sentences"][0]
-    assert not [sentence for sentence in section["sentences"] if "same photos" in sentence]
+    assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())
-    assert best["model"] == ["ResNet50, fine tuning", "FinalModel"]  # no control, the best first
-    assert best["macro F1 (95 % interval)"] == ["0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"]
-    assert beside["this run"] == ["0.500", "0.960"]
-    assert beside["difference"] == ["-0.250", "+0.010"]
+    names = ["ResNet50, fine tuning", "ResNet50, transfer learning", "FinalModel"]
+    assert best["model"] == names  # no control, the best first
+    assert best["macro F1 (95 % interval)"][::2] == ["0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"]
+    assert beside["model"] == names[::-1]
+    assert beside["this run"] == ["0.500", "0.800", "0.960"]
+    assert beside["difference"] == ["-0.250", "-0.100", "+0.010"]
 
 
 def test_on_the_same_photos_nothing_is_compared(published_results):
     write_atomic(places.SOURCE_JSON, json.dumps({"split": published_results.attrs["hash"]}))
     section = render.study_section()
-    assert section["sentences"][-1] == "The present run is on the same photos, divided in the same way."
+    assert section["sentences"][-1] == "The present run has the same photos and the same split."
     assert len(section["tables"]) == 1
 
 

@@ -70,8 +70,9 @@ def forget_runs(chapters):
 
     Two chapters may record one training: its folder has the name of the chapter that began it.
     """
-    from leaves.runs import forget_run  # TensorFlow takes seconds
+    from leaves.runs import NO_EVIDENCE, forget_run  # TensorFlow takes seconds
 
+    os.environ[NO_EVIDENCE] = "1"  # read by the kernels
     for number in (chapter.name[:2] for chapter in chapters):
         record = read_json(places.RUNS / f"{number}.json")
         recorded = [record.get("runs", {}).values(), *record.get("repeats", {}).values()]

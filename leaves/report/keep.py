@@ -51,7 +51,7 @@ def split_of(report):
 def settle_last_report(stale):
     """Set the last finished report aside if chapters of it are gone or its photos were others; else drop its links.
 
-    If chapter 6 was not finished, the files that belong to its last good execution come back.
+    If a chapter was not finished, the files that belong to its last good execution come back.
     """
     last = last_report()
     if not last.exists():
@@ -61,9 +61,10 @@ def settle_last_report(stale):
     elif not places.SPLIT_CSV.exists() or split_of(last) != file_hash(places.SPLIT_CSV):
         set_aside("its photos were others")
     else:
-        if (places.REPORT / f"{FAILED}{CHAPTERS[-1].name}").exists():
-            pictures = [f"figures/{file.name}" for file in last.glob("figures/06-*.png")]
-            for name in (*LEFT_BY["06"], *pictures):
+        failed = [number for number in LEFT_BY if [*places.REPORT.glob(f"{FAILED}{number}_*.ipynb")]]
+        for number in failed:
+            pictures = [f"figures/{file.name}" for file in last.glob(f"figures/{number}-*.png")]
+            for name in (*LEFT_BY[number], *pictures):
                 if (last / name).exists():
                     (last / name).replace(places.REPORT / name)
         shutil.rmtree(last)

@@ -15,6 +15,7 @@ from leaves.dataset import load_split
 from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
 from leaves.locks import locked
 from leaves.report.chapters import CHAPTERS, chapter_parameters, read_by
+from leaves.report.keep import FAILED
 from leaves.report.render import commit, processor, versions
 from leaves.runs import fault_of_run, keep_evidence, read_run
 
@@ -22,6 +23,7 @@ import nbformat
 import yaml
 
 PROFILE = "study"
+WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and weights, then publish again"
 TABLES = ("scores.csv", "verdicts.csv", "variants.csv")
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
 CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
@@ -30,6 +32,7 @@ CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may
 def main():
     """Keep the evidence of all finished runs, and publish the study if it is finished; else say what is missing."""
     with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
+        check_photos()
         split = load_split()
         runs = finished_runs(split.attrs["hash"])
         for run in runs:
@@ -46,26 +49,31 @@ def finished_runs(split_hash):
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
 
+def check_photos():
+    """Raise InputError with one sentence if the present photos are synthetic."""
+    source = read_json(places.SOURCE_JSON)
+    if source.get("data") in (None, "sample") or source.get("name", "").startswith("synthetic"):
+        raise InputError(f"The study is on photos, and the present ones are synthetic: {WAY}.")
+
+
 def check_finished():
-    """Raise InputError with one sentence unless the report is a whole study on photos, as it lies on disk now."""
+    """Raise InputError with one sentence unless the report is a whole study, as it lies on disk now."""
     wanted = yaml.safe_load((places.NOTEBOOKS / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
-    way = f"run ./run_all.sh --profile {PROFILE} with these photos and weights, then publish again"
-    if read_json(places.SOURCE_JSON).get("data") in (None, "sample"):
-        raise InputError(f"The study is on photos, and the present ones are synthetic: {way}.")
     for chapter in CHAPTERS:
         executed = places.REPORT / chapter.name
-        if not executed.exists():
-            raise InputError(f"Chapter {chapter.stem} was not executed: {way}.")
+        if not executed.exists() or (places.REPORT / f"{FAILED}{chapter.name}").exists():
+            raise InputError(f"Chapter {chapter.stem} did not reach its end: {WAY}.")
         metadata = nbformat.read(executed, as_version=4).metadata
         if metadata.get("read") != read_by(chapter.name[:2]):
-            raise InputError(f"Chapter {chapter.stem} read something that has changed: {way}.")
+            raise InputError(f"Chapter {chapter.stem} read something that has changed: {WAY}.")
         given = chapter_parameters(chapter) | metadata.papermill.parameters
-        for name in (wanted.keys() & given.keys()) - CHOSEN_BY_THE_READER:
-            if given[name] != wanted[name]:
-                raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {way}.")
+        expected = chapter_parameters(chapter) | wanted
+        for name in given.keys() - CHOSEN_BY_THE_READER:
+            if given[name] != expected[name]:
+                raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {WAY}.")
     for table in (*TABLES, "report.html"):
         if not (places.REPORT / table).exists():
-            raise InputError(f"report/{table} is missing: {way}.")
+            raise InputError(f"report/{table} is missing: {WAY}.")
 
 
 def publish(split, runs):
@@ -77,20 +85,20 @@ def publish(split, runs):
     for name, most in MOST_BYTES.items():
         if sizes[name] > most:
             raise InputError(f"{name} takes {sizes[name] / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are published.")
+    record = provenance(split, runs)  # before any file is changed
+    (places.RESULTS / "provenance.json").unlink(missing_ok=True)
     published = [places.RESULTS / name for name in (*TABLES, "report.html")]
     for file in published:
         copy(places.REPORT / file.name, file)
-    for old in (places.ROOT / "figures").glob("*.png"):
-        old.unlink()
     for file in figures:
         published.append(places.ROOT / "figures" / file.name)
         copy(file, published[-1])
+    for old in {*(places.ROOT / "figures").glob("*.png")} - {*published}:
+        old.unlink()
     table = photo_table(split)
     write_atomic(places.RESULTS / "photos.csv", table.to_csv(index=False))
     published.append(places.RESULTS / "photos.csv")
-    record = provenance(split, runs) | {
-        "files": {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
-    }
+    record["files"] = {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
     write_atomic(places.RESULTS / "provenance.json", json.dumps(record, indent=1))
     print(f"Published: {len(figures)} figures in figures/, and the numbers, {sizes['all'] / 1e6:.1f} MB, in results/.")
 
@@ -109,7 +117,9 @@ def photo_table(split):
 
 def provenance(split, runs):
     """Where a published study comes from: a JSON-able dict."""
-    weights = {run.spec["backbone"]: run.spec["weights"] for run in runs if "backbone" in run.spec}
+    heads = [read_run(places.RUNS / name) for name in read_json(places.RUNS / "04.json").get("runs", {}).values()]
+    weights = {run.spec["backbone"]: run.spec["weights"] for run in heads}
+    runs = [run for run in runs if "mean_with_start" not in run.spec]  # which was no training
     made = datetime.datetime.fromtimestamp((places.REPORT / "scores.csv").stat().st_mtime)
     seconds = sum(run.result["train_seconds"] for run in runs)
     return {

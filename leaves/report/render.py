@@ -128,7 +128,7 @@ def study_section():
     split_hash, own = read_json(places.SOURCE_JSON).get("split"), places.REPORT / "scores.csv"
     tables = {"The best models of the published study": scores_table(study)}
     if own.exists() and split_hash != study.provenance["split"]:
-        tables["Test macro F1 of the published study and of this run, on other photos"] = scores_beside(
+        tables["Test macro F1 of the published study and of this run, which has another split"] = scores_beside(
             study, pd.read_csv(own)
         )
     rendered = {name: table.to_html(index=False, border=0, classes="text") for name, table in tables.items()}
