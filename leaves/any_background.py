@@ -1,9 +1,10 @@
-"""A model for any background: a network on a backbone that learns from leaves on other backgrounds too.
+"""Train a classifier that relies less on the background: a pretrained network that also sees leaves on other ones.
 
-The photos' own paper tells the species (Noyan 2022), so a network may learn the paper. Here it sees every leaf on its
-paper and on other backgrounds, as Gui et al. (2021, FPDR) did. Fine-tuning on one collection distorts features that
-hold on others (Kumar et al. 2022). So a head on the frozen backbone comes first, then the last block learns too, at a
-low rate, and the mean of both networks' weights is a candidate of its own (Wortsman et al. 2022, WiSE-FT).
+The background of a PlantVillage photo reveals the species (Noyan 2022), so a network may learn the background instead
+of the leaf. Here it sees every leaf on its paper and on other backgrounds, as Gui et al. (2021, FPDR) did. Fine-tuning
+on one collection can distort features that hold on others (Kumar et al. 2022). So a head on the frozen backbone is
+trained first. Then, if asked for, the last block is fine-tuned at a low rate, and the mean of both networks' weights is
+a candidate of its own (Wortsman et al. 2022, WiSE-FT).
 """
 
 import hashlib
