@@ -139,10 +139,7 @@ def listed_photos(folder, table):
     except (OSError, ValueError, KeyError) as error:
         like = "name one such as results/photos.csv"
         raise InputError(f"{table} is no CSV file with a column sha256: {like}.") from error
-    hashes, files = {}, [Path(path) for path in find_images(folder)[0]["path"]]
-    for file in tqdm(files, "finding the photos", unit="file", mininterval=2):
-        with suppress(OSError):  # it cannot be read, and so it is not one of them
-            hashes.setdefault(hashlib.sha256(read_regular(file)).hexdigest(), file)
+    hashes = files_by_hash(folder)
     listed = listed[listed["sha256"].isin(hashes)]
     if listed.empty:
         raise InputError(f"{folder} has none of the photos of {table.name}: name their folder with --data.")
@@ -159,6 +156,15 @@ def listed_photos(folder, table):
                 link_or_copy(hashes[sha256], unfinished / name)
             unfinished.rename(made)
     return made
+
+
+def files_by_hash(folder):
+    """The images of a folder, see `find_images`, by their SHA-256: dict of str to Path; unreadable ones are skipped."""
+    hashes, paths = {}, find_images(folder)[0]["path"]
+    for file in tqdm(map(Path, paths), "finding the photos", total=len(paths), unit="file", mininterval=2):
+        with suppress(OSError):
+            hashes.setdefault(hashlib.sha256(read_regular(file)).hexdigest(), file)
+    return hashes
 
 
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):
