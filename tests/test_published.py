@@ -300,3 +300,16 @@ def test_on_the_same_photos_nothing_is_compared(published_results):
 def test_without_a_published_study_the_page_has_no_section(working_folder):
     assert published.published_study() is None
     assert render.study_section() is None
+
+
+# ---------------------------------------------------------------- what is committed
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "results" / "runs").glob("*")), ids=lambda folder: folder.name)
+def test_committed_evidence_is_whole(folder):
+    spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    assert runs.fault_of_run(folder, spec) is None
+    assert folder.name.endswith(runs.spec_hash(spec))
+    run = runs.Run(folder, spec, json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    assert len(run.history) == run.result["epochs"]
+    assert run.validation_probabilities.sum(axis=1) == pytest.approx(1, abs=0.01)
