@@ -554,7 +554,7 @@ def test_a_run_that_is_no_study_keeps_its_evidence(every):
         True,
     )
     finished = {file.parent.name for file in every.glob("runs/*/result.json")}
-    assert {folder.name for folder in every.glob("results/runs/*")} == finished
+    assert {folder.name for folder in every.glob("results/runs/*")} >= finished  # and those that are committed
     assert not (every / "results" / "scores.csv").exists()
 
 
