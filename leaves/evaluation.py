@@ -14,6 +14,7 @@ from leaves.claims import MARGIN
 from leaves.dataset import load_images
 from leaves.features import frozen_outputs
 from leaves.files import InputError
+from leaves.progress import STEPS
 from leaves.training import batch_function
 
 import keras
@@ -30,7 +31,6 @@ MIRRORS = [
     lambda batch: batch[:, :, ::-1],
     lambda batch: batch[:, ::-1, ::-1],
 ]
-STEPS = {"04": ", transfer learning", "05": ", fine tuning"}  # the end of the label of a network on a backbone
 SCORE_COLUMNS = {
     "model": "name; two rows of one backbone differ in the chapter",
     "chapter": "that trained it",

@@ -6,6 +6,9 @@ from leaves import places
 
 from tqdm import tqdm
 
+# What follows a backbone's name in a label, by the chapter of its training.
+STEPS = {"04": ", transfer learning", "05": ", fine tuning"}
+
 
 def training_name(spec):
     """The name of a training in messages, as in "FinalModel, seed 1, fold 1"."""

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from leaves import places
-from leaves.backbones import BACKBONES
-from leaves.evaluation import STEPS
 from leaves.files import read_json
+from leaves.progress import STEPS
 
 import pandas as pd
 
@@ -59,9 +58,9 @@ def tally(verdicts):
 
 def labels(scores):
     """The models of a scores.csv by the labels of chapter 6: a backbone's name has the step of its training."""
-    backbone = scores["model"].isin(BACKBONES)
-    steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()}).where(backbone, "")
-    return scores["model"] + steps.fillna("")
+    is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains them all
+    steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()})
+    return scores["model"] + steps.where(is_backbone).fillna("")
 
 
 def scores_table(study):

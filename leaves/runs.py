@@ -33,7 +33,6 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
-NO_EVIDENCE = "LEAVES_NO_EVIDENCE"  # in the environment: --force trains what results/runs has numbers of, too
 SCHEMA = 3  # of a run: raised by every change of the code that changes what a training gives or writes
 
 
@@ -145,10 +144,10 @@ def run_folder(spec):
 def find_run(spec, weights=True):
     """The finished run of this spec, whichever chapter made it, or None if it has to be trained.
 
-    Without `weights` the evidence of a run that was made elsewhere is enough, see `keep_evidence`, unless
-    `NO_EVIDENCE` is set in the environment.
+    Without `weights` the evidence of a run that was made elsewhere is enough, see `keep_evidence`, unless `--force` has
+    set LEAVES_NO_EVIDENCE in the environment.
     """
-    weights = weights or NO_EVIDENCE in os.environ
+    weights = weights or "LEAVES_NO_EVIDENCE" in os.environ
     folders = [run_folder(spec)] + ([] if weights else [*(places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}")])
     sound = (folder for folder in folders if not fault_of_run(folder, spec))
     return next((Run(folder, spec, read_json(folder / "result.json")) for folder in sound), None)

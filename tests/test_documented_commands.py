@@ -553,7 +553,7 @@ def test_a_run_that_is_no_study_keeps_its_evidence(every):
         True,
         True,
     )
-    finished = {file.parent.name for file in every.glob("runs/*/result.json")}
+    finished = {file.parent.name for file in every.glob("runs/0[2-5]*/result.json")}  # 06: on parts of the photos
     assert {folder.name for folder in every.glob("results/runs/*")} >= finished  # and those that are committed
     assert not (every / "results" / "scores.csv").exists()
 

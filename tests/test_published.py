@@ -75,7 +75,7 @@ def test_a_run_of_which_the_weights_are_needed_is_trained(project, kept):
 def test_evidence_is_not_taken_when_everything_is_to_be_trained_again(kept, monkeypatch):
     specs, _, _, _ = kept
     assert runs.find_run(specs[0], weights=False)
-    monkeypatch.setenv(runs.NO_EVIDENCE, "1")
+    monkeypatch.setenv("LEAVES_NO_EVIDENCE", "1")
     assert runs.find_run(specs[0], weights=False) is None
 
 

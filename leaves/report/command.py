@@ -31,6 +31,7 @@ def main():
             say_which_data(options, values)
         keep.keep_last_report()
         if options.force:
+            os.environ["LEAVES_NO_EVIDENCE"] = "1"  # read by leaves.runs in the kernels
             forget_runs(options.chapters)
         stopped = execute_chapters(options.chapters, values)
         keep.settle_last_report(keep.forget_stale())
@@ -70,9 +71,8 @@ def forget_runs(chapters):
 
     Two chapters may record one training: its folder has the name of the chapter that began it.
     """
-    from leaves.runs import NO_EVIDENCE, forget_run  # TensorFlow takes seconds
+    from leaves.runs import forget_run  # TensorFlow takes seconds
 
-    os.environ[NO_EVIDENCE] = "1"  # read by the kernels
     for number in (chapter.name[:2] for chapter in chapters):
         record = read_json(places.RUNS / f"{number}.json")
         recorded = [record.get("runs", {}).values(), *record.get("repeats", {}).values()]
