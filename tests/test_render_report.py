@@ -1,8 +1,28 @@
 """Details of the page that the whole run does not show."""
 
-from leaves.report.render import finish_page, last_states, merge_logs
+import base64
+import io
+
+from leaves.report.render import finish_page, image_source, last_states, merge_logs
 
 import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.mark.parametrize(("side", "kind"), [(50, "png"), (400, "webp")])
+def test_large_pictures_are_smaller_in_the_page(side, kind):
+    noise = np.random.default_rng(0).normal(128, 20, (side, side, 1)) + np.linspace(0, 60, side)[:, None]
+    picture = Image.fromarray(np.uint8(np.clip(noise.repeat(3, 2), 0, 255)))
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    head, _, content = image_source(base64.encodebytes(png.getvalue()).decode()).partition(",")
+    assert head == f"data:image/{kind};base64"
+    shown = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
+    assert shown.size == picture.size
+    assert np.abs(np.asarray(shown, int) - np.asarray(picture, int)).mean() < 4
+    assert len(content) <= 1.4 * len(png.getvalue()) * (1 if kind == "png" else 0.6)
 
 
 def test_of_a_progress_bar_only_the_end_is_kept():

@@ -1,8 +1,10 @@
 """Merge the executed chapters into one self-contained HTML page with a cover and a table of contents."""
 
 import ast
+import base64
 import datetime
 import importlib.metadata
+import io
 import os
 import platform
 import re
@@ -18,12 +20,14 @@ import nbformat
 import pandas as pd
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
+from PIL import Image
 from pygments.formatters import HtmlFormatter
 
 TEMPLATES = Path(__file__).resolve().parent
 PARTS = TEMPLATES / "template"
 PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # that a cell failed, which the page says itself
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
+LARGE_PICTURE = 150_000  # bytes of a PNG: charts take less
 TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
     "A student study classified photos of leaves into 14 plant species with a small network of its own and with "
@@ -60,6 +64,7 @@ def render_report(shown, page, profile, command, seconds):
                 cell.outputs = merge_logs(cell.outputs)
             merged.cells.append(cell)
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
+    exporter.register_filter("image_source", image_source)
     report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
     report |= {"study": study_section()}
     report |= {"facts": cover_facts(chapters, profile, seconds), "provenance": provenance(chapters, profile, command)}
@@ -83,6 +88,16 @@ def style():
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
     own = (PARTS / "style.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
+
+
+def image_source(png):
+    """The address of a picture in the page: a PNG in base64, and a large one, which shows photos, smaller as WebP."""
+    content = base64.b64decode(png)
+    if len(content) < LARGE_PICTURE:
+        return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    smaller = io.BytesIO()
+    Image.open(io.BytesIO(content)).convert("RGB").save(smaller, "WEBP", quality=90, method=3)
+    return f"data:image/webp;base64,{base64.b64encode(smaller.getvalue()).decode()}"
 
 
 def merge_logs(outputs):
