@@ -45,7 +45,7 @@ SCORE_COLUMNS = {
     "test_macro_f1_low": "lower end of its 95 % interval",
     "test_macro_f1_high": "upper end",
     "replaced_background_macro_f1": "test macro F1 on other backgrounds, of the leaves that can be cut out",
-    "unknown_auroc": "telling left-out species from known ones, by photos outside the test subset",
+    "unknown_auroc": "telling excluded species from known ones, by photos outside the test subset",
     "external_accuracy": "on the second test set, if one is given",
     "external_macro_f1": "the same, over the classes that occur there",
     "ms_per_image": "milliseconds for one photo, in float32",

@@ -202,11 +202,11 @@ def two_columns(logits):
 
 
 def judge(run, split):
-    """The arrays of `leave_species_out`: methods, the areas of each pair, the shares warned, and left_out."""
+    """The arrays of `leave_species_out`: methods, the areas of each pair, the shares warned, and excluded."""
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
     train = (outside_test["split"] == "train").to_numpy()
-    areas, warned, left_out = {}, {}, []
+    areas, warned, excluded = {}, {}, []
     for pair in np.array_split(np.arange(len(names)), len(names) // 2):
         unknown = np.isin(labels, pair)
         known, learnt = ~unknown & ~train, ~unknown & train
@@ -215,20 +215,20 @@ def judge(run, split):
         scores = scores_of_methods(features[learnt], labels[learnt], photos)
         joined = scores[NEIGHBOURS], scores[PROBABILITY]
         scores[BOTH] = join(*joined, *(score[is_known] for score in joined))
-        left_out.append(share_below(scores[BOTH][~is_known], scores[BOTH][is_known]))
+        excluded.append(share_below(scores[BOTH][~is_known], scores[BOTH][is_known]))
         for method, score in scores.items():
             areas.setdefault(method, []).append(roc_auc_score(is_known, score))
             cut = np.quantile(score[is_known], FALSE_WARNINGS)
             warned.setdefault(method, []).append(score[~is_known] < cut)
     shares = [np.concatenate(of_pairs).mean() for of_pairs in warned.values()]
     table = {"methods": [*areas], "areas": [*areas.values()], "warned": shares}
-    return table | {"left_out": np.concatenate(left_out)}
+    return table | {"excluded": np.concatenate(excluded)}
 
 
 def leave_species_out(run, split):
-    """Judge the methods on species that were left out: two or three at a time, until each has been left out once.
+    """Judge the methods on species that are excluded from training: two or three at a time, each of them once.
 
-    A photo of a species that was left out should be unfamiliar, a validation photo of the others familiar. The
+    A photo of an excluded species should be unfamiliar, a validation photo of the others familiar. The
     threshold of a warning keeps 95 % of the latter.
 
     Parameters
@@ -239,10 +239,10 @@ def leave_species_out(run, split):
     Returns
     -------
     table : DataFrame indexed by method
-        "AUROC", its mean over the groups of species; "lowest", of one group; "warned", the share of photos of left-out
+        "AUROC", its mean over the groups of species; "lowest", of one group; "warned", the share of photos of excluded
         species that are called unfamiliar. None with fewer than four species.
-    left_out : array of float
-        How familiar each photo of a left-out species is, by both scores joined, 0 to 1.
+    excluded : array of float
+        How familiar each photo of an excluded species is, by both scores joined, 0 to 1.
     """
     names = split.attrs["classes"]
     if len(names) < 4:
@@ -254,7 +254,7 @@ def leave_species_out(run, split):
     stored = computed_once(file, key, functools.partial(judge, run, split))
     columns = {"AUROC": stored["areas"].mean(axis=1), "lowest": stored["areas"].min(axis=1)}
     columns["warned"] = stored["warned"]
-    return pd.DataFrame(columns, stored["methods"].tolist()), stored["left_out"]
+    return pd.DataFrame(columns, stored["methods"].tolist()), stored["excluded"]
 
 
 def sentence(table, leafless):
@@ -267,11 +267,11 @@ def sentence(table, leafless):
     """
     parts = []
     if table is None:
-        parts.append("With fewer than four species none can be left out, so the warning is not judged")
+        parts.append("With fewer than four species none can be excluded, so the warning is not judged")
     else:
         row = table.loc[BOTH]
         parts.append(
-            f"It warns for {row['warned']:.0%} of the photos of left-out species (AUROC {row['AUROC']:.3f}) and, by "
+            f"It warns for {row['warned']:.0%} of the photos of excluded species (AUROC {row['AUROC']:.3f}) and, by "
             f"construction, for {FALSE_WARNINGS:.0%} of the validation photos"
         )
     if len(leafless):

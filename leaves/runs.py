@@ -159,9 +159,8 @@ def keep_evidence(run):
     Seven digits of the history and half precision of the predictions are kept, some 15 KB.
     """
     folder = places.RESULTS / "runs" / run.folder.name
-    if not fault_of_run(folder, run.spec) and read_json(folder / "result.json") | {"hashes": 0} == run.result | {
-        "hashes": 0
-    }:
+    kept = read_json(folder / "result.json")
+    if kept | {"hashes": run.result["hashes"]} == run.result and not fault_of_run(folder, run.spec):
         return
     shutil.rmtree(folder, ignore_errors=True)
     write_atomic(folder / "spec.json", json.dumps(run.spec))

@@ -309,22 +309,22 @@ def run_of():
 
 
 @pytest.mark.parametrize("species", [3, 5])
-def test_each_species_is_left_out_once(species, run_of, working_folder, monkeypatch):
+def test_each_species_is_excluded_once(species, run_of, working_folder, monkeypatch):
     values, labels = clusters(species)
     monkeypatch.setattr(familiarity, "stored_features", lambda run, split: values)
     subsets = np.where(np.arange(len(labels)) % 4 == 0, "validation", "train")
     split = split_of(labels, subsets, ["Ash", "Birch", "Elm", "Lime", "Oak"][:species])
-    table, left_out = familiarity.leave_species_out(run_of, split)
+    table, excluded = familiarity.leave_species_out(run_of, split)
     if species < 4:
         assert table is None
         assert "fewer than four species" in familiarity.sentence(table, [])
         return
     assert table.loc[familiarity.BOTH, "AUROC"] > 0.97
-    assert left_out.shape == labels.shape
-    assert np.median(left_out) < 0.05
+    assert excluded.shape == labels.shape
+    assert np.median(excluded) < 0.05
     assert table.loc[familiarity.BOTH, "warned"] > 0.8
     told = familiarity.sentence(table, np.array([True, False, False, False]))
-    assert "left-out species (AUROC" in told
+    assert "excluded species (AUROC" in told
     assert "75% of 4 pictures without a leaf" in told
     count = (subsets == "validation").sum()
     shares = np.linspace(0.2, 0.9, count)

@@ -62,7 +62,7 @@ def draw_familiarity(groups, cut):
     axis.legend(fontsize="small")
     return figure, (
         f"Familiarity of {', '.join(shown)}; below the line a photo is unfamiliar, as are {FALSE_WARNINGS:.0%} of the "
-        "validation photos. Photos of left-out species are scored without their species, by a linear head."
+        "validation photos. Photos of excluded species are scored without their species, by a linear head."
     )
 
 

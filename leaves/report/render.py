@@ -146,7 +146,7 @@ def study_section():
         tables["Test macro F1 of the published study and of this run, which has another split"] = scores_beside(
             study, pd.read_csv(own)
         )
-    rendered = {name: table.to_html(index=False, border=0, classes="text") for name, table in tables.items()}
+    rendered = {name: table.to_html(index=False, border=0) for name, table in tables.items()}
     return {"sentences": introduction(study, split_hash), "tally": tally(study.verdicts), "tables": rendered}
 
 
