@@ -15,7 +15,7 @@ from leaves.claims import RULES
 from leaves.dataset import load_split
 from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
 from leaves.progress import tell_outcomes, training_bar
-from leaves.runs import Run, find_run, free_first, read_run, spec_hash, train_once
+from leaves.runs import WEIGHTS, Run, find_runs, folder_named, free_first, read_run, spec_hash, train_once
 from leaves.training import OnEpoch, gpus
 
 import matplotlib.pyplot as plt
@@ -51,7 +51,7 @@ def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
     return run
 
 
-def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, weights: bool = True) -> list[Run]:
+def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: str | list = WEIGHTS) -> list[Run]:
     """Train each spec of a list once, in this process or on the workers of a Dask cluster; the results are the same.
 
     A run that is finished is not trained again, one that was stopped goes on after its last epoch, and one that
@@ -62,14 +62,14 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, weights
     specs : list of dict, JSON-able, as `leaves.runs.training_spec` makes them, with the keys that `prepare` reads
     prepare : callable(spec, split) -> leaves.training.Training
         Called only if the spec has not been trained yet.
-    weights : bool
-        False if only numbers are read: then what results/runs has of a training is enough.
+    needs : str or list of str
+        The file that is read of every run, or of each, see `leaves.runs.find_runs`: results/runs may have it.
 
     Returns
     -------
     list of Run, in the order of the specs
     """
-    found = {spec_hash(spec): find_run(spec, weights) for spec in specs}
+    found = dict(zip(map(spec_hash, specs), find_runs(specs, needs), strict=True))
     waiting = {spec_hash(spec): spec for spec in specs if not found[spec_hash(spec)]}
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     if not address and len(waiting) > 1 and len(gpus()) > 1:
@@ -84,7 +84,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, weights
                 announce = OnEpoch(functools.partial(progress, key))
                 train_once(spec, split, prepare, announce, patience=float("inf"))
                 progress(key, None, None)
-    finished = [find_run(spec, weights) for spec in specs]
+    finished = find_runs(specs, needs)
     tell_outcomes(finished)
     return finished
 
@@ -124,7 +124,7 @@ def recorded(chapter: str, kind: str) -> list | dict:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
     if kind == "evidence":
         return record[kind]
-    return {name: [read_run(places.RUNS / folder) for folder in own] for name, own in record[kind].items()}
+    return {name: [read_run(folder_named(folder)) for folder in own] for name, own in record[kind].items()}
 
 
 def explain(*rules: str) -> None:

@@ -1,11 +1,14 @@
 """Compare variants with FinalModel: a table of variants, their trainings, and the differences of paired repeats."""
 
+import functools
+
 from leaves import claims, scoring
 from leaves.batches import rows_of_epoch
 from leaves.custom_cnn import cnn_specs, unlike
 from leaves.dataset import hold_out, load_images
-from leaves.dead_units import dead_filters
+from leaves.dead_units import DEAD_FILTERS, dead_filters
 from leaves.files import InputError
+from leaves.runs import NUMBERS
 
 import numpy as np
 import pandas as pd
@@ -134,22 +137,19 @@ def variant_specs(groups, base, epochs, seed, repeats, claimed):
 
 
 def train_specs(train_all, specs, split, prepare, looked_into):
-    """Train all specs, those that are looked into last: dict of name to list of Run.
+    """Train all specs: dict of name to list of Run.
 
     Parameters
     ----------
     train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of networks whose weights are read later; of the others only the numbers are.
+        Names of networks in which dead filters are looked for; of the others only the numbers are read.
     """
-    trained = {}
-    for weights in (False, True):
-        queue = {name: of_name for name, of_name in specs.items() if (name in looked_into) == weights}
-        together = [spec for of_name in queue.values() for spec in of_name]
-        finished = iter(train_all(together, split, prepare, weights=weights))
-        trained |= {name: [next(finished) for _ in of_name] for name, of_name in queue.items()}
-    return {name: trained[name] for name in specs}
+    names = [name for name, of_name in specs.items() for _ in of_name]
+    needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
+    finished = iter(train_all([spec for of_name in specs.values() for spec in of_name], split, prepare, needs))
+    return {name: [next(finished) for _ in of_name] for name, of_name in specs.items()}
 
 
 # ---------------------------------------------------------------- scores
@@ -257,11 +257,15 @@ def dead_filters_of(runs, split):
     for variant, repeats in runs.items():
         for run in repeats:
             if run.result["state"] not in ("diverged", "did not train"):
-                held_out = hold_out(split, run.spec["fold"])
-                images, _ = load_images(held_out, "validation", run.spec["image_size"])
-                table = dead_filters(run.load_model(), images)
+                table = pd.DataFrame(run.reading(DEAD_FILTERS, functools.partial(dead_filters_of_run, run, split)))
                 tables.append(table.assign(variant=variant, run=run.folder.name))
     return pd.concat(tables[1:] or tables)
+
+
+def dead_filters_of_run(run, split):
+    """The dead filters of one network on the photos that it held out, see `dead_filters`: dict of column to array."""
+    images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
+    return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
 
 def accuracy_table(runs, split):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+DEAD_FILTERS = "dead_filters.npz"  # the file of a run that says which filters are dead
 SPAN = 1e-6  # between the largest and the smallest output: a smaller one is rounding
 
 
@@ -27,7 +28,8 @@ def dead_filters(network, images):
     look_inside = batch_function(keras.Model(network.inputs[0], activated))
     lowest, highest = [], []  # of each batch: an array for each block
     for start in range(0, len(images), 64):
-        outputs = [output.numpy() for output in look_inside(images[start : start + 64].astype(np.float32))]
+        batch = images[start : start + 64].astype(np.float32)
+        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # of one block: no list
         lowest.append([output.min((0, 1, 2)) for output in outputs])
         highest.append([output.max((0, 1, 2)) for output in outputs])
     ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)

@@ -1,12 +1,16 @@
 """The refit of the study (C13), repeated so that no photo that is scored has chosen the epoch."""
 
+import functools
+
 from leaves import claims, scoring
 from leaves.custom_cnn import cnn_spec
 from leaves.dataset import hold_out, load_images
 from leaves.evaluation import predict_all
 from leaves.files import InputError
-from leaves.runs import repeat
+from leaves.runs import NUMBERS, repeat
 from leaves.training import batch_function
+
+KEPT_FOLD = "kept_fold.npz"  # the file of a run with its answers on the fold that is kept for the score
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
@@ -34,13 +38,13 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
         | {"fold": (start["fold"] + 1) % folds, "without": start["fold"]}
         for start in starts
     ]
-    first = train_all(before, split, prepare)
+    first = train_all(before, split, prepare, KEPT_FOLD)
     fixed = quiet | {"patience": None}
     after = [
         cnn_spec("03", "more data, after", epochs=run.result["best_epoch"], **fixed, **start)
         for run, start in zip(first, starts, strict=True)
     ]
-    return first, train_all(after, split, prepare)
+    return first, train_all(after, split, prepare, NUMBERS)
 
 
 def gain_of_more_data(before, after, split):
@@ -61,10 +65,15 @@ def gain_of_more_data(before, after, split):
     sound = [pair for pair, state in pairs if set(state) == {"converged"}]
     gains = []
     for first, second in sound:
-        images, truth = load_images(hold_out(split, second.spec["fold"]), "validation", second.spec["image_size"])
-        predicted = predict_all(batch_function(first.load_model()), images).argmax(axis=1)
-        gains.append(float(second.result["validation_macro_f1"] - scoring.macro_f1(truth, predicted)))
+        answers = first.reading(KEPT_FOLD, functools.partial(answers_on_fold, first, second.spec["fold"], split))
+        gains.append(float(second.result["validation_macro_f1"] - scoring.macro_f1(**answers)))
     return {"differences": gains, "reason": claims.missing_pairs(states)}
+
+
+def answers_on_fold(run, fold, split):
+    """The true and the predicted classes of a fold's photos: dict of truth and predicted, arrays of int."""
+    images, truth = load_images(hold_out(split, fold), "validation", run.spec["image_size"])
+    return {"truth": truth, "predicted": predict_all(batch_function(run.load_model()), images).argmax(axis=1)}
 
 
 def refit_record(said, pair, cost):

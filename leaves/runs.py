@@ -12,6 +12,7 @@ from pathlib import Path
 
 from leaves import places
 from leaves.batches import BALANCES, evaluation_batches
+from leaves.cache import computed_once
 from leaves.files import (
     InputError,
     atomic_file,
@@ -33,6 +34,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
+WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "layers.npz"  # files of a run, see `find_run`
 SCHEMA = 3  # of a run: raised by every change of the code that changes what a training gives or writes
 
 
@@ -66,6 +68,10 @@ class Run:
         """Give a network of the same layers this run's weights, several times faster than `load_model`."""
         with zipfile.ZipFile(self.folder / "model.keras") as archive, tempfile.TemporaryDirectory() as folder:
             network.load_weights(archive.extract("model.weights.h5", folder))
+
+    def reading(self, file, compute):
+        """Arrays that `compute` reads from weights or logs: dict of name to array, kept in the run's folder as .npz."""
+        return computed_once(self.folder / file, file, compute)
 
 
 def fast_precision():
@@ -141,26 +147,50 @@ def run_folder(spec):
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
 
-def find_run(spec, weights=True):
+def folder_named(name):
+    """The folder of a run by its name: in runs/, or in results/runs if only its evidence is here."""
+    own, published = places.RUNS / name, places.RESULTS / "runs" / name
+    return own if own.exists() or not published.exists() else published
+
+
+def find_run(spec, needs=WEIGHTS):
     """The finished run of this spec, whichever chapter made it, or None if it has to be trained.
 
-    Without `weights` the evidence of a run that was made elsewhere is enough, see `keep_evidence`, unless `--force` has
-    set LEAVES_NO_EVIDENCE in the environment.
+    The evidence of a run that was made elsewhere is enough, see `keep_evidence`, if it has the file that the caller
+    needs: `NUMBERS`, or the file of a reading. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, it
+    never is.
     """
-    weights = weights or "LEAVES_NO_EVIDENCE" in os.environ
-    folders = [run_folder(spec)] + ([] if weights else [*(places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}")])
+    folders = [run_folder(spec)]
+    if "LEAVES_NO_EVIDENCE" not in os.environ:
+        folders += [file.parent for file in (places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}/{needs}")]
     sound = (folder for folder in folders if not fault_of_run(folder, spec))
     return next((Run(folder, spec, read_json(folder / "result.json")) for folder in sound), None)
 
 
+def find_runs(specs, needs):
+    """The runs of several specs, None where there is none, see `find_run`.
+
+    Parameters
+    ----------
+    specs : list of dict
+    needs : str or list of str
+        For all specs, or for each; the last one also for all that follow.
+    """
+    needs = [needs] if isinstance(needs, str) else needs
+    return [find_run(spec, needs[min(number, len(needs) - 1)]) for number, spec in enumerate(specs)]
+
+
 def keep_evidence(run):
-    """Copy what a run found to results/runs: its spec, result, history and validation predictions, not its weights.
+    """Copy what a run found to results/runs: spec, result, history, validation predictions and readings, no weights.
 
     Seven digits of the history and half precision of the predictions are kept, some 15 KB.
     """
     folder = places.RESULTS / "runs" / run.folder.name
+    readings = sorted(file.name for file in run.folder.glob("*.npz"))
+    files = ["history.csv", "validation.npy", *readings]
     kept = read_json(folder / "result.json")
-    if kept | {"hashes": run.result["hashes"]} == run.result and not fault_of_run(folder, run.spec):
+    same = kept | {"hashes": run.result["hashes"]} == run.result and {*kept.get("hashes", ())} >= {*files}
+    if same and not fault_of_run(folder, run.spec):
         return
     shutil.rmtree(folder, ignore_errors=True)
     write_atomic(folder / "spec.json", json.dumps(run.spec))
@@ -168,7 +198,10 @@ def keep_evidence(run):
         run.history.to_csv(out, index=False, float_format="%.7g")
     with atomic_file(folder / "validation.npy") as out:
         np.save(out, run.validation_probabilities.astype(np.float16))
-    hashes = {name: file_hash(folder / name) for name in ("history.csv", "validation.npy")}
+    for name in readings:
+        with atomic_path(folder / name) as unfinished:
+            shutil.copyfile(run.folder / name, unfinished)
+    hashes = {name: file_hash(folder / name) for name in files}
     write_atomic(folder / "result.json", json.dumps(run.result | {"hashes": hashes}, indent=1))
 
 
@@ -323,6 +356,17 @@ def logged(run, folder, kind):
     return found
 
 
+def layer_log(run, kind):
+    """The values of one kind that `training.LayerLog` logged: DataFrame, one row per epoch and one column per layer.
+
+    Parameters
+    ----------
+    kind : "gradient" or "change", both relative to the norm of the layer's kernel
+    """
+    values = run.reading(LAYERS, lambda: logged(run, "layers", "gradient/") | logged(run, "layers", "change/"))
+    return pd.DataFrame(values).astype(float).filter(like=f"{kind}/").rename(columns=lambda tag: tag.split("/")[1])
+
+
 def smallest_change(runs):
     """The smallest change of a kernel in an epoch, as a share of the kernel's norm, over all layers, epochs and runs.
 
@@ -330,8 +374,7 @@ def smallest_change(runs):
     ----------
     runs : list of Run, trained with `log_layers`; one that diverged is skipped
     """
-    logs = [logged(run, "layers", "change/") for run in runs if not run.result["diverged"]]
-    return float(min(np.min(list(log.values())) for log in logs))
+    return float(min(layer_log(run, "change").min(axis=None) for run in runs if not run.result["diverged"]))
 
 
 def gradient_ratios(runs):
@@ -349,7 +392,7 @@ def gradient_ratios(runs):
     """
     ratios = []
     for run in (run for run in runs if not run.result["diverged"]):
-        gradients = pd.DataFrame(logged(run, "layers", "gradient/")).astype(float)
+        gradients = layer_log(run, "gradient")
         convolutions = gradients.columns.str.contains("conv")
         weakest, strongest = gradients.loc[:, convolutions].min(axis=1), gradients.loc[:, ~convolutions].max(axis=1)
         ratios.append(float((weakest / strongest).min()))

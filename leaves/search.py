@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from leaves.batches import AUGMENTATION
 from leaves.claims import MARGIN
 from leaves.custom_cnn import cnn_spec, prepare
-from leaves.runs import repeat
+from leaves.runs import NUMBERS, repeat
 from leaves.scoring import state_of
 
 import numpy as np
@@ -64,7 +64,7 @@ def search_final_model(
         keys = [(trial, budget, number) for trial in numbers for number in range(count)]
         known.update({key: cut_short(final_runs[key[2]], budget) for key in keys if key[0] == FINAL})
         new = [key for key in keys if key not in known]
-        known.update(zip(new, train_all([spec_of(*key) for key in new], split, prepare, weights=False), strict=True))
+        known.update(zip(new, train_all([spec_of(*key) for key in new], split, prepare, NUMBERS), strict=True))
         return {trial: [known[trial, budget, number] for number in range(count)] for trial in numbers}
 
     study, budgets, champions = new_study(settings, seed), round_budgets(first_epochs, epochs), {FINAL}

@@ -170,7 +170,7 @@ def test_c12_asks_whether_both_scores_rank_alike(ranks, verdict):
 def test_the_refit_scores_photos_that_chose_nothing(project):
     specs = []
 
-    def train_all(queue, split, prepare):
+    def train_all(queue, split, prepare, needs):
         specs.append(queue)
         return [SimpleNamespace(spec=spec, result={"best_epoch": 3, "state": "converged"}) for spec in queue]
 

@@ -302,8 +302,8 @@ def test_the_log_of_the_layers_has_every_kernel_and_epoch(project):
 def logging_runs(monkeypatch, changes, gradients):
     """Runs that converged, with these logs: each a dict of layer to list of float."""
     trained = [run_in_state("converged", diverged=False, number=number) for number in range(len(changes))]
-    logs = {"change/": changes, "gradient/": gradients}
-    monkeypatch.setattr(runs, "logged", lambda run, _, kind: logs[kind][run.result["number"]])
+    logs = {"change": changes, "gradient": gradients}
+    monkeypatch.setattr(runs, "layer_log", lambda run, kind: pd.DataFrame(logs[kind][run.result["number"]]))
     return trained
 
 

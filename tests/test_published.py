@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import helpers
-from leaves import custom_cnn, duplicates, photos, places, published, runs, sources, splitting
+from leaves import ablations, custom_cnn, duplicates, photos, places, published, runs, sources, splitting
+from leaves.dead_units import DEAD_FILTERS
 from leaves.figures import comparison
 from leaves.files import InputError, file_hash, write_atomic
 from leaves.report import publish, render
@@ -24,9 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def small_specs(split, count=2):
-    layers = [["Rescaling", {"scale": 1 / 255}], ["GlobalAveragePooling2D", {}]]
-    layers.append(["Dense", {"units": 2, "activation": "softmax"}])
+    layers = [["Rescaling", {"scale": 1 / 255}], ["Conv2D", {"filters": 3, "kernel_size": 3}], ["ReLU", {}]]
+    layers += [["MaxPooling2D", {}], ["GlobalAveragePooling2D", {}], ["Dense", {"units": 2, "activation": "softmax"}]]
     return custom_cnn.cnn_specs("03", "plain", split, 40, 3, 0, count, layers=layers)
+
+
+def dead_filters_kept(run, split):
+    return run.reading(DEAD_FILTERS, lambda: ablations.dead_filters_of_run(run, split))
 
 
 def never(spec, split):
@@ -56,7 +61,7 @@ def test_evidence_is_small_and_holds_no_weights(kept):
 
 def test_a_run_with_evidence_is_not_trained_for_its_numbers(project, kept, capsys):
     specs, trained, histories, predictions = kept
-    again = helpers.train_all(specs, project, never, weights=False)
+    again = helpers.train_all(specs, project, never, runs.NUMBERS)
     assert "2 of 2 trainings were not repeated: results/runs has their numbers." in capsys.readouterr().out
     for run, was, history, predicted in zip(again, trained, histories, predictions, strict=True):
         assert {**run.result, "hashes": {}} == {**was.result, "hashes": {}}
@@ -72,24 +77,54 @@ def test_a_run_of_which_the_weights_are_needed_is_trained(project, kept):
     assert run.load_model().count_params() == run.result["params"]
 
 
+def test_what_was_read_from_weights_and_logs_is_kept(project):
+    specs = [spec | {"log_layers": True} for spec in small_specs(project)]
+    trained = helpers.train_all(specs, project, custom_cnn.prepare)
+    changes = [runs.layer_log(run, "change") for run in trained]
+    dead = [dead_filters_kept(run, project) for run in trained]
+    assert not any(table.empty for table in changes)
+    for run in trained:
+        runs.keep_evidence(run)
+        shutil.rmtree(run.folder)
+    again = helpers.train_all(specs, project, never, [runs.LAYERS, DEAD_FILTERS])
+    assert {run.folder.parent for run in again} == {places.RESULTS / "runs"}
+    for run, change in zip(again, changes, strict=True):
+        pd.testing.assert_frame_equal(runs.layer_log(run, "change"), change)
+    assert [dead_filters_kept(run, project)["dead"].tolist() for run in again] == [of["dead"].tolist() for of in dead]
+    assert [helpers.read_run(runs.folder_named(run.folder.name)).result for run in again] == [
+        run.result for run in again
+    ]
+
+
+def test_evidence_without_what_is_needed_is_not_taken_and_is_added_to(project, kept):
+    specs, _, _, _ = kept
+    assert runs.find_runs(specs, [runs.NUMBERS, DEAD_FILTERS])[1] is None
+    runs_now = helpers.train_all(specs, project, custom_cnn.prepare, DEAD_FILTERS)
+    for run in runs_now:
+        assert len(dead_filters_kept(run, project)["dead"]) == 3
+        runs.keep_evidence(run)
+        shutil.rmtree(run.folder)
+    assert all(runs.find_runs(specs, DEAD_FILTERS))
+
+
 def test_evidence_is_not_taken_when_everything_is_to_be_trained_again(kept, monkeypatch):
     specs, _, _, _ = kept
-    assert runs.find_run(specs[0], weights=False)
+    assert runs.find_run(specs[0], runs.NUMBERS)
     monkeypatch.setenv("LEAVES_NO_EVIDENCE", "1")
-    assert runs.find_run(specs[0], weights=False) is None
+    assert runs.find_run(specs[0], runs.NUMBERS) is None
 
 
 def test_evidence_of_another_spec_or_damaged_evidence_is_not_taken(project, kept, capsys):
     specs, trained, _, _ = kept
-    assert runs.find_run(specs[0] | {"seed": 99}, weights=False) is None
+    assert runs.find_run(specs[0] | {"seed": 99}, runs.NUMBERS) is None
     folder = places.RESULTS / "runs" / trained[0].folder.name
     (folder / "history.csv").write_text("epoch\n1\n", encoding="utf-8")
-    assert runs.find_run(specs[0], weights=False) is None
-    [run, other] = helpers.train_all(specs, project, custom_cnn.prepare, weights=False)
+    assert runs.find_run(specs[0], runs.NUMBERS) is None
+    [run, other] = helpers.train_all(specs, project, custom_cnn.prepare, runs.NUMBERS)
     assert (run.folder.parent, other.folder.parent) == (places.RUNS, places.RESULTS / "runs")
     runs.keep_evidence(run)  # made good
     shutil.rmtree(run.folder)
-    assert runs.find_run(specs[0], weights=False).folder == folder
+    assert runs.find_run(specs[0], runs.NUMBERS).folder == folder
 
 
 # ---------------------------------------------------------------- the table of photos

@@ -70,7 +70,7 @@ class World:
     def __init__(self, measure):
         self.measure, self.runs, self.calls = measure, {}, []
 
-    def train_all(self, specs, split, prepare, weights=True):
+    def train_all(self, specs, split, prepare, needs=runs.WEIGHTS):
         self.calls.append([spec for spec in specs if json.dumps(spec) not in self.runs])
         for spec in self.calls[-1]:
             self.runs[json.dumps(spec)] = self.run(spec)
