@@ -13,10 +13,11 @@ from collections.abc import Callable
 from leaves import parameters, places, plots
 from leaves.claims import RULES
 from leaves.dataset import load_split
-from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
+from leaves.files import InputError, file_hash, read_json, write_atomic
 from leaves.progress import tell_outcomes, training_bar
 from leaves.runs import WEIGHTS, Run, find_runs, folder_named, free_first, read_run, spec_hash, train_once
 from leaves.training import OnEpoch, gpus
+from leaves.vector import save_figure
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -133,7 +134,7 @@ def explain(*rules: str) -> None:
 
 
 def show(figure, name: str, caption: str, table=None) -> None:
-    """Save a figure as report/figures/<name>.png, and display it with its caption as alternative text.
+    """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it; its caption is its text.
 
     `table` is the DataFrame or Series from which a figure with names on an axis was drawn: it is compared with the
     drawn marks (see `plots.check_drawn`), and the file's metadata say whether that was done.
@@ -144,7 +145,6 @@ def show(figure, name: str, caption: str, table=None) -> None:
         plots.check_drawn(figure, table)
         names = "compared with the table"
     file = places.REPORT / "figures" / f"{name}.png"
-    with atomic_path(file) as unfinished:
-        figure.savefig(unfinished, metadata={"Title": name, "Description": caption, "Names": names})
+    save_figure(figure, file, {"Title": name, "Description": caption, "Names": names})
     plt.close(figure)
     display(Image(file.read_bytes(), alt=caption, metadata={"name": name}))

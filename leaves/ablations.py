@@ -355,7 +355,7 @@ def accuracy_record(said, networks):
         f"{(accurate['missed'] > 0).sum()} of {len(accurate)} networks with an accuracy of {HIGH_ACCURACY} or more "
         "find fewer than half of the photos of some species"
     )
-    record = {"claim": "C12", "said": said, "figure": "03-accuracy", "comparisons": [row]}
+    record = {"claim": "C12", "said": said, "figure": "", "comparisons": [row]}
     return record | ({"note": note} if len(accurate) else {})
 
 

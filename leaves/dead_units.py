@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-DEAD_FILTERS = "dead_filters.npz"  # the file of a run that says which filters are dead
+DEAD_FILTERS = "reading-dead_filters.npz"  # the file of a run that says which filters are dead
 SPAN = 1e-6  # between the largest and the smallest output: a smaller one is rounding
 
 

@@ -1,9 +1,29 @@
 """The evidence for claims that chapter 6 adds: for the one on FinalModel's size, and what the test subset says."""
 
-from leaves import claims
+from leaves import claims, sources
 from leaves.evaluation import validation_score
 
 CLAIMS = [f"C{number}" for number in range(1, 18)]  # of the original study
+STARTS = {"none": "trained from scratch", "random": "random initial weights", "imagenet": "ImageNet weights"}
+
+
+def answer_in_words(scores, label, count):
+    """What the model that validation chose reaches on the test subset, in Markdown.
+
+    Parameters
+    ----------
+    scores : Series, the model's row of `evaluation.score_table`
+    label : str
+    count : int
+        Of test photos.
+    """
+    interval = f"{scores['test_macro_f1_low']:.3f} to {scores['test_macro_f1_high']:.3f}"
+    return (
+        f"**This run** is on {sources.photos_in_words()}. Validation chose **{label}** "
+        f"({STARTS[scores['initial_weights']]}). On {count} test photos, which took no part in any choice, it has a "
+        f"macro F1 of **{scores['test_macro_f1']:.3f}** (95 % interval {interval}) and an accuracy of "
+        f"{scores['test_accuracy']:.3f}."
+    )
 
 
 def evidence_of_size(large, small, models, repeats, on_test, draws):

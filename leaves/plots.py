@@ -29,6 +29,7 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
+SERIES = "series:"  # before the name of a line that the page shows and hides, as its gid
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
@@ -162,11 +163,12 @@ def plot_curves(runs, title):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]
             history = run.history
-            axis.plot(history["epoch"], history[metric], "--", color=colour, alpha=0.7)
-            axis.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
+            line = {"color": colour, "gid": f"{SERIES}{name}"}
+            axis.plot(history["epoch"], history[metric], "--", alpha=0.7, **line)
+            axis.plot(history["epoch"], history[f"val_{metric}"], label=name, **line)
             best = history.iloc[run.result["best_epoch"] - 1]
             fill = "none" if run.result["initial_weights"] == "random" else "full"
-            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], color=colour, fillstyle=fill)
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], fillstyle=fill, **line)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(0, 1)

@@ -10,7 +10,7 @@ from leaves.files import InputError
 from leaves.runs import NUMBERS, repeat
 from leaves.training import batch_function
 
-KEPT_FOLD = "kept_fold.npz"  # the file of a run with its answers on the fold that is kept for the score
+KEPT_FOLD = "reading-kept_fold.npz"  # the file of a run with its answers on the fold that is kept for the score
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):

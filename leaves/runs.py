@@ -34,7 +34,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
-WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "layers.npz"  # files of a run, see `find_run`
+WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
 SCHEMA = 3  # of a run: raised by every change of the code that changes what a training gives or writes
 
 
@@ -186,7 +186,7 @@ def keep_evidence(run):
     Seven digits of the history and half precision of the predictions are kept, some 15 KB.
     """
     folder = places.RESULTS / "runs" / run.folder.name
-    readings = sorted(file.name for file in run.folder.glob("*.npz"))
+    readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
     files = ["history.csv", "validation.npy", *readings]
     kept = read_json(folder / "result.json")
     same = kept | {"hashes": run.result["hashes"]} == run.result and {*kept.get("hashes", ())} >= {*files}

@@ -39,6 +39,14 @@ def last_source():
     return source if isinstance(source, dict) and isinstance(source.get("data"), str) else {}
 
 
+def photos_in_words():
+    """The photos of the present split in a few words, for a sentence that begins with "on"."""
+    source = last_source()
+    if source.get("data") == "sample":
+        return "synthetic leaves, which are no photographs"
+    return f"photos of {source.get('name', 'an unknown source')}"
+
+
 def chosen_data(data):
     """Decide which data the parameter `data` means; None means those used last, at first the sample.
 

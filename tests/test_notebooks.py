@@ -36,7 +36,7 @@ class TestNotebook:
         assert cells[1].metadata.tags == ["parameters"]
         assert "helpers.provenance(" in cells[2].source
         assert [cell.source for cell in cells if cell.cell_type == "markdown"][-2] == "## What was found"
-        assert "finding" in cells[-2].metadata.tags
+        assert cells[-2].metadata.tags == ["in-short"]
 
     def test_is_a_story_in_short_cells(self, path):
         cells = nbformat.read(path, as_version=4).cells

@@ -8,7 +8,7 @@ from pathlib import Path
 import helpers
 from leaves import ablations, custom_cnn, duplicates, photos, places, published, runs, sources, splitting
 from leaves.dead_units import DEAD_FILTERS
-from leaves.figures import comparison
+from leaves.figures import tables
 from leaves.files import InputError, file_hash, write_atomic
 from leaves.report import publish, render
 from leaves.report.chapters import CHAPTERS, NUMBERS, chapter_parameters, read_by
@@ -304,7 +304,7 @@ def columns_of(html):
 def test_the_table_of_claims_has_the_published_verdicts(published_results):
     columns = {"said": "that", "evidence": "this", "verdict": ["undecided", "not tested"], "reason": "", "figure": "x"}
     verdicts = pd.DataFrame({"claim": ["C2", "C1"], **columns})
-    table = comparison.style_claims(verdicts).data
+    table = tables.style_claims(verdicts).data
     assert table.loc["C1", "published study"] == "refuted"
     assert table.loc["C2", "published study"] == "confirmed"
     assert table["verdict"].tolist() == ["undecided", "not tested"]

@@ -3,11 +3,13 @@
 import base64
 import io
 
-from leaves.report.render import finish_page, image_source, last_states, merge_logs
+from leaves.report.page import SLOTS, finish_page
+from leaves.report.render import image_source, last_states, merge_logs
 
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from PIL import Image
 
 
@@ -36,18 +38,55 @@ def test_pieces_of_a_log_become_one():
     assert [(output.name, output.text) for output in merge_logs(outputs)] == [("stdout", "ab"), ("stderr", "100%")]
 
 
+def cell(tag, *outputs, code="x"):
+    shown = "".join(f'<div class="output_subarea">{output}</div>' for output in outputs)
+    fold = f'<details class="code"><summary>Code</summary><pre>{code}</pre></details>'
+    return f'<section class="{tag}"><div class="cell">{fold}{shown}</div></section>'
+
+
+def page_of(*parts):
+    slots = "".join(f"<!--{slot}-->" for slot in SLOTS)
+    cover = f'<header id="cover"><h1 id="cover-title">T</h1>{slots}</header>'
+    return finish_page(f"<nav><!--contents--></nav><main>{cover}{''.join(parts)}</main>")
+
+
 def test_equal_headings_get_different_anchors_and_links_stay_on_the_page():
-    html = (
-        '<nav><!--contents--></nav><main><header><h1 id="cover-title">T</h1><!--cover--></header>'
-        "<h1>1. One</h1><h2>What was found</h2><h1>2. Two</h1><h2>What was found</h2>"
-        '<section class="cover"><figure>F</figure><div class="table"><style>#T_0a1b2 {}</style><table id="T_0a1b2">'
-        "</table></div></section>"
-        '<a href="02_custom_cnn.ipynb">next</a></main>'
-    )
-    page = finish_page(html)
-    assert 'id="chapter-1-what-was-found"' in page
-    assert 'href="#chapter-2-what-was-found"' in page
+    chapters = "<h1>1. One</h1><h2>Scores</h2><h1>2. Two</h1><h2>Scores</h2>"
+    page = page_of(chapters, '<a href="02_custom_cnn.ipynb">next</a>')
+    assert 'id="chapter-1-scores"' in page
+    assert 'href="#chapter-2-scores"' in page
     assert '<a href="#chapter-2">next</a>' in page
-    assert page.count("<figure>F</figure>") == 2
-    assert page.count("T_0a1b2 {}") == page.count('T_0a1b2"') == 2
-    assert page.count('"T_0a1b2"') == page.count('"cover_T_0a1b2"') == 1
+
+
+def test_what_belongs_on_the_cover_stands_there_once_and_in_order():
+    page = page_of("<h1>1. One</h1><h2>Data</h2>", cell("cover-data", "DATA"), cell("cover-answer", "ANSWER"))
+    soup = BeautifulSoup(page, "html.parser")
+    assert page.count("DATA") == page.count("ANSWER") == 1
+    assert [section["id"] for section in soup.select("#cover section")] == ["cover-answer", "cover-data"]
+    assert soup.select_one("p.moved a")["href"] == "#cover-data"
+    assert [link.get_text() for link in soup.select("nav a")] == ["1. One", "Data"]
+
+
+def test_a_chapter_opens_with_its_finding():
+    page = page_of("<h1>1. One</h1><p>Question</p><h2>A</h2>", cell("", "A"), "<h2>End</h2>", cell("in-short", "FOUND"))
+    soup = BeautifulSoup(page, "html.parser")
+    assert soup.select_one("h1#chapter-1").find_next_sibling().get_text() == "In shortFOUND"
+    assert "End" not in soup.get_text()
+
+
+def test_the_code_of_a_section_is_one_bar_after_its_outputs():
+    page = page_of("<h1>1. One</h1><h2>A</h2>", cell("", "OUT", code="one"), cell("", code="two"), "<h2>B</h2>")
+    soup = BeautifulSoup(page, "html.parser")
+    [bar] = soup.select("details.code")
+    assert bar.get_text() == "Codeonetwo"
+    assert bar.find_previous(string="OUT") is not None
+    assert bar.find_next("h2").get_text() == "B"
+    assert len(soup.select("section")) == 1  # a cell without an output is gone
+
+
+def test_a_row_that_becomes_a_card_names_its_columns():
+    table = '<table class="cards claims"><thead><tr><th></th><th>says</th></tr></thead>'
+    page = page_of(f"{table}<tbody><tr><th>C1</th><td>no</td></tr></tbody></table>")
+    row = BeautifulSoup(page, "html.parser").select_one("tbody tr")
+    assert row["id"] == "claim-C1"
+    assert row.td["data-label"] == "says"

@@ -9,6 +9,7 @@ import sys
 
 from conftest import make_dirty, paint, short
 from leaves import image_store, training
+from leaves.report.page import SLOTS
 
 import keras
 import numpy as np
@@ -131,12 +132,15 @@ def test_page_is_whole_and_loads_nothing(whole_run):
     page = (whole_run[0] / "report" / "report.html").read_text(encoding="utf-8")
     soup = BeautifulSoup(page, "html.parser")
     chapters = [heading.get_text() for heading in soup.find_all("h1")][1:]
-    assert [chapter.split(".")[0] for chapter in chapters] == [*"123456", "How this report was made"]
-    pictures = soup.find_all("img")
-    assert len(pictures) >= 14
+    published = ["The published study"] if (whole_run[0] / "results" / "provenance.json").exists() else []
+    assert [chapter.split(".")[0] for chapter in chapters] == [*"123456", *published, "How this report was made"]
+    drawings, pictures = soup.select("figure > svg"), soup.find_all("img")
+    assert {drawing["role"] for drawing in drawings} == {"img"}
+    assert 10 <= len({drawing["aria-label"] for drawing in drawings}) <= 20
+    assert all(len(drawing["aria-label"]) > 20 for drawing in drawings)
     for picture in pictures:
         assert picture["src"].startswith(("data:image/png;base64,", "data:image/webp;base64,"))
-        assert len(picture["alt"]) > 20
+        assert picture["alt"]
     assert not soup.find_all(["link", "script", "iframe"], attrs={"src": True})
     assert all(link["href"].startswith("data:") for link in soup.find_all("link"))
     assert not re.search(r"url\(\s*['\"]?http|@import", page)
@@ -144,8 +148,10 @@ def test_page_is_whole_and_loads_nothing(whole_run):
     identifiers = [tag["id"] for tag in soup.find_all(id=True)]
     assert anchors <= set(identifiers)
     assert len(identifiers) == len(set(identifiers))
-    assert soup.select("#cover table")
-    assert soup.select("#cover figure")
+    assert [section["id"] for section in soup.select("#cover > section")] == [*SLOTS, "cover-again"]
+    assert "synthetic leaves" in soup.select_one("#cover-answer").get_text()
+    assert len(soup.select("#cover-table thead th")) <= 6
+    assert len(soup.select("div.in-short")) == 6
     assert all(not fold.has_attr("open") for fold in soup.select("details.code"))
 
 
@@ -154,8 +160,8 @@ def test_every_figure_with_names_on_an_axis_was_compared_with_its_table(whole_ru
     told = {file.stem: Image.open(file).text["Names"] for file in (whole_run[0] / "whole_run").rglob("figures/*.png")}
     assert [name for name, names in told.items() if names == "on an axis"] == []
     compared = {name for name, names in told.items() if names == "compared with the table"}
-    assert compared >= {"01-class-counts", "02-per-class", "03-gaps", "03-search", "05-scores"}
-    assert compared >= {"06-scores", "06-differences", "06-per-class", "06-confusion", "06-one-photo"}
+    assert compared >= {"01-class-counts", "03-gaps", "05-scores"}
+    assert compared >= {"06-scores", "06-other-photos"}
 
 
 def table_with(page, column):
@@ -236,10 +242,10 @@ def test_a_backbone_with_random_weights_is_a_row_of_the_file_and_a_footnote_of_t
     scores = pd.read_csv(folder / "scores.csv")
     controls = set(scores.loc[scores["initial_weights"] == "random", "model"])
     soup = BeautifulSoup((folder / "report.html").read_text(encoding="utf-8"), "html.parser")
-    shown = table_with(soup.select_one("#cover"), "test macro F1").iloc[:, 0]
+    shown = table_with(soup.select_one("#cover"), "macro F1 (95 % interval)").iloc[:, 0]
     assert controls.isdisjoint(name.split(", ")[0] for name in shown)
     assert {"FinalModel", "EfficientNetLite0, fine tuning", "Ensemble"} <= {*shown}
-    [footnote] = re.findall(r"no ImageNet weights were found: ([^.]*)\.", soup.select_one("#cover").get_text()) or [""]
+    [footnote] = re.findall(r"no ImageNet weights were found: ([^.]*)\.", soup.get_text()) or [""]
     assert set(filter(None, footnote.split(", "))) == controls
 
 

@@ -86,41 +86,6 @@ def plot_gaps(table):
     return figure, "Macro F1 on the training and on the held-out photos, means over the repeats: the line is the gap."
 
 
-def plot_variant_curves(runs, groups):
-    """Draw the validation macro F1 over the epochs, a panel for each group of variants; FinalModel in grey.
-
-    Parameters
-    ----------
-    runs : dict of name to list of Run
-    groups : see `ablations.group_variants`
-
-    Returns
-    -------
-    figure : matplotlib Figure
-    caption : str
-    """
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
-    size = (3.4 * columns + 0.6, 2.8 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    curves = {name: [run.history.set_index("epoch")["val_macro_f1"] for run in own] for name, own in runs.items()}
-    for axis, (group, variants) in zip(axes.flat, groups.items(), strict=False):
-        for number, curve in enumerate(curves["FinalModel"]):
-            axis.plot(curve.index, curve, "-", color="0.7", label="" if number else "FinalModel")
-        for number, name in enumerate(variants):
-            look = {"marker": MARKERS[number % len(MARKERS)], "markevery": 0.25, "markersize": 4}
-            for repeat, curve in enumerate(curves[name]):
-                axis.plot(curve.index, curve, "-", color=f"C{number}", label="" if repeat else name, **look)
-        axis.set_title(group, fontsize="small")
-        axis.legend(fontsize="x-small", loc="lower right")
-    for axis in axes.flat[len(groups) :]:
-        axis.axis("off")
-    axes[0, 0].set_ylim(0, 1)
-    figure.supxlabel("epoch")
-    figure.supylabel("validation macro F1")
-    return figure, "Validation macro F1 over the epochs, one line for each repeat; grey: FinalModel."
-
-
 def plot_dead_units(dead, activations):
     """Draw the share of dead units in each block, one dot for each network.
 
@@ -147,25 +112,13 @@ def plot_dead_units(dead, activations):
     return figure, "Share of dead units in each block by activation: mean and range over the networks of all repeats."
 
 
-def plot_accuracy(networks):
-    """Draw accuracy against macro F1 for every network that converged; on the diagonal both agree.
+def style_accuracies(networks):
+    """Accuracy beside macro F1, the means of each network's repeats; returns a pandas Styler.
 
     Parameters
     ----------
-    networks : DataFrame, see `ablations.accuracy_table`
-
-    Returns
-    -------
-    figure : matplotlib Figure
-    caption : str
+    networks : DataFrame from `ablations.accuracy_table`
     """
-    figure, axis = plt.subplots(figsize=(5.6, 4.6))
-    axis.axline((0.5, 0.5), slope=1, color="0.4", linewidth=1)
-    for number, (fold, rows) in enumerate(networks.groupby("fold")):
-        axis.plot(rows["accuracy"], rows["macro F1"], MARKERS[number % len(MARKERS)], label=f"fold {fold}")
-    scores = networks[["accuracy", "macro F1"]].to_numpy()
-    limits = (scores.min() - 0.02, scores.max() + 0.02)
-    title = f"{len(networks)} networks: macro F1 against accuracy"
-    axis.set(xlim=limits, ylim=limits, xlabel="accuracy", ylabel="macro F1", title=title)
-    axis.legend(fontsize="small", title="held out")
-    return figure, "Accuracy and macro F1 of every network that converged, on its held-out photos; line: both equal."
+    table = networks.groupby("variant", sort=False)[["accuracy", "macro F1", "missed"]].mean().rename_axis(None)
+    table = table.rename(columns={"missed": "classes of which fewer than half are found"})
+    return table.style.format("{:.3f}", subset=["accuracy", "macro F1"]).format("{:.1f}", subset=table.columns[2:])

@@ -2,8 +2,6 @@
 
 import os
 
-from leaves.backgrounds import cut_out
-from leaves.plots import MODEL_COLOURS
 from leaves.splitting import subset_sizes
 
 import matplotlib.pyplot as plt
@@ -69,7 +67,7 @@ def draw_class_counts(split, counts):
 
 
 def draw_classes(images, labels, classes, seed):
-    """Draw six photos of each class, drawn at random.
+    """Draw two photos of each class, drawn at random.
 
     Parameters
     ----------
@@ -83,38 +81,17 @@ def draw_classes(images, labels, classes, seed):
     figure, caption
     """
     rng = np.random.default_rng(seed)
-    figure, axes = picture_grid(len(classes), 6, figsize=(6, len(classes)))
-    for number, (label, row) in enumerate(zip(classes, axes, strict=True)):
-        chosen = rng.permutation(np.flatnonzero(labels == number))[:6]
-        for axis, picture in zip(row, images[chosen], strict=False):
+    pairs = 5  # in a row
+    rows = -(-len(classes) // pairs)
+    figure, axes = picture_grid(rows, 2 * pairs, figsize=(9.6, 1.2 * rows))
+    for axis in axes.flat:
+        axis.set_frame_on(False)
+    for number, (label, pair) in enumerate(zip(classes, axes.reshape(-1, 2), strict=False)):
+        chosen = rng.permutation(np.flatnonzero(labels == number))[:2]
+        for axis, picture in zip(pair, images[chosen], strict=False):
             axis.imshow(picture)
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
-    return figure, f"Six training photos of each of the {len(classes)} classes, {images.shape[1]} pixels wide."
-
-
-def draw_leak_distances(bits, phash_distance):
-    """Draw how many photos have their nearest photo of another subset so many bits away.
-
-    Parameters
-    ----------
-    bits : Series of int
-    phash_distance : int, see `duplicates.find_duplicates`
-
-    Returns
-    -------
-    figure, caption
-    """
-    least = bits.min()
-    figure, axis = plt.subplots(figsize=(9, 2.6))
-    sns.histplot(bits, discrete=True, color=MODEL_COLOURS["FinalModel"], ax=axis)
-    near, far = phash_distance + 0.5, 2 * phash_distance + 0.5
-    axis.axvspan(-0.5, near, color="0.75", zorder=0, label="always in one part")
-    axis.axvspan(near, far, color="0.9", zorder=0, label="in one part if they look like one leaf")
-    axis.legend(fontsize="x-small", loc="upper left")
-    axis.set_title(f"Photos of two parts differ in at least {least} of 64 bits")
-    axis.set(xlim=(-0.5, bits.max() + 1), xticks=range(0, bits.max() + 2, 2), ylabel="photos")
-    axis.set_xlabel("bits to the nearest photo in another part")
-    return figure, f"Distance of each photo to the nearest one in another part of the split: at least {least} bits."
+        pair[0].set_title(label, loc="left", fontsize="small", parse_math=False)
+    return figure, f"Two training photos of each of the {len(classes)} classes, {images.shape[1]} pixels wide."
 
 
 def draw_leak_pairs(pairs, pictures, twins):
@@ -165,25 +142,3 @@ def draw_backgrounds(pixels, labels, classes):
         axis.axvline(len(mean) - 0.5, color="black", linewidth=2)
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
     return figure, "Background colours: the median of eight border pixels, of each class and photo."
-
-
-def draw_masks(pictures, masks):
-    """Draw photos beside the leaves that were found in them; where none was found, the place is empty.
-
-    Parameters
-    ----------
-    pictures : uint8 array, shape (n, size, size, 3)
-    masks : bool array, shape (n, side, side), see `backgrounds.leaf_masks`
-
-    Returns
-    -------
-    figure, caption
-    """
-    figure, axes = picture_grid(2, len(pictures), figsize=(9, 3.2))
-    for of_photo, picture, mask in zip(axes.T, pictures, masks, strict=True):
-        for axis, shown in zip(of_photo, (picture, cut_out(picture, mask)), strict=True):
-            axis.imshow(shown)
-            axis.set_facecolor("white")
-    axes[0, 0].set_ylabel("photo")
-    axes[1, 0].set_ylabel("leaf")
-    return figure, "Photos, and the leaf in each as it was told from its background by colour."

@@ -16,9 +16,11 @@ function markPlace() {
   waiting = false;
   const passed = headings.filter((heading) => heading.getBoundingClientRect().top < innerHeight / 3);
   document.querySelector("nav [aria-current]")?.removeAttribute("aria-current");
+  document.querySelectorAll("nav li.here").forEach((item) => item.classList.remove("here"));
   const here = passed.length && links.get(passed[passed.length - 1].id);
   if (!here) return;
   here.setAttribute("aria-current", "true");
+  here.closest("nav > details > ol > li").classList.add("here");
   if (!matchMedia("(max-width: 60rem)").matches) here.scrollIntoView({ block: "nearest" });
 }
 addEventListener("scroll", () => { if (!waiting) { waiting = true; setTimeout(markPlace, 100); } }, { passive: true });
@@ -49,4 +51,39 @@ document.querySelectorAll(".table table:not(.text)").forEach((table) => {
     });
     cell.replaceChildren(sorter);
   });
+});
+
+// The confusion matrix: a count shows its photos when it is pointed at, tapped or reached by the keyboard.
+document.querySelectorAll("table.confusion").forEach((table) => {
+  const shown = Object.assign(document.createElement("div"), { className: "cell-photos" });
+  shown.setAttribute("aria-live", "polite");
+  table.closest(".table").after(shown);
+  const show = (event) => {
+    const cell = event.target.closest("button");
+    if (!cell || cell.getAttribute("aria-pressed") === "true") return;
+    table.querySelector("[aria-pressed=true]")?.setAttribute("aria-pressed", "false");
+    cell.setAttribute("aria-pressed", "true");
+    const text = Object.assign(document.createElement("p"), { textContent: cell.getAttribute("aria-label") });
+    shown.replaceChildren(text, cell.nextElementSibling.content.cloneNode(true));
+  };
+  ["click", "mouseover", "focusin"].forEach((kind) => table.addEventListener(kind, show));
+});
+
+// Curves: one button for each model shows and hides its lines.
+document.querySelectorAll("figure").forEach((figure) => {
+  const lines = [...figure.querySelectorAll("[data-series]")];
+  const names = [...new Set(lines.map((line) => line.dataset.series))];
+  if (names.length < 2) return;
+  const bar = Object.assign(document.createElement("div"), { className: "toggles" });
+  names.forEach((name) => {
+    const toggle = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+    toggle.setAttribute("aria-pressed", "true");
+    toggle.addEventListener("click", () => {
+      const show = toggle.getAttribute("aria-pressed") !== "true";
+      toggle.setAttribute("aria-pressed", show);
+      lines.filter((line) => line.dataset.series === name).forEach((line) => { line.style.display = show ? "" : "none"; });
+    });
+    bar.append(toggle);
+  });
+  figure.prepend(bar);
 });

@@ -1,0 +1,238 @@
+"""The tables of chapter 6: scores, claims and their verdicts, the confusion matrix with its photos, mistakes."""
+
+import base64
+import io
+from html import escape
+
+from leaves import places
+from leaves.evaluation import validation_score
+from leaves.published import published_study, tally
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+THUMBNAIL, LARGE = 72, 224  # pixels per side of a photo in the confusion matrix, and on the cover
+MOST_PHOTOS = 12  # in a cell of the confusion matrix
+# The mark of each verdict, so that its colour does not say it alone.
+MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "–"}
+
+
+# ---------------------------------------------------------------- scores
+
+
+def interval_text(row):
+    """A model's test macro F1 with its interval, as in "0.857 (0.782 to 0.917)"."""
+    return f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
+
+
+def style_summary(scores, best, external=None):
+    """The cover's table: score, costs and what is left of the score on other photos, the best on test first.
+
+    Parameters
+    ----------
+    scores : DataFrame from `evaluation.score_table`, the rows that are shown
+    best : str
+        Label of the single model that validation chose, in bold.
+    external : Answers to the second test set, if its photos have labels
+
+    Returns
+    -------
+    pandas Styler
+    """
+    ordered = scores.sort_values("test_macro_f1", ascending=False)
+    shown = {
+        "macro F1 (95 % interval)": ordered.apply(interval_text, axis=1),
+        "on other backgrounds": ordered["replaced_background_macro_f1"].astype(float),
+        "parameters": ordered["params"],
+        "ms per image": ordered["ms_per_image"],
+    }
+    if external:
+        shown["second test set"] = ordered["external_macro_f1"].astype(float)
+    table = pd.DataFrame(shown).dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
+    formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
+    formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
+    style = table.style.format(formats, na_rep="").set_table_attributes('class="cards"')
+    return style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
+
+
+def style_scores(scores, against, repeats, best):
+    """The table of chapter 6: how sure each score is, and what it is compared with; the best model in bold.
+
+    Parameters
+    ----------
+    scores, best : see `style_summary`
+    against : DataFrame from `evaluation.compare_with`
+    repeats : dict of label to list of Run
+
+    Returns
+    -------
+    pandas Styler
+    """
+    means = {label: np.mean([*map(validation_score, runs)]) for label, runs in repeats.items() if len(runs) > 1}
+    texts = {label: f"{mean:.3f} ({len(repeats[label])} repeats)" for label, mean in means.items()}
+    shown = {
+        "test macro F1 (95 % interval)": scores.apply(interval_text, axis=1),
+        "against the best": against["verdict"],
+        "test accuracy": scores["test_accuracy"],
+        "validation macro F1": scores["validation_macro_f1"],
+        "mean of the repeats": pd.Series(texts, dtype=object).reindex(scores.index),
+        "original score": scores["original_score"],
+        "training s": scores["train_seconds"],
+        "initial weights": scores["initial_weights"],
+    }
+    order = scores["test_macro_f1"].sort_values(ascending=False).index
+    shown = pd.DataFrame(shown).loc[order].dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
+    formats = {"training s": "{:,.0f}", "test accuracy": "{:.3f}", "validation macro F1": "{:.3f}"}
+    style = shown.style.format(formats | {"original score": "{:.4f}"}, na_rep="").set_table_attributes('class="cards"')
+    return style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
+
+
+# ---------------------------------------------------------------- claims
+
+
+def verdict_html(verdict):
+    """A verdict with its mark, in its colour."""
+    return f'<span class="verdict {verdict.replace(" ", "-")}">{MARKS[verdict]} {verdict}</span>'
+
+
+def style_claims(verdicts):
+    """The verdicts on all claims as a styled table, each with a link to its figure and the published study's verdict.
+
+    Parameters
+    ----------
+    verdicts : DataFrame, see `claims.judge`
+    """
+    named = {"said": "the original study says", "evidence": "this run's evidence"}
+    table = verdicts.set_index("claim").rename_axis(None).rename(columns=named)
+    drawn = {file.stem for file in (places.REPORT / "figures").glob("*.png")}
+    figures = table.pop("figure").where(table["verdict"] != "not tested", "")
+    link = '<a href="#figure-{0}" title="{0}">figure</a>'
+    table["chart"] = [link.format(name) if name in drawn else "" for name in figures]
+    if study := published_study():
+        table.insert(2, "published study", study.verdicts.set_index("claim")["verdict"])
+    caption = f"{len(table)} claims of the original study: {tally(table)}"
+    return table.style.set_table_attributes('class="text cards claims"').set_caption(caption)
+
+
+def tally_html(verdicts, title):
+    """How many claims have which verdict, as rows of linked claims.
+
+    Parameters
+    ----------
+    verdicts : DataFrame of claim, said and verdict
+    title : str
+        What the verdicts rest on.
+    """
+    rows = []
+    for verdict in MARKS:
+        own = verdicts[verdicts["verdict"] == verdict]
+        if own.empty:
+            continue
+        links = [f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>' for row in own.itertuples()]
+        rows.append(
+            f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{' '.join(links)}</td></tr>"
+        )
+    return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def picture_html(image, side, text):
+    """A photo, `side` pixels per side, as an HTML element with a text for those who do not see it."""
+    smaller, out = Image.fromarray(image).convert("RGB"), io.BytesIO()
+    smaller.thumbnail((side, side))
+    smaller.save(out, "WEBP", quality=75, method=4)
+    content = base64.b64encode(out.getvalue()).decode()
+    return f'<img src="data:image/webp;base64,{content}" alt="{escape(text)}" width="{smaller.width}" loading="lazy">'
+
+
+def confusion_html(answers, label, images, classes):
+    """The confusion matrix of a model as a table of counts; on the page, each count shows its photos.
+
+    Parameters
+    ----------
+    answers : Answers
+    label : str
+    images : array or StoredImages, uint8, shape (n, size, size, 3), of the same photos
+    classes : list of str
+
+    Returns
+    -------
+    str
+    """
+    truth, predicted = answers.truth, answers.predicted[label]
+    counts = confusion_matrix(truth, predicted, labels=range(len(classes)))
+    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in classes)
+    rows = []
+    for true, name in enumerate(classes):
+        cells = []
+        for taken, other in enumerate(classes):
+            cell = f'<td style="--share: {counts[true, taken] / max(counts[true].sum(), 1):.2f}">'
+            if counts[true, taken]:
+                text = f"{name} predicted as {other}: {counts[true, taken]}"
+                photos = np.flatnonzero((truth == true) & (predicted == taken))[:MOST_PHOTOS]
+                pictures = "".join(picture_html(images[photo], THUMBNAIL, name) for photo in photos)
+                cell += f'<button type="button" aria-label="{escape(text)}">{counts[true, taken]}</button>'
+                cell += f"<template>{pictures}</template>"
+            cells.append(f"{cell}</td>")
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
+    caption = f"Test photos by true species (rows) and the prediction of {label} (columns)"
+    table = f"<caption>{escape(caption)}</caption><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<table class="confusion">{table}</table>'
+
+
+def mistakes_html(answers, label, images, classes, count):
+    """The mistakes of which a model was surest, as photos with the true and the predicted species.
+
+    Parameters
+    ----------
+    answers, label, images, classes : see `confusion_html`
+    count : int
+
+    Returns
+    -------
+    str
+    """
+    truth, predicted, confidence = answers.truth, answers.predicted[label], answers.probabilities[label].max(axis=1)
+    mistakes = np.flatnonzero(predicted != truth)
+    surest = mistakes[confidence[mistakes].argsort()[::-1]][:count]
+    told = f"{label} mistakes {len(mistakes)} of {len(truth)} test photos"
+    told += f"; below, the {len(surest)} of which it was surest." if len(surest) > 1 else "."
+    shown = []
+    for row in surest:
+        true, taken = classes[truth[row]], classes[predicted[row]]
+        picture = picture_html(images[row], LARGE, f"A {true} leaf that was predicted as {taken}")
+        text = f"<strong>{escape(true)}</strong>, predicted as {escape(taken)} (probability {confidence[row]:.2f})"
+        shown.append(f"<figure>{picture}<figcaption>{text}</figcaption></figure>")
+    return f'<p>{escape(told)}</p><div class="photos">{"".join(shown)}</div>'
+
+
+def photo_html(photo, name, species, probabilities, familiar, model):
+    """A photo, and the five classes that a model finds most likely.
+
+    Parameters
+    ----------
+    photo : Pillow image
+    name : str
+        Of the file.
+    species : str
+        What the model answers.
+    probabilities : Series of float, one per class
+    familiar : bool
+        Whether the photo is like those that the model knows.
+    model : str
+        The model's label.
+
+    Returns
+    -------
+    str
+    """
+    likely = probabilities.iloc[probabilities.to_numpy().argsort()[::-1][:5]]
+    told = ", ".join(f"{escape(label)} {value:.2f}" for label, value in likely.items())
+    picture = picture_html(np.asarray(photo), LARGE, f"The photo {name}")
+    text = f"<strong>{escape(species)}</strong>{'' if familiar else ', but unfamiliar'}"
+    text += f" ({escape(name)}). Probabilities of {escape(model)}: {told}."
+    return f'<div class="photos"><figure>{picture}<figcaption>{text}</figcaption></figure></div>'

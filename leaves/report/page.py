@@ -1,0 +1,158 @@
+"""Rearrange the rendered chapters into the page: cover, contents, each chapter's answer, one bar of code a section."""
+
+import re
+
+from bs4 import BeautifulSoup
+
+# What stands on the cover, in this order: the tag of the cell that makes it, and its heading there.
+SLOTS = {
+    "cover-answer": "",
+    "cover-scores": "",
+    "cover-table": "Scores and costs",
+    "cover-mistakes": "Where the best model fails",
+    "cover-photos": "Does it hold on other photos?",
+    "cover-claims": "Which claims of the original study hold?",
+    "cover-data": "The data",
+}
+PLACE = "<!--{}-->"
+
+
+def finish_page(html):
+    """Move what belongs on the cover there, shorten the chapters, and fill in anchors and contents.
+
+    Parameters
+    ----------
+    html : str
+        With a comment like ``<!--cover-table-->`` for each slot, and ``<!--contents-->``.
+
+    Returns
+    -------
+    str
+    """
+    soup = BeautifulSoup(html, "html.parser")
+    main = soup.find("main")
+    label_cells(soup)
+    slots = {slot: move_to_cover(soup, slot, title) for slot, title in SLOTS.items()}
+    for found in main.select("section.in-short"):
+        move_answer(soup, found)
+    fold_code(soup, main)
+    contents = name_headings(soup, main)
+    for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
+        link["href"] = f"#chapter-{int(link['href'][:2])}"
+    page = str(soup).replace(PLACE.format("contents"), str(contents))
+    for slot, content in slots.items():
+        page = page.replace(PLACE.format(slot), content)
+    return page
+
+
+def outputs_of(section):
+    """The outputs of a cell's section, outermost elements only."""
+    found = section.select(".output_subarea, figure, .table, pre.text")
+    return [area for area in found if not any(parent in found for parent in area.parents)]
+
+
+def move_to_cover(soup, slot, title):
+    """Take the outputs of a slot's cell out of its chapter: HTML under the slot's heading, "" if there is none."""
+    areas = [area for section in soup.select(f"section.{slot}") for area in outputs_of(section)]
+    if not areas:
+        return ""
+    for section in soup.select(f"section.{slot}"):
+        link = soup.new_tag("a", href=f"#{slot}")
+        link.string = f"On the cover: {title or 'the result'}"
+        note = soup.new_tag("p", attrs={"class": "moved"})
+        note.append(link)
+        section.append(note)
+    heading = f"<h2>{title}</h2>" if title else ""
+    return f'<section id="{slot}">{heading}{"".join(str(area.extract()) for area in areas)}</section>'
+
+
+def move_answer(soup, section):
+    """Put the finding that ends a chapter below the chapter's title; its own heading goes."""
+    title = section.find_previous("h1")
+    heading = section.find_previous("h2")
+    areas = outputs_of(section)
+    if not title or not areas:
+        return
+    box = soup.new_tag("div", attrs={"class": "in-short"})
+    name = soup.new_tag("strong")
+    name.string = "In short"
+    box.append(name)
+    for area in areas:
+        box.append(area.extract())
+    title.insert_after(box)
+    if heading and heading.find_previous("h1") is title:
+        heading.decompose()
+
+
+def fold_code(soup, main):
+    """One bar for the code and the logs of each section, after what it shows; a cell that shows nothing goes."""
+    pending = []
+
+    def close(before):
+        if not pending:
+            return
+        bar, name = soup.new_tag("details", attrs={"class": "code"}), soup.new_tag("summary")
+        name.string = "Code"
+        bar.append(name)
+        for fold in pending:
+            fold.summary.decompose() if "code" in fold["class"] else None
+            for child in [fold] if fold.summary else [*fold.contents]:
+                bar.append(child.extract())
+        before.insert_after(bar)
+        pending.clear()
+
+    last = None
+    for child in [*main.find_all(["h1", "h2", "section", "p", "blockquote"], recursive=False)]:
+        if child.name in ("h1", "h2") or child.get("id"):
+            close(last)
+        elif child.name == "section" and "parameters" not in child.get("class", []):
+            pending += [fold.extract() for fold in child.select("details.code, details.log")]
+            if not child.get_text(strip=True) and not child.find(["img", "svg"]):
+                child.decompose()
+                continue
+        last = child
+    close(last)
+
+
+def label_cells(soup):
+    """Name the column in each cell of a table that becomes cards on a phone, and each claim in its row."""
+    for table in soup.select("table.cards"):
+        names = [cell.get_text(strip=True) for cell in table.select("thead tr:first-child > *")]
+        for row in table.select("tbody tr"):
+            for name, cell in zip(names, row.find_all(["th", "td"], recursive=False), strict=False):
+                if cell.name == "td":
+                    cell["data-label"] = name
+    for row in soup.select("table.claims tbody tr"):
+        row["id"] = f"claim-{row.th.get_text(strip=True)}"
+
+
+def anchor_name(title):
+    """A heading as the name of an anchor: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def name_headings(soup, main):
+    """Give the headings of the chapters unique anchors: the contents, a list of lists of links."""
+    contents = soup.new_tag("ol")
+    chapter_list, chapter = None, ""
+    for heading in main.find_all(["h1", "h2"]):
+        if heading.find_parent(id="cover"):
+            continue
+        if link := heading.find("a", class_="anchor-link"):
+            link.extract()
+        title = heading.get_text()
+        if heading.name == "h1":
+            number, dot, _ = title.partition(".")
+            chapter = f"chapter-{number}" if dot else anchor_name(title)
+            heading["id"], parent = chapter, contents
+            chapter_list = soup.new_tag("ol")
+        else:
+            heading["id"] = f"{chapter}-{anchor_name(title)}"
+            parent = chapter_list
+        item, anchor = soup.new_tag("li"), soup.new_tag("a", href=f"#{heading['id']}")
+        anchor.string = title
+        item.append(anchor)
+        parent.append(item)
+        if heading.name == "h1":
+            item.append(chapter_list)
+    return contents

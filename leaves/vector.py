@@ -1,0 +1,155 @@
+"""Figures for the page: SVG whose ink and ground follow the page's colours, a narrow one for phones, and the data."""
+
+import base64
+import io
+import re
+import textwrap
+
+from leaves.files import atomic_path, write_atomic
+from leaves.plots import SERIES, category_ticks
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.gridspec import GridSpec
+from PIL import Image
+
+PIXELS = 1.2  # of the page for a point of a figure, at most
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # text as text, the same names in every run
+DARK, LIGHT = 0x60, 0xC0  # greys below are ink, greys above are lines
+NARROW = 5.0  # inches wide: a figure on a phone, its panels one below another
+LETTERS = {"title": 40, "name": 20}  # on a line of a narrow figure
+
+
+def save_figure(figure, file, metadata):
+    """Save a figure as PNG, its numbers as CSV, and two drawings for the page, the second one narrow.
+
+    Parameters
+    ----------
+    file : Path, of the PNG; the others have the same name with .csv, .svg and -narrow.svg
+    metadata : dict of str, for the PNG
+    """
+    with atomic_path(file) as unfinished:
+        figure.savefig(unfinished, metadata=metadata)
+    data, narrow = drawn_data(figure), file.with_name(f"{file.stem}-narrow.svg")
+    for other in (file.with_suffix(".csv"), narrow):
+        other.unlink(missing_ok=True)
+    if len(data):
+        write_atomic(file.with_suffix(".csv"), data.to_csv(index=False))
+    write_atomic(file.with_suffix(".svg"), svg_of(figure, file.stem))
+    if figure.get_size_inches()[0] > NARROW:
+        make_narrow(figure)
+        write_atomic(narrow, svg_of(figure, narrow.stem))
+
+
+def svg_of(figure, name):
+    """A figure as an SVG element that takes its ink, lines and ground from the page's CSS variables.
+
+    Parameters
+    ----------
+    name : str
+        Goes before every id, so several figures fit in one page.
+
+    Returns
+    -------
+    str
+    """
+    with plt.rc_context(SETTINGS), io.StringIO() as out:
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = svg.replace(f'id="{SERIES}', 'data-series="')
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})\b", page_colour, svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = re.sub(r"data:image/png;base64,([^\"]*)", smaller_picture, svg)
+    width = figure.get_size_inches()[0] * 72 * PIXELS
+    box = rf'<svg viewBox="\1" style="max-width: {width:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', box, svg)
+
+
+def page_colour(found):
+    """The page's own variable in place of a grey of Matplotlib's; other colours stay."""
+    use, colour = found.groups()
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    if not red == green == blue:
+        return found[0]
+    if red == 0xFF:
+        return f"{use}: var(--paper)" if use == "fill" else found[0]
+    if red < DARK:
+        return f"{use}: currentColor"
+    return f"{use}: var(--line)" if red > LIGHT else f"{use}: var(--quiet)"
+
+
+def smaller_picture(found):
+    """A PNG in base64 as WebP, which takes a fifth of the space."""
+    smaller = io.BytesIO()
+    picture = Image.open(io.BytesIO(base64.b64decode(found[1])))
+    picture.save(smaller, "WEBP", quality=85, method=3)
+    return f"data:image/webp;base64,{base64.b64encode(smaller.getvalue()).decode()}"
+
+
+def make_narrow(figure):
+    """Put the panels of a figure one below another (photos in twos), and break long texts into lines."""
+    panels = [axes for axes in figure.axes if axes.get_subplotspec()]
+    height = figure.get_size_inches()[1]
+    across = max(axes.get_subplotspec().colspan.stop for axes in panels)
+    down = max(axes.get_subplotspec().rowspan.stop for axes in panels)
+    if across > 1:
+        columns = 2 if all(axes.images for axes in panels) else 1
+        rows = -(-len(panels) // columns)
+        grid = GridSpec(rows, columns, figure=figure)
+        for number, axes in enumerate(panels):
+            axes.set_subplotspec(grid[number // columns, number % columns])
+            if not axes.images:
+                axes.tick_params(labelleft=True, labelbottom=True)
+        height = min(height / down, NARROW / columns) * rows
+    figure.set_size_inches(NARROW, height)
+    for legend in (*figure.legends, *(axes.get_legend() for axes in panels)):
+        if legend:
+            legend.set_ncols(1)
+    for title in (figure._suptitle, *(axes.title for axes in panels)):
+        if title:
+            title.set_text(textwrap.fill(title.get_text(), LETTERS["title"]))
+    for axes in panels:
+        if names := category_ticks(axes.yaxis):
+            axes.set_yticks([*names], [textwrap.fill(name, LETTERS["name"]) for name in names.values()])
+
+
+def drawn_data(figure):
+    """The numbers in a figure: DataFrame of panel, series, x and y, one row per drawn point; empty for photos."""
+    rows = []
+    for number, axes in enumerate(figure.axes):
+        panel = axes.get_title() or axes.get_xlabel() or str(number + 1)
+        for series, points in series_of(axes):
+            table = pd.DataFrame(np.asarray(points, dtype=float).reshape(-1, 2), columns=["x", "y"])
+            for column, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+                names = category_ticks(axis)
+                table[column] = [names.get(round(value), value) if names else value for value in table[column]]
+            rows.append(table.assign(panel=panel, series=series))
+    table = pd.concat(rows) if rows else pd.DataFrame(columns=["x", "y", "panel", "series"])
+    return table[["panel", "series", "x", "y"]]
+
+
+def series_of(axes):
+    """The series of an Axes: list of (name, points), points an array of float, shape (n, 2)."""
+    series = [(line.get_label(), line.get_xydata()) for line in axes.lines if line.get_transform() == axes.transData]
+    for collection in axes.collections:
+        if isinstance(collection, LineCollection):
+            series += [("interval", segment) for segment in collection.get_segments()]
+        elif isinstance(collection, PathCollection):
+            series.append((collection.get_label(), collection.get_offsets()))
+        elif isinstance(collection, PolyCollection):
+            series += [("band", path.vertices) for path in collection.get_paths()]
+    for bars in axes.containers:
+        upright = getattr(bars, "orientation", "vertical") == "vertical"
+        ends = [
+            (bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height())
+            if upright
+            else (bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2)
+            for bar in getattr(bars, "patches", [])
+        ]
+        series.append((bars.get_label(), ends))
+    return [(("" if str(name).startswith("_") else str(name)), points) for name, points in series if len(points)]
