@@ -342,12 +342,6 @@ def build_model(layers, input_shape, name):
     return keras.Sequential([keras.Input(input_shape), *built], name=name)
 
 
-def layer_text(class_name, config):
-    """A layer in one line: its class, and those settings that are not empty, numbers to four places."""
-    settings = {key: round(value, 4) if isinstance(value, float) else value for key, value in config.items() if value}
-    return f"{class_name} {settings or ''}"
-
-
 def layer_settings(model):
     """Each layer of a model as [class name, config], the config without the layer's name: equal for equal layers."""
     return [

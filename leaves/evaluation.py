@@ -368,11 +368,6 @@ def score_table(costs, on_test, on_validation, original, draws):
     return table.astype({"epochs": "Int64"})
 
 
-def meanings_of_columns():
-    """What each column of report/scores.csv means: DataFrame, one row a column."""
-    return pd.Series(SCORE_COLUMNS, name="meaning").to_frame()
-
-
 def compare_with(best, labels, answers, draws):
     """Macro F1 of models minus that of one of them, which validation chose.
 

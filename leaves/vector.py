@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.2  # of the page for a point of a figure, at most
+PIXELS = 1.1  # of the page for a point of a figure, at most
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # text as text, the same names in every run
 DARK, LIGHT = 0x60, 0xC0  # greys below are ink, greys above are lines
 NARROW = 5.0  # inches wide: a figure on a phone, its panels one below another
@@ -92,13 +92,13 @@ def smaller_picture(found):
 
 
 def make_narrow(figure):
-    """Put the panels of a figure one below another (photos in twos), and break long texts into lines."""
+    """Put the panels of a figure one below another (photos in rows), and break long texts into lines."""
     panels = [axes for axes in figure.axes if axes.get_subplotspec()]
     height = figure.get_size_inches()[1]
     across = max(axes.get_subplotspec().colspan.stop for axes in panels)
     down = max(axes.get_subplotspec().rowspan.stop for axes in panels)
     if across > 1:
-        columns = 2 if all(axes.images for axes in panels) else 1
+        columns = (3 if len(panels) > 6 else 2) if all(axes.images or not axes.has_data() for axes in panels) else 1
         rows = -(-len(panels) // columns)
         grid = GridSpec(rows, columns, figure=figure)
         for number, axes in enumerate(panels):
@@ -108,14 +108,23 @@ def make_narrow(figure):
         height = min(height / down, NARROW / columns) * rows
     figure.set_size_inches(NARROW, height)
     for legend in (*figure.legends, *(axes.get_legend() for axes in panels)):
-        if legend:
-            legend.set_ncols(1)
+        if legend and (legend in figure.legends or legend.get_bbox_to_anchor() is not legend.axes.bbox):
+            move_below(figure, legend)
     for title in (figure._suptitle, *(axes.title for axes in panels)):
         if title:
             title.set_text(textwrap.fill(title.get_text(), LETTERS["title"]))
     for axes in panels:
         if names := category_ticks(axes.yaxis):
             axes.set_yticks([*names], [textwrap.fill(name, LETTERS["name"]) for name in names.values()])
+
+
+def move_below(figure, legend):
+    """Draw a legend that stands beside or below the panels again, below them and as narrow as a phone."""
+    handles, texts = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+    title = legend.get_title().get_text()
+    legend.remove()
+    columns = 2 if max(map(len, texts), default=0) <= LETTERS["name"] else 1
+    figure.legend(handles, texts, title=title, loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def drawn_data(figure):

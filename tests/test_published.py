@@ -266,16 +266,17 @@ def test_a_run_with_other_settings_is_no_study(study, name, value):
 
 SCORES = pd.DataFrame(
     [
-        ("FinalModel", 2, "none", 531_374, 0.75, 0.70, 0.80, 0.15),
-        ("ResNet50", 4, "imagenet", 24_643_982, 0.90, 0.85, 0.95, np.nan),
-        ("ResNet50", 5, "imagenet", 24_643_982, 0.95, 0.92, 0.97, np.nan),
-        ("EfficientNetB4", 5, "random", 18_599_021, 0.99, 0.98, 1.0, np.nan),
+        ("FinalModel", 2, "none", 531_374, 0.76, 0.75, 0.70, 0.80, 0.15),
+        ("ResNet50", 4, "imagenet", 24_643_982, 0.91, 0.90, 0.85, 0.95, np.nan),
+        ("ResNet50", 5, "imagenet", 24_643_982, 0.94, 0.95, 0.92, 0.97, np.nan),
+        ("EfficientNetB4", 5, "random", 18_599_021, 0.99, 0.99, 0.98, 1.0, np.nan),
     ],
     columns=[
         "model",
         "chapter",
         "initial_weights",
         "params",
+        "validation_macro_f1",
         "test_macro_f1",
         "test_macro_f1_low",
         "test_macro_f1_high",
@@ -314,6 +315,9 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     write_atomic(places.SOURCE_JSON, '{"split": "another"}')
     section = render.study_section()
     assert section["tally"] == "2 refuted, 1 confirmed"
+    best, small = "0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"
+    assert section["answer"].startswith(f"ResNet50, fine tuning, which validation chose, reaches a macro F1 of {best}")
+    assert section["answer"].endswith(f"network, {small}. Of the original's claims, 2 refuted, 1 confirmed.")
     assert f"{len(published_results)} photos of 2 species, 2 trainings" in section["sentences"][0]
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())

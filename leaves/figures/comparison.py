@@ -72,7 +72,7 @@ def draw_calibration(answers, label, temperature):
     """
     trained, right = answers.probabilities[label], answers.predicted[label] == answers.truth
     both = {"as trained": trained, f"temperature {temperature:.2f}": scoring.tempered(trained, temperature)}
-    figure, (axis, below) = plt.subplots(2, 1, figsize=(5.6, 5.6), sharex=True, height_ratios=[3, 1])
+    figure, (axis, below) = plt.subplots(2, 1, figsize=(6, 4.6), sharex=True, height_ratios=[3, 1])
     axis.plot([0, 1], [0, 1], color="0.4", linewidth=1)
     for (name, answer), marker in zip(both.items(), "os", strict=True):
         share, mean = calibration_curve(right, answer.max(axis=1), n_bins=8, strategy="quantile")

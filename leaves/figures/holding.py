@@ -1,6 +1,5 @@
 """Figures of chapter 6: does a score hold on other photos, what is unfamiliar, and where do the networks look."""
 
-from leaves.familiarity import FALSE_WARNINGS
 from leaves.other_photos import ALONE, OTHER
 
 import matplotlib.pyplot as plt
@@ -35,35 +34,6 @@ def draw_holding(table, chance):
     axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"Best on {where}: {ordered.index[-1]}")
     figure.legend(loc="outside lower center", ncols=5, fontsize="small")
     return figure, f"What each model's score rests on: macro F1 on the test photos, {', '.join(table)}.", ordered
-
-
-def draw_familiarity(groups, cut):
-    """Draw how familiar photos of several kinds are, and the score below which a photo is unfamiliar.
-
-    Parameters
-    ----------
-    groups : dict of name to array of float
-        Scores; an empty group is not drawn.
-    cut : float
-
-    Returns
-    -------
-    figure, caption
-    """
-    figure, axis = plt.subplots(figsize=(8, 3.4))
-    shown = {name: scores for name, scores in groups.items() if len(scores)}
-    for number, (name, scores) in enumerate(shown.items()):
-        weights = np.full(len(scores), 1 / len(scores))
-        style = {"histtype": "step", "linewidth": 2, "linestyle": ["-", "--", ":", "-."][number]}
-        axis.hist(scores, np.linspace(0, 1, 21), weights=weights, label=f"{name} ({len(scores)})", **style)
-    axis.axvline(cut, color="0.3", linewidth=1)
-    axis.annotate("unfamiliar below", (cut, 0.85), (4, 0), ("data", "axes fraction"), "offset points", fontsize="small")
-    axis.set(xlabel="familiarity", ylabel="share of the photos", title="How familiar the photos of each kind are")
-    axis.legend(fontsize="small")
-    return figure, (
-        f"Familiarity of {', '.join(shown)}; below the line a photo is unfamiliar, as are {FALSE_WARNINGS:.0%} of the "
-        "validation photos. Photos of excluded species are scored without their species, by a linear head."
-    )
 
 
 def draw_heat(examples, classes):

@@ -79,12 +79,10 @@ def style_scores(scores, against, repeats, best):
         "validation macro F1": scores["validation_macro_f1"],
         "mean of the repeats": pd.Series(texts, dtype=object).reindex(scores.index),
         "original score": scores["original_score"],
-        "training s": scores["train_seconds"],
-        "initial weights": scores["initial_weights"],
     }
     order = scores["test_macro_f1"].sort_values(ascending=False).index
     shown = pd.DataFrame(shown).loc[order].dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
-    formats = {"training s": "{:,.0f}", "test accuracy": "{:.3f}", "validation macro F1": "{:.3f}"}
+    formats = {"test accuracy": "{:.3f}", "validation macro F1": "{:.3f}"}
     style = shown.style.format(formats | {"original score": "{:.4f}"}, na_rep="").set_table_attributes('class="cards"')
     return style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
 
@@ -104,8 +102,9 @@ def style_claims(verdicts):
     ----------
     verdicts : DataFrame, see `claims.judge`
     """
-    named = {"said": "the original study says", "evidence": "this run's evidence"}
-    table = verdicts.set_index("claim").rename_axis(None).rename(columns=named)
+    table = verdicts.set_index("claim").rename_axis(None).rename(columns={"said": "the original study says"})
+    told = table[["evidence", "reason"]].fillna("").agg(lambda row: "; ".join(filter(None, row)), axis=1)
+    table = table.drop(columns="reason").assign(evidence=told).rename(columns={"evidence": "this run's evidence"})
     drawn = {file.stem for file in (places.REPORT / "figures").glob("*.png")}
     figures = table.pop("figure").where(table["verdict"] != "not tested", "")
     link = '<a href="#figure-{0}" title="{0}">figure</a>'
@@ -113,7 +112,8 @@ def style_claims(verdicts):
     if study := published_study():
         table.insert(2, "published study", study.verdicts.set_index("claim")["verdict"])
     caption = f"{len(table)} claims of the original study: {tally(table)}"
-    return table.style.set_table_attributes('class="text cards claims"').set_caption(caption)
+    style = table.style.format({"verdict": verdict_html})
+    return style.set_table_attributes('class="text cards claims"').set_caption(caption)
 
 
 def tally_html(verdicts, title):
@@ -146,7 +146,7 @@ def picture_html(image, side, text):
     smaller.thumbnail((side, side))
     smaller.save(out, "WEBP", quality=75, method=4)
     content = base64.b64encode(out.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{content}" alt="{escape(text)}" width="{smaller.width}" loading="lazy">'
+    return f'<img src="data:image/webp;base64,{content}" alt="{escape(text)}" width="{smaller.width}">'
 
 
 def confusion_html(answers, label, images, classes):

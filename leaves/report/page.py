@@ -35,6 +35,9 @@ def finish_page(html):
     slots = {slot: move_to_cover(soup, slot, title) for slot, title in SLOTS.items()}
     for found in main.select("section.in-short"):
         move_answer(soup, found)
+    for setup in main.select("section.setup"):  # its line of versions stands at the end of the page
+        for area in outputs_of(setup):
+            area.decompose()
     fold_code(soup, main)
     contents = name_headings(soup, main)
     for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
@@ -56,12 +59,6 @@ def move_to_cover(soup, slot, title):
     areas = [area for section in soup.select(f"section.{slot}") for area in outputs_of(section)]
     if not areas:
         return ""
-    for section in soup.select(f"section.{slot}"):
-        link = soup.new_tag("a", href=f"#{slot}")
-        link.string = f"On the cover: {title or 'the result'}"
-        note = soup.new_tag("p", attrs={"class": "moved"})
-        note.append(link)
-        section.append(note)
     heading = f"<h2>{title}</h2>" if title else ""
     return f'<section id="{slot}">{heading}{"".join(str(area.extract()) for area in areas)}</section>'
 
@@ -120,7 +117,7 @@ def label_cells(soup):
         names = [cell.get_text(strip=True) for cell in table.select("thead tr:first-child > *")]
         for row in table.select("tbody tr"):
             for name, cell in zip(names, row.find_all(["th", "td"], recursive=False), strict=False):
-                if cell.name == "td":
+                if cell.name == "td" and cell.get_text(strip=True):
                     cell["data-label"] = name
     for row in soup.select("table.claims tbody tr"):
         row["id"] = f"claim-{row.th.get_text(strip=True)}"

@@ -36,16 +36,18 @@ def main():
         split = load_split()
         runs = finished_runs(split.attrs["hash"])
         for run in runs:
-            keep_evidence(run)
+            if run.folder.parent == places.RUNS:
+                keep_evidence(run)
         print(f"results/runs has the evidence of {len(runs)} trainings.")
         check_finished()
         publish(split, runs)
 
 
 def finished_runs(split_hash):
-    """The finished and sound runs on a split: list of Run, in the order of their folders."""
-    folders = sorted(folder.parent for folder in places.RUNS.glob("*/result.json"))
-    sound = [folder for folder in folders if not fault_of_run(folder)]
+    """The finished and sound runs on a split, here or as evidence: list of Run, in the order of their names."""
+    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # a run that is here counts, not its evidence
+    folders = {file.parent.name: file.parent for place in places_of_runs for file in place.glob("*/result.json")}
+    sound = [folder for _, folder in sorted(folders.items()) if not fault_of_run(folder)]
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
 

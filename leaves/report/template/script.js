@@ -32,7 +32,7 @@ const value = (row, column) => {
   const number = Number.parseFloat(text.replaceAll(",", ""));
   return Number.isNaN(number) ? text : number;
 };
-document.querySelectorAll(".table table:not(.text)").forEach((table) => {
+document.querySelectorAll(".table table:not(.text, .confusion, .tally)").forEach((table) => {
   const head = table.tHead?.rows[0], body = table.tBodies[0];
   if (!head || !body || body.rows.length < 3 || [...head.cells].some((cell) => cell.colSpan > 1)) return;
   [...head.cells].forEach((cell, column) => {

@@ -1,0 +1,117 @@
+"""The tables of chapter 6, and figures as the page shows them."""
+
+import re
+
+from leaves import plots, vector
+from leaves.evaluation import Answers
+from leaves.figures import tables
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+CLASSES = ["Apple", "Cherry <b>"]
+
+
+@pytest.fixture
+def answers():
+    truth = np.array([0] * 20 + [1] * 3)
+    probabilities = np.array([[0.9, 0.1]] * 18 + [[0.3, 0.7], [0.1, 0.9]] + [[0.2, 0.8]] * 2 + [[0.6, 0.4]])
+    return Answers(truth, {"FinalModel": probabilities})
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 255, (23, 40, 40, 3), dtype=np.uint8)
+
+
+def test_the_confusion_matrix_counts_and_shows_its_photos(answers, images):
+    soup = BeautifulSoup(tables.confusion_html(answers, "FinalModel", images, CLASSES), "html.parser")
+    rows = [[cell.button.get_text() if cell.button else "" for cell in row.find_all("td")] for row in soup.tbody("tr")]
+    assert rows == [["18", "2"], ["1", "2"]]
+    assert soup.tbody.td["style"] == "--share: 0.90"
+    assert [button["aria-label"] for button in soup("button")][1] == "Apple predicted as Cherry <b>: 2"
+    assert [len(template("img")) for template in soup("template")] == [12, 2, 1, 2]
+    assert not soup("b")  # a name is no markup
+
+
+def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
+    soup = BeautifulSoup(tables.mistakes_html(answers, "FinalModel", images, CLASSES, 2), "html.parser")
+    assert soup.p.get_text() == "FinalModel mistakes 3 of 23 test photos; below, the 2 of which it was surest."
+    texts = [caption.get_text() for caption in soup("figcaption")]
+    assert texts[0] == "Apple, predicted as Cherry <b> (probability 0.90)"
+    assert texts[1] == "Apple, predicted as Cherry <b> (probability 0.70)"
+
+
+def test_the_tally_links_each_claim_under_its_verdict():
+    verdicts = pd.DataFrame(
+        {"claim": ["C1", "C2", "C3"], "said": 'a "b"', "verdict": ["refuted", "confirmed", "refuted"]}
+    )
+    soup = BeautifulSoup(tables.tally_html(verdicts, "This run"), "html.parser")
+    rows = [(row.th.get_text(), row.td.get_text(), [link["href"] for link in row("a")]) for row in soup("tr")]
+    assert rows == [("✓ confirmed", "1", ["#claim-C2"]), ("✗ refuted", "2", ["#claim-C1", "#claim-C3"])]
+    assert soup.a["title"] == 'a "b"'
+
+
+# ---------------------------------------------------------------- figures
+
+
+@pytest.fixture
+def curves():
+    plots.set_style()
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3))
+    for axis, title in zip(axes, ("loss", "score"), strict=True):
+        axis.plot([1, 2, 3], [0.1, 0.5, 0.25], gid=f"{plots.SERIES}FinalModel", label="FinalModel")
+        axis.set_title(title)
+    yield figure
+    plt.close(figure)
+
+
+def test_a_figure_is_saved_as_picture_numbers_and_two_drawings(curves, tmp_path):
+    vector.save_figure(curves, tmp_path / "curves.png", {"Title": "curves"})
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"curves{end}" for end in (".png", ".csv", ".svg", "-narrow.svg")
+    }
+    table = pd.read_csv(tmp_path / "curves.csv")
+    assert table["panel"].unique().tolist() == ["loss", "score"]
+    assert table.loc[table["panel"] == "score", ["x", "y"]].to_numpy().tolist() == [[1, 0.1], [2, 0.5], [3, 0.25]]
+    wide, narrow = (
+        BeautifulSoup((tmp_path / f"curves{end}.svg").read_text(), "html.parser").svg for end in ("", "-narrow")
+    )
+    sides = [[float(side) for side in drawing["viewbox"].split()[2:]] for drawing in (wide, narrow)]
+    assert sides[0] == [720, 216]
+    assert sides[1][0] == 360 < sides[1][1]  # its panels stand one below another
+    assert {line["data-series"] for line in wide.select("[data-series]")} == {"FinalModel"}
+
+
+def test_a_drawing_takes_its_ink_from_the_page_and_keeps_its_colours(curves):
+    svg = vector.svg_of(curves, "curves")
+    assert "currentColor" in svg
+    assert "var(--line)" in svg
+    assert plots.PALETTE[0] in svg
+    for use, colour in re.findall(r"(fill|stroke): (#[0-9a-f]{6})", svg):
+        assert not colour[1:3] == colour[3:5] == colour[5:7], (use, colour)  # no grey is left
+    assert "DejaVu" not in svg
+    identifiers = re.findall(r'id="([^"]*)"', svg)
+    assert len(identifiers) == len({*identifiers})
+    assert all(name.startswith("curves-") for name in identifiers)
+    assert {*re.findall(r"(?:url\(#|href=\"#)([^\")]*)", svg)} <= {*identifiers}
+
+
+def test_photos_in_a_drawing_are_small_and_have_no_numbers():
+    figure, axis = plt.subplots(figsize=(2, 2))
+    axis.imshow(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    svg = vector.svg_of(figure, "photo")
+    assert "data:image/webp;base64," in svg
+    assert "data:image/png" not in svg
+    assert vector.drawn_data(figure).empty
+    plt.close(figure)
+
+
+def test_names_on_an_axis_are_names_in_the_numbers():
+    figure, axis = plt.subplots()
+    axis.barh(["VGG16", "FinalModel"], [0.5, 0.75])
+    assert vector.drawn_data(figure)[["x", "y"]].to_numpy().tolist() == [[0.5, "VGG16"], [0.75, "FinalModel"]]
+    plt.close(figure)
