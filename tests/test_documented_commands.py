@@ -263,6 +263,7 @@ DOCUMENTED = {
     ".venv/bin/python benchmarks/report.py": Run("report"),
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
     ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
+    ".venv/bin/python tests/take_cover.py": "run by test_the_picture_of_the_cover_is_taken in test_run_page.py",
     ".venv/bin/python -m leaves.report.publish": "run by test_a_run_that_is_no_study_keeps_its_evidence",
 }
 

@@ -3,13 +3,16 @@
 import re
 import shutil
 
-from conftest import paint
+from conftest import ROOT, paint
 
 import pytest
+import take_cover
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCRIPT = (ROOT / "leaves" / "report" / "template" / "script.js").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: apt-get install chromium")
 
 
@@ -150,3 +153,75 @@ def test_names_of_classes_and_files_are_shown_and_not_executed(browser, run_all,
     assert page.locator("img[src=x], [onmouseover]").count() == 0
     assert "<img src=x onerror=alert(2)>" in page.locator("main").inner_text()
     assert not list(whole_run[0].rglob("pwned"))
+
+
+BROKEN_WORDS = """() => {
+  const broken = [];
+  const cells = document.querySelectorAll("#cover table th, #cover table td, table.cards th, table.cards td");
+  for (const cell of cells) {
+    const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode())
+      for (const word of node.data.matchAll(/[A-Za-z]+/g)) {
+        const range = document.createRange();
+        range.setStart(node, word.index);
+        range.setEnd(node, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) broken.push(word[0]);
+      }
+  }
+  return broken;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_no_word_in_a_table_is_broken_and_the_cover_fits(open_page, width):
+    page = open_page(width)
+    assert page.evaluate(BROKEN_WORDS) == []
+    wider = "[...document.querySelectorAll('#cover .table')].filter(area => area.scrollWidth > area.clientWidth).length"
+    assert page.evaluate(wider) == 0
+
+
+def test_on_a_phone_a_row_becomes_a_card_and_a_figure_its_narrow_drawing(open_page):
+    page = open_page(390)
+    assert page.locator("#cover-table thead").is_hidden()
+    cell = page.locator("#cover-table tbody td").first
+    label = cell.evaluate("cell => getComputedStyle(cell, '::before').content")
+    assert label == '"macro F1 (95 % interval)"'
+    assert page.locator("#figure-06-scores svg.narrow").is_visible()
+    assert page.locator("#figure-06-scores svg.wide").is_hidden()
+
+
+@pytest.mark.parametrize("way", ["focus", "hover", "click"])
+def test_a_count_of_the_confusion_matrix_shows_its_photos(open_page, way):
+    page = open_page()
+    count = page.locator("table.confusion button").last
+    getattr(count, way)()
+    shown = page.locator(".cell-photos")
+    assert shown.locator("p").inner_text() == count.get_attribute("aria-label")
+    assert shown.locator("img").count() == min(12, int(count.inner_text()))
+    assert shown.locator("img").first.evaluate("image => image.complete && image.naturalWidth > 0")
+
+
+def test_the_lines_of_a_model_can_be_hidden_and_shown(browser):
+    lines = '<path data-series="A" d="M0 0H9"/><path data-series="A" d="M0 1H9"/><path data-series="B" d="M0 2H9"/>'
+    frame = '<button id="code-switch"></button><nav><details id="contents"></details></nav>'
+    page = browser.new_page()
+    page.set_content(f"{frame}<main><figure><svg>{lines}</svg></figure></main><script>{SCRIPT}</script>")
+    toggle = page.get_by_role("button", name="A")
+    for pressed, shown in (("false", ["none", "none", ""]), ("true", ["", "", ""])):
+        toggle.click()
+        assert toggle.get_attribute("aria-pressed") == pressed
+        assert page.eval_on_selector_all("path", "paths => paths.map(path => path.style.display)") == shown
+    page.close()
+
+
+def test_the_page_is_small(whole_run):
+    assert (whole_run[0] / "whole_run" / "report" / "report.html").stat().st_size < 8e6
+
+
+def test_the_picture_of_the_cover_is_taken(browser, whole_run, monkeypatch):
+    (whole_run[0] / "whole_run" / "figures").mkdir(exist_ok=True)
+    monkeypatch.setattr(take_cover, "ROOT", whole_run[0] / "whole_run")
+    take_cover.main(browser)
+    file = whole_run[0] / "whole_run" / "figures" / "cover.png"
+    assert file.stat().st_size < 300_000
+    assert Image.open(file).size == (take_cover.WIDTH, take_cover.HEIGHT)

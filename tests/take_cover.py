@@ -1,0 +1,26 @@
+"""Take the picture of the page's cover that README shows: report/report.html must be there, and Chromium installed."""
+
+import io
+import shutil
+
+from conftest import ROOT
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+WIDTH, HEIGHT = 1100, 1000  # pixels of the page, its contents left out
+CONTENTS = 304  # pixels wide
+
+
+def main(browser):
+    """Take the picture with a browser of Playwright, and write figures/cover.png."""
+    page = browser.new_page(viewport={"width": WIDTH + CONTENTS, "height": HEIGHT}, color_scheme="light")
+    page.goto((ROOT / "report" / "report.html").as_uri())
+    picture = page.screenshot(clip={"x": CONTENTS, "y": 0, "width": WIDTH, "height": HEIGHT})
+    page.close()
+    Image.open(io.BytesIO(picture)).quantize(128).save(ROOT / "figures" / "cover.png", optimize=True)
+
+
+if __name__ == "__main__":
+    with sync_playwright() as playwright:
+        main(playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"]))
