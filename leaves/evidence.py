@@ -26,6 +26,27 @@ def answer_in_words(scores, label, count):
     )
 
 
+def disagreement_in_words(ranked, scores):
+    """Where validation and test disagree on the order of the models.
+
+    Parameters
+    ----------
+    ranked : Series of float by label, from `evaluation.rank_on_validation`
+    scores : DataFrame by label, from `evaluation.score_table`
+    """
+    on_test = scores.loc[ranked.index, "test_macro_f1"].sort_values(ascending=False)
+    first, best = ranked.index[0], on_test.index[0]
+    place = on_test.index.get_loc(first) + 1
+    if first == best:
+        told = f"Validation and test agree on the best single model, {first}."
+    else:
+        told = f"Validation ranks {first} first; on test it is number {place} of {len(ranked)}, and {best} is first."
+    moved = (ranked - on_test).abs()
+    label = moved.idxmax()
+    apart = f"{ranked[label]:.3f} on validation, {on_test[label]:.3f} on test"
+    return f"{told} The two scores of {label} are furthest apart: {apart}."
+
+
 def evidence_of_size(large, small, models, repeats, on_test, draws):
     """The evidence for claim C17: how many times fewer parameters a small network has, and which score it loses.
 

@@ -127,3 +127,18 @@ def stored_robustness(models, split, rows, seed, draws):
         return {column: values.to_numpy(str if is_text(values) else None) for column, values in table.items()}
 
     return pd.DataFrame(computed_once(places.CACHE / f"robustness-{spec_hash(key)}.npz", spec_hash(key), compute))
+
+
+def costliest_in_words(robust):
+    """Which corruption costs each model most, and how much of its macro F1 is left then.
+
+    Parameters
+    ----------
+    robust : DataFrame from `stored_robustness`
+    """
+    told = []
+    for label, rows in robust.groupby("model", sort=False):
+        lowest = rows.groupby("corruption")["macro F1"].min()
+        worst = lowest.drop("none")
+        told.append(f"{label}: {worst.idxmin()}, from {lowest['none']:.3f} to {worst.min():.3f}")
+    return f"The costliest corruption at its strongest: {'; '.join(told)}."

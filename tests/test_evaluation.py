@@ -9,6 +9,7 @@ from leaves import cache, claims, costs, evaluation, evidence, external, robustn
 from leaves.files import InputError
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
@@ -281,3 +282,24 @@ def test_a_photo_that_is_taken_for_an_absent_class_adds_no_class():
     score = scoring.macro_f1(truth, prediction)
     assert score == pytest.approx((1 + 0.8) / 2)
     assert score == pytest.approx(f1_score(truth, prediction, labels=[0, 1], average="macro"))
+
+
+# ---------------------------------------------------------------- in words
+
+
+def test_a_disagreement_of_validation_and_test_is_told():
+    ranked = pd.Series({"A": 0.9, "B": 0.8, "C": 0.7})
+    scores = pd.DataFrame({"test_macro_f1": {"A": 0.5, "B": 0.78, "C": 0.6, "Ensemble": 0.99}})
+    told = evidence.disagreement_in_words(ranked, scores)
+    assert told.startswith("Validation ranks A first; on test it is number 3 of 3, and B is first.")
+    assert told.endswith("The two scores of A are furthest apart: 0.900 on validation, 0.500 on test.")
+    agreeing = evidence.disagreement_in_words(ranked, scores.assign(test_macro_f1=[0.9, 0.8, 0.2, 1.0]))
+    assert agreeing.startswith("Validation and test agree on the best single model, A.")
+
+
+def test_the_costliest_corruption_is_told_for_each_model():
+    rows = [("A", "none", 0.9), ("A", "dark", 0.5), ("A", "dark", 0.3), ("A", "noisy", 0.4)]
+    rows += [("B", "none", 0.8), ("B", "dark", 0.7), ("B", "noisy", 0.6)]
+    robust = pd.DataFrame(rows, columns=["model", "corruption", "macro F1"])
+    told = robustness.costliest_in_words(robust)
+    assert told.endswith("A: dark, from 0.900 to 0.300; B: noisy, from 0.800 to 0.600.")
