@@ -70,12 +70,12 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
     -------
     list of Run, in the order of the specs
     """
-    found = dict(zip(map(spec_hash, specs), find_runs(specs, needs), strict=True))
-    waiting = {spec_hash(spec): spec for spec in specs if not found[spec_hash(spec)]}
+    found = find_runs(specs, needs)
+    waiting = {spec_hash(spec): spec for spec, run in zip(specs, found, strict=True) if not run}
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     if not address and len(waiting) > 1 and len(gpus()) > 1:
         address = f"local:{len(gpus())}"  # one training per GPU keeps them busier than one training on all of them
-    with training_bar(waiting, [run for run in found.values() if run]) as progress:
+    with training_bar(waiting, [*{run.folder: run for run in found if run}.values()]) as progress:
         if address and waiting:
             from leaves import cluster  # Dask takes a second
 

@@ -256,8 +256,10 @@ def dead_filters_of(runs, split):
     tables = [pd.DataFrame(columns=["variant", "run", "block", "dead"])]
     for variant, repeats in runs.items():
         for run in repeats:
-            if run.result["state"] not in ("diverged", "did not train"):
-                table = pd.DataFrame(run.reading(DEAD_FILTERS, functools.partial(dead_filters_of_run, run, split)))
+            if run.result["diverged"]:
+                continue
+            table = pd.DataFrame(run.reading(DEAD_FILTERS, functools.partial(dead_filters_of_run, run, split)))
+            if run.result["state"] != "did not train":
                 tables.append(table.assign(variant=variant, run=run.folder.name))
     return pd.concat(tables[1:] or tables)
 

@@ -1,5 +1,7 @@
 """The evidence for claims that chapter 6 adds: for the one on FinalModel's size, and what the test subset says."""
 
+from html import escape
+
 from leaves import claims, sources
 from leaves.evaluation import validation_score
 
@@ -19,7 +21,7 @@ def answer_in_words(scores, label, count):
     """
     interval = f"{scores['test_macro_f1_low']:.3f} to {scores['test_macro_f1_high']:.3f}"
     return (
-        f"**This run** is on {sources.photos_in_words()}. Validation chose **{label}** "
+        f"**This run** is on {escape(sources.photos_in_words())}. Validation chose **{label}** "
         f"({STARTS[scores['initial_weights']]}). On {count} test photos, which took no part in any choice, it has a "
         f"macro F1 of **{scores['test_macro_f1']:.3f}** (95 % interval {interval}) and an accuracy of "
         f"{scores['test_accuracy']:.3f}."
@@ -43,7 +45,7 @@ def disagreement_in_words(ranked, scores):
         told = f"Validation ranks {first} first; on test it is number {place} of {len(ranked)}, and {best} is first."
     moved = (ranked - on_test).abs()
     label = moved.idxmax()
-    apart = f"{ranked[label]:.3f} on validation, {on_test[label]:.3f} on test"
+    apart = f"{ranked[label]:.3f} on average on the held-out folds, {on_test[label]:.3f} on test"
     return f"{told} The two scores of {label} are furthest apart: {apart}."
 
 

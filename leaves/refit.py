@@ -63,10 +63,15 @@ def gain_of_more_data(before, after, split):
     states = [[first, "converged" if second == "still rising" else second] for first, second in states]
     pairs = zip(zip(before, after, strict=True), states, strict=True)
     sound = [pair for pair, state in pairs if set(state) == {"converged"}]
-    gains = []
-    for first, second in sound:
-        answers = first.reading(KEPT_FOLD, functools.partial(answers_on_fold, first, second.spec["fold"], split))
-        gains.append(float(second.result["validation_macro_f1"] - scoring.macro_f1(**answers)))
+    answers = {
+        first.folder: first.reading(KEPT_FOLD, functools.partial(answers_on_fold, first, second.spec["fold"], split))
+        for first, second in zip(before, after, strict=True)
+        if not first.result["diverged"]
+    }
+    gains = [
+        float(second.result["validation_macro_f1"] - scoring.macro_f1(**answers[first.folder]))
+        for first, second in sound
+    ]
     return {"differences": gains, "reason": claims.missing_pairs(states)}
 
 

@@ -141,4 +141,4 @@ def costliest_in_words(robust):
         lowest = rows.groupby("corruption")["macro F1"].min()
         worst = lowest.drop("none")
         told.append(f"{label}: {worst.idxmin()}, from {lowest['none']:.3f} to {worst.min():.3f}")
-    return f"The costliest corruption at its strongest: {'; '.join(told)}."
+    return f"The costliest corruption, at its worst strength: {'; '.join(told)}."

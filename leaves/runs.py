@@ -35,7 +35,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
-SCHEMA = 3  # of a run: raised by every change of the code that changes what a training gives or writes
+SCHEMA = 3  # of a run: raised by every change of what a training gives or writes, or what is read from it
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Run:
 
     def reading(self, file, compute):
         """Arrays that `compute` reads from weights or logs: dict of name to array, kept in the run's folder as .npz."""
-        return computed_once(self.folder / file, file, compute)
+        return computed_once(self.folder / file, f"{file}, schema {SCHEMA}", compute)
 
 
 def fast_precision():
@@ -150,7 +150,7 @@ def run_folder(spec):
 def folder_named(name):
     """The folder of a run by its name: in runs/, or in results/runs if only its evidence is here."""
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
-    return own if own.exists() or not published.exists() else published
+    return own if (own / "result.json").exists() or not published.exists() else published
 
 
 def find_run(spec, needs=WEIGHTS):
@@ -162,9 +162,14 @@ def find_run(spec, needs=WEIGHTS):
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
-        folders += [file.parent for file in (places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}/{needs}")]
-    sound = (folder for folder in folders if not fault_of_run(folder, spec))
-    return next((Run(folder, spec, read_json(folder / "result.json")) for folder in sound), None)
+        folders += (places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}")
+    for folder in folders:
+        if not fault_of_run(folder, spec):
+            run = Run(folder, spec, read_json(folder / "result.json"))
+            is_read = needs != WEIGHTS and run.result["diverged"]  # of such a run nothing more is read
+            if folder.parent == places.RUNS or is_read or (folder / needs).exists():
+                return run
+    return None
 
 
 def find_runs(specs, needs):
@@ -189,8 +194,8 @@ def keep_evidence(run):
     readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
     files = ["history.csv", "validation.npy", *readings]
     kept = read_json(folder / "result.json")
-    same = kept | {"hashes": run.result["hashes"]} == run.result and {*kept.get("hashes", ())} >= {*files}
-    if same and not fault_of_run(folder, run.spec):
+    same, has = kept | {"hashes": run.result["hashes"]} == run.result, {*kept.get("hashes", ())}
+    if (has > {*files} or (same and has == {*files})) and not fault_of_run(folder, run.spec):
         return
     shutil.rmtree(folder, ignore_errors=True)
     write_atomic(folder / "spec.json", json.dumps(run.spec))

@@ -42,7 +42,7 @@ def last_source():
 def photos_in_words():
     """The photos of the present split in a few words, for a sentence that begins with "on"."""
     source = last_source()
-    if source.get("data") == "sample":
+    if source.get("name", "").startswith("synthetic"):
         return "synthetic leaves, which are no photographs"
     return f"photos of {source.get('name', 'an unknown source')}"
 

@@ -19,6 +19,7 @@ PIXELS = 1.1  # of the page for a point of a figure, at most
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # text as text, the same names in every run
 DARK, LIGHT = 0x60, 0xC0  # greys below are ink, greys above are lines
 NARROW = 5.0  # inches wide: a figure on a phone, its panels one below another
+PHOTOS = {6: 3, 8: 4, 10: 4}  # of so many photos in a row, so many stand in a row of a narrow figure
 LETTERS = {"title": 40, "name": 20}  # on a line of a narrow figure
 
 
@@ -94,11 +95,14 @@ def smaller_picture(found):
 def make_narrow(figure):
     """Put the panels of a figure one below another (photos in rows), and break long texts into lines."""
     panels = [axes for axes in figure.axes if axes.get_subplotspec()]
+    if not panels:
+        return
     height = figure.get_size_inches()[1]
     across = max(axes.get_subplotspec().colspan.stop for axes in panels)
     down = max(axes.get_subplotspec().rowspan.stop for axes in panels)
     if across > 1:
-        columns = (3 if len(panels) > 6 else 2) if all(axes.images or not axes.has_data() for axes in panels) else 1
+        photos = all(axes.images or not axes.has_data() for axes in panels)
+        columns = PHOTOS.get(across, across) if photos else 1
         rows = -(-len(panels) // columns)
         grid = GridSpec(rows, columns, figure=figure)
         for number, axes in enumerate(panels):
@@ -136,7 +140,9 @@ def drawn_data(figure):
             table = pd.DataFrame(np.asarray(points, dtype=float).reshape(-1, 2), columns=["x", "y"])
             for column, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
                 names = category_ticks(axis)
-                table[column] = [names.get(round(value), value) if names else value for value in table[column]]
+                table[column] = [
+                    names.get(float(np.round(value)), value) if names else value for value in table[column]
+                ]
             rows.append(table.assign(panel=panel, series=series))
     table = pd.concat(rows) if rows else pd.DataFrame(columns=["x", "y", "panel", "series"])
     return table[["panel", "series", "x", "y"]]
@@ -147,7 +153,7 @@ def series_of(axes):
     series = [(line.get_label(), line.get_xydata()) for line in axes.lines if line.get_transform() == axes.transData]
     for collection in axes.collections:
         if isinstance(collection, LineCollection):
-            series += [("interval", segment) for segment in collection.get_segments()]
+            series += [("line", segment) for segment in collection.get_segments()]
         elif isinstance(collection, PathCollection):
             series.append((collection.get_label(), collection.get_offsets()))
         elif isinstance(collection, PolyCollection):
@@ -155,9 +161,9 @@ def series_of(axes):
     for bars in axes.containers:
         upright = getattr(bars, "orientation", "vertical") == "vertical"
         ends = [
-            (bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height())
+            (bar.get_x() + bar.get_width() / 2, bar.get_height())
             if upright
-            else (bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2)
+            else (bar.get_width(), bar.get_y() + bar.get_height() / 2)
             for bar in getattr(bars, "patches", [])
         ]
         series.append((bars.get_label(), ends))

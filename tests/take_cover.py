@@ -2,12 +2,12 @@
 
 import io
 import shutil
-
-from conftest import ROOT
+from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT = 1100, 1000  # pixels of the page, its contents left out
 CONTENTS = 304  # pixels wide
 

@@ -513,7 +513,7 @@ def test_every_parameter_reaches_the_chapters_that_have_it(every):
             for name in chapters.chapter_parameters(chapter)
         }
         assert executed.metadata.papermill.parameters == wanted
-    assert {"03-search.png", "06-other-photos.png"} <= {file.name for file in every.glob("report/figures/*.png")}
+    assert {"03-gaps.png", "06-other-photos.png"} <= {file.name for file in every.glob("report/figures/*.png")}
 
 
 def test_every_model_has_a_score_on_the_second_test_set(every):

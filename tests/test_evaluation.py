@@ -292,7 +292,9 @@ def test_a_disagreement_of_validation_and_test_is_told():
     scores = pd.DataFrame({"test_macro_f1": {"A": 0.5, "B": 0.78, "C": 0.6, "Ensemble": 0.99}})
     told = evidence.disagreement_in_words(ranked, scores)
     assert told.startswith("Validation ranks A first; on test it is number 3 of 3, and B is first.")
-    assert told.endswith("The two scores of A are furthest apart: 0.900 on validation, 0.500 on test.")
+    assert told.endswith(
+        "The two scores of A are furthest apart: 0.900 on average on the held-out folds, 0.500 on test."
+    )
     agreeing = evidence.disagreement_in_words(ranked, scores.assign(test_macro_f1=[0.9, 0.8, 0.2, 1.0]))
     assert agreeing.startswith("Validation and test agree on the best single model, A.")
 

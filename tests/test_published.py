@@ -199,7 +199,7 @@ def study(project):
         executed = nbformat.v4.new_notebook(metadata=metadata)
         write_atomic(places.REPORT / chapter.name, nbformat.writes(executed))
     for name in (*publish.TABLES, "report.html"):
-        write_atomic(places.REPORT / name, f"{name}\n")
+        write_atomic(places.REPORT / name, f'{name} <figure id="figure-06-scores">\n')
     (places.REPORT / "figures").mkdir()
     Image.new("RGB", (9, 9)).save(places.REPORT / "figures" / "06-scores.png")
     (places.ROOT / "figures").mkdir()
@@ -266,17 +266,16 @@ def test_a_run_with_other_settings_is_no_study(study, name, value):
 
 SCORES = pd.DataFrame(
     [
-        ("FinalModel", 2, "none", 531_374, 0.76, 0.75, 0.70, 0.80, 0.15),
-        ("ResNet50", 4, "imagenet", 24_643_982, 0.91, 0.90, 0.85, 0.95, np.nan),
-        ("ResNet50", 5, "imagenet", 24_643_982, 0.94, 0.95, 0.92, 0.97, np.nan),
-        ("EfficientNetB4", 5, "random", 18_599_021, 0.99, 0.99, 0.98, 1.0, np.nan),
+        ("FinalModel", 2, "none", 531_374, 0.75, 0.70, 0.80, 0.15),
+        ("ResNet50", 4, "imagenet", 24_643_982, 0.90, 0.85, 0.95, np.nan),
+        ("ResNet50", 5, "imagenet", 24_643_982, 0.95, 0.92, 0.97, np.nan),
+        ("EfficientNetB4", 5, "random", 18_599_021, 0.99, 0.98, 1.0, np.nan),
     ],
     columns=[
         "model",
         "chapter",
         "initial_weights",
         "params",
-        "validation_macro_f1",
         "test_macro_f1",
         "test_macro_f1_low",
         "test_macro_f1_high",
@@ -289,6 +288,7 @@ SCORES = pd.DataFrame(
 def published_results(study):
     verdicts = pd.DataFrame({"claim": ["C1", "C2", "C3"], "verdict": ["refuted", "confirmed", "refuted"]})
     write_atomic(places.REPORT / "scores.csv", SCORES.to_csv(index=False))
+    write_atomic(places.REPORT / "ranking.csv", 'model,score\n"ResNet50, fine tuning",0.9\nFinalModel,0.7\n')
     write_atomic(places.REPORT / "verdicts.csv", verdicts.to_csv(index=False))
     publish.main()
     write_atomic(places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.8, 0.96, 0.2]).to_csv(index=False))

@@ -1,14 +1,17 @@
 """README.md and docs/results.md say what the published files and the code say."""
 
+import ast
 import re
 
 from conftest import ROOT
-from leaves import claims
+from leaves import claims, evaluation, parameters
+from leaves.report.chapters import chapter_parameters
 
 import pandas as pd
 import pytest
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 START = {"imagenet": "ImageNet", "random": "random (control)", "none": "from scratch"}
 STEP = {4: ", transfer learning", 5: ", fine tuning"}
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -91,3 +94,24 @@ def test_rules_of_verdicts_stand_in_one_place():
     sources |= {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "notebooks").glob("*.ipynb")}
     for name, text in sources.items():
         assert not re.search(r"(excludes|contains) zero|is \*\*(confirmed|refuted)\*\*", text), name
+
+
+def test_the_columns_of_scores_are_explained():
+    told = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w+)` \| (.*) \|$", told[told.index("## The columns of") :], re.MULTILINE)
+    assert dict(table) == evaluation.SCORE_COLUMNS
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in DOCS)])
+def test_links_lead_to_files(file):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]*)", (ROOT / file).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / file).parent.joinpath(link).exists()] == []
+
+
+def test_the_exercises_set_parameters_that_their_chapters_have():
+    told = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
+    exercises = re.findall(r"\]\(\.\./(notebooks/\w+\.ipynb)\), set `(\w+) = ([^`]*)`", told)
+    assert len(exercises) == 3
+    for notebook, name, value in exercises:
+        assert name in chapter_parameters(ROOT / notebook)
+        parameters.check({name: ast.literal_eval(value)})

@@ -157,7 +157,9 @@ def test_page_is_whole_and_loads_nothing(whole_run):
 
 def test_every_figure_with_names_on_an_axis_was_compared_with_its_table(whole_run):
     """The comparison itself is `plots.check_drawn`; the file says whether it was made."""
-    told = {file.stem: Image.open(file).text["Names"] for file in (whole_run[0] / "whole_run").rglob("figures/*.png")}
+    told = {
+        file.stem: Image.open(file).text["Names"] for file in (whole_run[0] / "whole_run").glob("report/figures/*.png")
+    }
     assert [name for name, names in told.items() if names == "on an axis"] == []
     compared = {name for name, names in told.items() if names == "compared with the table"}
     assert compared >= {"01-class-counts", "03-gaps", "05-scores"}
@@ -243,7 +245,7 @@ def test_a_backbone_with_random_weights_is_a_row_of_the_file_and_a_footnote_of_t
     shown = table_with(soup.select_one("#cover"), "macro F1 (95 % interval)").iloc[:, 0]
     assert controls.isdisjoint(name.split(", ")[0] for name in shown)
     assert {"FinalModel", "EfficientNetLite0, fine tuning", "Ensemble"} <= {*shown}
-    [footnote] = re.findall(r"no ImageNet weights were found: ([^.]*)\.", soup.get_text()) or [""]
+    [footnote] = {*re.findall(r"no ImageNet weights were found: ([^.]*)\.", soup.get_text())} or [""]
     assert set(filter(None, footnote.split(", "))) == controls
 
 

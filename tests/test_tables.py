@@ -39,10 +39,16 @@ def test_the_confusion_matrix_counts_and_shows_its_photos(answers, images):
 
 def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
     soup = BeautifulSoup(tables.mistakes_html(answers, "FinalModel", images, CLASSES, 2), "html.parser")
-    assert soup.p.get_text() == "FinalModel mistakes 3 of 23 test photos; below, the 2 of which it was surest."
+    assert soup.p.get_text() == "FinalModel misclassifies 3 of 23 test photos; below, those of which it was surest."
     texts = [caption.get_text() for caption in soup("figcaption")]
     assert texts[0] == "Apple, predicted as Cherry <b> (probability 0.90)"
     assert texts[1] == "Apple, predicted as Cherry <b> (probability 0.70)"
+
+
+def test_a_model_without_a_mistake_shows_no_photo(images):
+    right = Answers(np.array([0, 1]), {"FinalModel": np.eye(2)})
+    told = tables.mistakes_html(right, "FinalModel", images, CLASSES, 4)
+    assert told == "<p>FinalModel misclassifies none of 2 test photos.</p>"
 
 
 def test_the_tally_links_each_claim_under_its_verdict():
@@ -107,6 +113,25 @@ def test_photos_in_a_drawing_are_small_and_have_no_numbers():
     assert "data:image/webp;base64," in svg
     assert "data:image/png" not in svg
     assert vector.drawn_data(figure).empty
+    plt.close(figure)
+
+
+def test_stacked_bars_are_told_by_their_own_heights():
+    figure, axis = plt.subplots()
+    pd.DataFrame({"train": [60, 30], "test": [20, 10]}, index=["Oak", "Fir"]).plot.bar(stacked=True, ax=axis)
+    table = vector.drawn_data(figure)
+    assert table.loc[table["series"] == "test", ["x", "y"]].to_numpy().tolist() == [["Oak", 20], ["Fir", 10]]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("across", "narrow"), [(6, 3), (8, 4), (10, 4), (4, 4)])
+def test_photos_of_a_narrow_figure_stand_in_rows_that_keep_pairs_together(across, narrow):
+    figure, axes = plt.subplots(2, across)
+    for axis in axes.flat:
+        axis.imshow(np.zeros((4, 4)))
+    vector.make_narrow(figure)
+    columns = [axis.get_subplotspec().colspan.start for axis in figure.axes]
+    assert columns == [number % narrow for number in range(2 * across)]
     plt.close(figure)
 
 

@@ -1,4 +1,4 @@
-"""Figures of chapter 6: how good the models are, where they fail and whether their confidence can be trusted."""
+"""Figures of chapter 6: how good the models are, and whether their confidence can be trusted."""
 
 from leaves import scoring
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS

@@ -1,4 +1,4 @@
-"""Figures of chapter 6: does a score hold on other photos, what is unfamiliar, and where do the networks look."""
+"""Figures of chapter 6: does a score hold on other photos, and where do the networks look."""
 
 from leaves.other_photos import ALONE, OTHER
 

@@ -1,4 +1,4 @@
-"""Figures of chapter 1: photos with a finding, the classes, and how near photos of two subsets come."""
+"""Figures of chapter 1: photos with a finding, the classes, the nearest photos of two subsets, backgrounds."""
 
 import os
 
@@ -63,7 +63,7 @@ def draw_class_counts(split, counts):
     axis.set(xlabel="", ylabel="images")
     title = f"{totals.index[0]} has {totals.max() / totals.min():.1f} times as many images as {totals.index[-1]}"
     axis.set_title(title, parse_math=False)
-    return figure, f"Images per class in each part, {len(split)} in all: {subset_sizes(split)}."
+    return figure, f"Images per class in each subset, {len(split)} in all: {subset_sizes(split)}."
 
 
 def draw_classes(images, labels, classes, seed):
@@ -95,7 +95,7 @@ def draw_classes(images, labels, classes, seed):
 
 
 def draw_leak_pairs(pairs, pictures, twins):
-    """Draw the nearest photos of two subsets, one pair a column.
+    """Draw the nearest photos of two subsets, two pairs in a row.
 
     Parameters
     ----------
@@ -106,15 +106,20 @@ def draw_leak_pairs(pairs, pictures, twins):
     -------
     figure, caption
     """
-    figure, axes = picture_grid(2, len(pairs), figsize=(9, 3.8))
-    for (above, below), pair, picture, twin in zip(axes.T, pairs.itertuples(), pictures, twins, strict=True):
-        above.imshow(picture)
-        above.set_xlabel(pair.name, fontsize="small", parse_math=False)
-        below.imshow(twin)
-        below.set_title(f"{pair.bits} bits apart")
-        below.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
-    figure.suptitle("The nearest photos of two parts: one photo, one leaf, or two leaves alike?")
-    return figure, "The nearest photos of two parts, one pair a column, with class and part."
+    rows = -(-len(pairs) // 2)
+    figure, axes = picture_grid(rows, 4, figsize=(7, 2 * rows))
+    for axis in axes.flat:
+        axis.set_frame_on(False)
+    for (left, right), pair, picture, twin in zip(
+        axes.reshape(-1, 2), pairs.itertuples(), pictures, twins, strict=False
+    ):
+        left.imshow(picture)
+        left.set_xlabel(pair.name, fontsize="small", parse_math=False)
+        left.set_title(f"{pair.bits} bits apart:", fontsize="small")
+        right.imshow(twin)
+        right.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
+    figure.suptitle("The nearest photos of two subsets: one photo, one leaf, or two leaves alike?")
+    return figure, "The nearest photos of two subsets, two pairs in a row, with class and subset."
 
 
 def draw_backgrounds(pixels, labels, classes):

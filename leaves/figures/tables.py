@@ -199,8 +199,10 @@ def mistakes_html(answers, label, images, classes, count):
     truth, predicted, confidence = answers.truth, answers.predicted[label], answers.probabilities[label].max(axis=1)
     mistakes = np.flatnonzero(predicted != truth)
     surest = mistakes[confidence[mistakes].argsort()[::-1]][:count]
-    told = f"{label} mistakes {len(mistakes)} of {len(truth)} test photos"
-    told += f"; below, the {len(surest)} of which it was surest." if len(surest) > 1 else "."
+    told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos"
+    told += "; below, those of which it was surest." if len(mistakes) > count else "."
+    if not len(mistakes):
+        return f"<p>{escape(told)}</p>"
     shown = []
     for row in surest:
         true, taken = classes[truth[row]], classes[predicted[row]]

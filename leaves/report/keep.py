@@ -10,8 +10,11 @@ from leaves.report.chapters import CHAPTERS, read_by
 
 FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
 # What a chapter leaves beside its page and its figures.
-LEFT_BY = {"03": ["variants.csv"], "06": ["scores.csv", "verdicts.csv", "predictions.csv", "best_model.keras"]}
-REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "figures/*.png")
+LEFT_BY = {
+    "03": ["variants.csv"],
+    "06": ["scores.csv", "ranking.csv", "verdicts.csv", "predictions.csv", "best_model.keras"],
+}
+REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "figures/*.*")
 
 
 def last_report():
@@ -63,7 +66,7 @@ def settle_last_report(stale):
     else:
         failed = [number for number in LEFT_BY if [*places.REPORT.glob(f"{FAILED}{number}_*.ipynb")]]
         for number in failed:
-            pictures = [f"figures/{file.name}" for file in last.glob(f"figures/{number}-*.png")]
+            pictures = [f"figures/{file.name}" for file in last.glob(f"figures/{number}-*")]
             for name in (*LEFT_BY[number], *pictures):
                 if (last / name).exists():
                     (last / name).replace(places.REPORT / name)

@@ -42,6 +42,8 @@ def finish_page(html):
     contents = name_headings(soup, main)
     for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
         link["href"] = f"#chapter-{int(link['href'][:2])}"
+        if not soup.find(id=link["href"][1:]):  # a chapter that was not executed
+            link.unwrap()
     page = str(soup).replace(PLACE.format("contents"), str(contents))
     for slot, content in slots.items():
         page = page.replace(PLACE.format(slot), content)
@@ -99,7 +101,7 @@ def fold_code(soup, main):
         pending.clear()
 
     last = None
-    for child in [*main.find_all(["h1", "h2", "section", "p", "blockquote"], recursive=False)]:
+    for child in [*main.find_all(["h1", "h2", "section", "p", "ul"], recursive=False)]:
         if child.name in ("h1", "h2") or child.get("id"):
             close(last)
         elif child.name == "section" and "parameters" not in child.get("class", []):

@@ -24,7 +24,8 @@ import yaml
 
 PROFILE = "study"
 WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and weights, then publish again"
-TABLES = ("scores.csv", "verdicts.csv", "variants.csv")
+TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
+COVER = "cover.png"  # the README's picture, which is of the default run
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
 CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
 
@@ -46,8 +47,10 @@ def main():
 def finished_runs(split_hash):
     """The finished and sound runs on a split, here or as evidence: list of Run, in the order of their names."""
     places_of_runs = (places.RESULTS / "runs", places.RUNS)  # a run that is here counts, not its evidence
-    folders = {file.parent.name: file.parent for place in places_of_runs for file in place.glob("*/result.json")}
-    sound = [folder for _, folder in sorted(folders.items()) if not fault_of_run(folder)]
+    files = [file for place in places_of_runs for file in place.glob("*/result.json")]
+    sound = [file.parent for file in files if not fault_of_run(file.parent)]
+    of_spec = {folder.name[-8:]: folder for folder in sound}  # another chapter may have named the same training
+    sound = sorted(of_spec.values(), key=lambda folder: folder.name)
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
 
@@ -80,7 +83,8 @@ def check_finished():
 
 def publish(split, runs):
     """Copy tables, page and figures of the study, write the table of its photos, and last where all that comes from."""
-    figures = [*places.REPORT.glob("figures/*.png")]
+    page = (places.REPORT / "report.html").read_text(encoding="utf-8")
+    figures = [file for file in places.REPORT.glob("figures/*.png") if f'id="figure-{file.stem}"' in page]
     sizes = {"report.html": (places.REPORT / "report.html").stat().st_size}
     sizes["all"] = sizes["report.html"] + sum(file.stat().st_size for file in figures)
     sizes["all"] += sum(file.stat().st_size for file in (places.RESULTS / "runs").glob("*/*"))
@@ -95,7 +99,7 @@ def publish(split, runs):
     for file in figures:
         published.append(places.ROOT / "figures" / file.name)
         copy(file, published[-1])
-    for old in {*(places.ROOT / "figures").glob("*.png")} - {*published}:
+    for old in {*(places.ROOT / "figures").glob("*.png")} - {*published, places.ROOT / "figures" / COVER}:
         old.unlink()
     table = photo_table(split)
     write_atomic(places.RESULTS / "photos.csv", table.to_csv(index=False))

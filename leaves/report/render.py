@@ -15,7 +15,7 @@ from pathlib import Path
 from leaves import places
 from leaves.files import read_json, write_atomic
 from leaves.published import answer, introduction, published_study, scores_beside, scores_table, tally
-from leaves.report.page import SLOTS, finish_page
+from leaves.report.page import PLACE, SLOTS, finish_page
 
 import nbformat
 import pandas as pd
@@ -56,6 +56,30 @@ def render_report(shown, page, profile, command, seconds):
     Path of the page
     """
     chapters = [read_chapter(*one) for one in shown]
+    exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
+    drawn = {}  # of place to HTML: large, and put in when the page is in order
+
+    def place_of_drawing(name, png, text):
+        place = PLACE.format(f"drawing-{name}")
+        drawn[place] = drawing(name, png, text)
+        return place
+
+    exporter.register_filter("drawing", place_of_drawing)
+    exporter.register_filter("data_of_figure", data_of_figure)
+    report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
+    report |= {"study": study_section()}
+    report |= {"slots": SLOTS, "facts": cover_facts(profile, command, seconds)}
+    report |= {"provenance": provenance(chapters, profile, command)}
+    html, _ = exporter.from_notebook_node(merge_chapters(chapters), resources={"report": report})
+    html = finish_page(html)
+    for place, content in drawn.items():
+        html = html.replace(place, content)
+    write_atomic(page, html)
+    return page
+
+
+def merge_chapters(chapters):
+    """The cells of all chapters as one notebook."""
     merged = nbformat.v4.new_notebook(metadata=chapters[0].metadata, cells=[])
     for number, chapter in enumerate(chapters):
         told = [cell for cell in chapter.cells if not PAPERMILL_NOTES & {*cell.metadata.get("tags", [])}]
@@ -64,16 +88,7 @@ def render_report(shown, page, profile, command, seconds):
             if cell.cell_type == "code":
                 cell.outputs = merge_logs(cell.outputs)
             merged.cells.append(cell)
-    exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
-    exporter.register_filter("drawing", drawing)
-    exporter.register_filter("data_of_figure", data_of_figure)
-    report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
-    report |= {"study": study_section()}
-    report |= {"slots": SLOTS, "facts": cover_facts(profile, command, seconds)}
-    report |= {"provenance": provenance(chapters, profile, command)}
-    html, _ = exporter.from_notebook_node(merged, resources={"report": report})
-    write_atomic(page, finish_page(html))
-    return page
+    return merged
 
 
 def read_chapter(notebook, stopped):
@@ -93,10 +108,19 @@ def style():
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
 
 
+def files_of_figure(name, png):
+    """The drawings of a figure (list of Path) and its numbers (Path or None), if they are of this very picture."""
+    folder = places.REPORT / "figures"
+    picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
+    if not picture.exists() or picture.read_bytes() != base64.b64decode(png):
+        return [], None
+    drawn = [file for file in (folder / f"{name}.svg", folder / f"{name}-narrow.svg") if file.exists()]
+    return drawn, numbers if numbers.exists() else None
+
+
 def drawing(name, png, text):
     """A figure as HTML: its SVG, a wide and a narrow one, or the picture if there is none."""
-    folder = places.REPORT / "figures"
-    drawn = [file for file in (folder / f"{name}.svg", folder / f"{name}-narrow.svg") if file.exists()]
+    drawn, _ = files_of_figure(name, png)
     if not drawn:
         return f'<img alt="{escape(text)}" src="{image_source(png)}">'
     kinds = ("wide", "narrow") if len(drawn) > 1 else ("",)
@@ -108,9 +132,10 @@ def drawing(name, png, text):
     )
 
 
-def data_of_figure(name):
+def data_of_figure(name, png):
     """The address of a figure's numbers beside the page; "" if it has none."""
-    return f"figures/{name}.csv" if (places.REPORT / "figures" / f"{name}.csv").exists() else ""
+    _, numbers = files_of_figure(name, png)
+    return f"figures/{numbers.name}" if numbers else ""
 
 
 def image_source(png):
