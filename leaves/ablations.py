@@ -347,7 +347,7 @@ def accuracy_record(said, networks):
     counts = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else [0, 0]
     least, most = counts
     reason = (
-        f"{LEAST_NETWORKS} networks are needed in each of {claims.LEAST_REPEATS} folds, and a fold has {most} at most"
+        f"it takes {LEAST_NETWORKS} networks in each of {claims.LEAST_REPEATS} folds, and this run has {most} at most"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"

@@ -391,7 +391,9 @@ def judge_one(row, compared, shown, count):
         return "refuted", SHOWN[shown].format(row["margin"]) + number if row["margin"] else "", text
     needed = repeats_needed(compared, row["must be"], count)
     more = (
-        f"{needed} repeats would decide" if needed else f"more than {MOST_REPEATS} repeats, or more photos, are needed"
+        f"{needed} repeats would decide"
+        if needed
+        else f"more than {MOST_REPEATS} repeats, or more photos, would decide"
     )
     return "undecided", more, text
 

@@ -373,9 +373,10 @@ def evidence_that_weights_move(runs):
     change, ratios = smallest_change(runs), gradient_ratios(runs)
     what = f"the smallest change of a kernel in an epoch is {100 * change:.2g} % of its norm"
     reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # too few repeats, or too few that converged
+    ends = [*dict.fromkeys(f"{value:.2g}" for value in (min(ratios), max(ratios)))]
     note = (
-        f"in the worst epoch of a training the weakest gradient of a convolution is {min(ratios):.2g} to "
-        f"{max(ratios):.2g} times the strongest of a dense layer, each relative to its kernel"
+        f"in the worst epoch of a training the weakest gradient of a convolution is {' to '.join(ends)} "
+        "times the strongest of a dense layer (both divided by the norm of their kernel)"
     )
     return {"comparisons": [claims.known(what, change >= claims.MOVING, reason)], "note": note}
 

@@ -21,10 +21,10 @@ def answer_in_words(scores, label, count):
     """
     interval = f"{scores['test_macro_f1_low']:.3f} to {scores['test_macro_f1_high']:.3f}"
     return (
-        f"**This run** is on {escape(sources.photos_in_words())}. Validation chose **{label}** "
-        f"({STARTS[scores['initial_weights']]}). On {count} test photos, which took no part in any choice, it has a "
-        f"macro F1 of **{scores['test_macro_f1']:.3f}** (95 % interval {interval}) and an accuracy of "
-        f"{scores['test_accuracy']:.3f}."
+        f"**This run** uses {escape(sources.photos_in_words())}. Validation chose **{label}** "
+        f"({STARTS[scores['initial_weights']]}). It has a macro F1 of **{scores['test_macro_f1']:.3f}** (95 % interval "
+        f"{interval}) and an accuracy of {scores['test_accuracy']:.3f} on {count} test images, which were not used to "
+        "choose any model or setting."
     )
 
 
@@ -46,7 +46,7 @@ def disagreement_in_words(ranked, scores):
     moved = (ranked - on_test).abs()
     label = moved.idxmax()
     apart = f"{ranked[label]:.3f} on average on the held-out folds, {on_test[label]:.3f} on test"
-    return f"{told} The two scores of {label} are furthest apart: {apart}."
+    return f"{told} The validation and test scores of {label} differ most: {apart}."
 
 
 def evidence_of_size(large, small, models, repeats, on_test, draws):

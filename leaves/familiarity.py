@@ -271,8 +271,8 @@ def sentence(table, leafless):
     else:
         row = table.loc[BOTH]
         parts.append(
-            f"It warns for {row['warned']:.0%} of the photos of excluded species (AUROC {row['AUROC']:.3f}) and, by "
-            f"construction, for {FALSE_WARNINGS:.0%} of the validation photos"
+            f"It warns for {row['warned']:.0%} of the photos of excluded species (AUROC {row['AUROC']:.3f}); its "
+            f"threshold is set to warn for {FALSE_WARNINGS:.0%} of the validation photos"
         )
     if len(leafless):
         parts.append(f"it warns for {1 - np.mean(leafless):.0%} of {len(leafless)} pictures without a leaf")

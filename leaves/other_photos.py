@@ -164,7 +164,7 @@ def effect_of_fine_tuning(labels, answers, draws):
             word = "helps" if low > 0 else "harms" if high < 0 else "undecided"
             parts.append(f"{name} {change:+.3f} ({low:+.3f} to {high:+.3f}: {word})")
     listed = "; ".join(parts) or "no backbone was fine-tuned"
-    return f"Fine-tuning minus the head alone, on other backgrounds, one training each: {listed}."
+    return f"Fine-tuned minus the head alone, macro F1 on other backgrounds, one training each: {listed}."
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
@@ -191,5 +191,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     if not elsewhere:
         return f"{told} No leaf of the test subset could be told from its background: other backgrounds were not tried."
     low, high = elsewhere[ALONE].interval(best, draws)
-    chance = f"{low:.3f} to {high:.3f}, guessing {1 / table.attrs['classes'][ALONE]:.3f}"
-    return f"{told} On the background alone {best} has {table.loc[best, ALONE]:.3f} (95 % interval {chance})."
+    chance = 1 / table.attrs["classes"][ALONE]
+    alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
+    told = f"{told} From the background alone {best} scores {alone}"
+    return f"{told}: it has learnt backgrounds, too." if low > chance else f"{told}, no better than guessing."

@@ -140,5 +140,5 @@ def costliest_in_words(robust):
     for label, rows in robust.groupby("model", sort=False):
         lowest = rows.groupby("corruption")["macro F1"].min()
         worst = lowest.drop("none")
-        told.append(f"{label}: {worst.idxmin()}, from {lowest['none']:.3f} to {worst.min():.3f}")
-    return f"The costliest corruption, at its worst strength: {'; '.join(told)}."
+        told.append(f"{label}, {worst.idxmin()}: from {lowest['none']:.3f} to {worst.min():.3f}")
+    return f"The corruption that costs each model most, at its worst strength: {'; '.join(told)}."

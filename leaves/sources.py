@@ -40,10 +40,10 @@ def last_source():
 
 
 def photos_in_words():
-    """The photos of the present split in a few words, for a sentence that begins with "on"."""
+    """The photos of the present split in a few words."""
     source = last_source()
     if source.get("name", "").startswith("synthetic"):
-        return "synthetic leaves, which are no photographs"
+        return "synthetic leaves: drawings by a program, not photographs"
     return f"photos of {source.get('name', 'an unknown source')}"
 
 
@@ -82,7 +82,7 @@ def origin_sentence(data):
     if data is None and last is None:
         return f"The photos are those of {name}; set the parameter data to a folder to use your own."
     if data is None:
-        return f"Going on with {name}, used last; set the parameter data to use other photos."
+        return f"Using {name}, as in the last run; set the parameter data to use other photos."
     if last in (None, chosen):
         return f"The photos are those of {name}" + (", as in the last run." if last else ".")
     return f"The photos were those of {name_of_data(last)}; from now on they are those of {name}."

@@ -362,7 +362,7 @@ def check_leaks(split, near, settings):
     shares["train"] = 1 - sum(shares.values())
     checks = {
         "photos too near to one in another subset": (too_near, 0),
-        "groups torn between folds": (len(split.groupby(["group", "split", "fold"])) - split["group"].nunique(), 0),
+        "groups split across folds": (len(split.groupby(["group", "split", "fold"])) - split["group"].nunique(), 0),
         "classes missing from a subset": ((count_classes(split) == 0).any(axis=1).sum(), 0),
         **{f"share of {subset}": ((split["split"] == subset).sum() / len(split), shares[subset]) for subset in SUBSETS},
     }

@@ -237,7 +237,7 @@ def test_an_undecided_claim_says_how_many_repeats_would_decide():
     assert rows.loc["C1", "reason"].endswith("repeats would decide")
     needed = int(rows.loc["C1", "reason"].split()[0])
     assert 3 < needed <= claims.MOST_REPEATS
-    assert rows.loc["C2", "reason"] == "more than 30 repeats, or more photos, are needed"
+    assert rows.loc["C2", "reason"] == "more than 30 repeats, or more photos, would decide"
 
 
 def test_the_repeats_that_are_asked_for_decide():

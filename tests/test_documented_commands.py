@@ -565,7 +565,7 @@ def test_a_run_that_is_no_study_keeps_its_evidence(every):
 def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(every):
     told = run_in(every, "other photos").stdout
     [listed] = every.glob("data/listed-*")  # the photos of my_photos that my_photos.csv lists
-    assert f"Going on with the photos of {listed.resolve()}, used last" in told
+    assert f"Using the photos of {listed.resolve()}, as in the last run" in told
     count = len([*every.glob("my_photos/*/*")])
     assert len([*listed.glob("*/*")]) == count - 2
     assert pd.read_csv(every / "figures" / "scores.csv")["external_macro_f1"].between(0, 1).all()

@@ -293,7 +293,7 @@ def test_a_disagreement_of_validation_and_test_is_told():
     told = evidence.disagreement_in_words(ranked, scores)
     assert told.startswith("Validation ranks A first; on test it is number 3 of 3, and B is first.")
     assert told.endswith(
-        "The two scores of A are furthest apart: 0.900 on average on the held-out folds, 0.500 on test."
+        "The validation and test scores of A differ most: 0.900 on average on the held-out folds, 0.500 on test."
     )
     agreeing = evidence.disagreement_in_words(ranked, scores.assign(test_macro_f1=[0.9, 0.8, 0.2, 1.0]))
     assert agreeing.startswith("Validation and test agree on the best single model, A.")
@@ -304,4 +304,4 @@ def test_the_costliest_corruption_is_told_for_each_model():
     rows += [("B", "none", 0.8), ("B", "dark", 0.7), ("B", "noisy", 0.6)]
     robust = pd.DataFrame(rows, columns=["model", "corruption", "macro F1"])
     told = robustness.costliest_in_words(robust)
-    assert told.endswith("A: dark, from 0.900 to 0.300; B: noisy, from 0.800 to 0.600.")
+    assert told.endswith("A, dark: from 0.900 to 0.300; B, noisy: from 0.800 to 0.600.")

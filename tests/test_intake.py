@@ -127,7 +127,7 @@ def test_without_a_name_the_data_used_last_are_taken(photos, working_folder):
     }.items():
         note_source(data)
         assert sources.chosen_data(None) == sources.last_source()["data"] == data
-        assert sources.origin_sentence(None).startswith(f"Going on with {name}, used last; ")
+        assert sources.origin_sentence(None).startswith(f"Using {name}, as in the last run; ")
         assert sources.origin_sentence(data) == f"The photos are those of {name}, as in the last run."
     assert sources.locate(None, 70, 32, 0) == (photos, "the folder photos")
     told = f"The photos were those of the folder {photos}; from now on they are those of the synthetic sample."
@@ -681,7 +681,7 @@ def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, cha
     assert len(second) == 50
     assert second[first.index].to_dict() == first.to_dict()
     _, told = chapter(image_size=32)
-    assert f"Going on with the folder {moved}, used last; " in told
+    assert f"Using the folder {moved}, as in the last run; " in told
     assert split_of(working_folder).to_dict() == second.to_dict()
 
 

@@ -95,7 +95,8 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
     assert "X, transfer learning 1.000 on the test photos, 1.000 on other backgrounds, 0.500 on the second" in told
     assert "second test set (3 species)" in told
-    assert "On the background alone X, transfer learning has 0.000 (95 % interval 0.000 to 0.000, guessing 0.5" in told
+    assert "From the background alone X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
+    assert told.endswith(", no better than guessing.")
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
     [axis] = figure.axes
     assert drawn.index[-1] == "X, transfer learning"

@@ -510,7 +510,7 @@ def test_a_second_run_on_unchanged_data_decodes_nothing(whole_run, dirty, run_al
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     done = run_all("--only", "01")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"Going on with the photos of {folder.resolve()}, used last" in done.stdout
+    assert f"Using the photos of {folder.resolve()}, as in the last run" in done.stdout
     assert (copy / "data" / "split.csv").read_bytes() == split
     notebook = copy / "notebooks" / "01_data_split.ipynb"
     alone = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--stdout", notebook]

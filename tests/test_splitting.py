@@ -439,12 +439,12 @@ def test_a_group_torn_between_folds_is_counted(photos, working_folder):
     table, _, _ = divided(photos)
     settings = {"phash_distance": 4, "validation_share": 0.2, "test_share": 0.2}
     near = splitting.nearest_elsewhere(table)
-    sound = splitting.check_leaks(table, near, settings).loc["groups torn between folds"]
+    sound = splitting.check_leaks(table, near, settings).loc["groups split across folds"]
     assert (sound["found"], sound["match"]) == (0, "✓")
     sizes = table["group"].map(table["group"].value_counts())
     torn = table.copy()
     torn.loc[sizes[sizes > 1].index[0], "fold"] = 77
-    leaks = splitting.check_leaks(torn, near, settings).loc["groups torn between folds"]
+    leaks = splitting.check_leaks(torn, near, settings).loc["groups split across folds"]
     assert (leaks["found"], leaks["match"]) == (1, "✗")
 
 

@@ -39,7 +39,10 @@ def test_the_confusion_matrix_counts_and_shows_its_photos(answers, images):
 
 def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
     soup = BeautifulSoup(tables.mistakes_html(answers, "FinalModel", images, CLASSES, 2), "html.parser")
-    assert soup.p.get_text() == "FinalModel misclassifies 3 of 23 test photos; below, those of which it was surest."
+    assert (
+        soup.p.get_text()
+        == "FinalModel misclassifies 3 of 23 test photos; the 2 it was most confident about are shown."
+    )
     texts = [caption.get_text() for caption in soup("figcaption")]
     assert texts[0] == "Apple, predicted as Cherry <b> (probability 0.90)"
     assert texts[1] == "Apple, predicted as Cherry <b> (probability 0.70)"

@@ -49,7 +49,7 @@ def draw_scores(scores, against, best):
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
     better = (against["verdict"] == "better").sum()
-    axis.set_title(f"Validation chose {best}; {better or 'no'} other {'is' if better < 2 else 'are'} better on test")
+    axis.set_title(f"Validation chose {best}; {better or 'no'} other is shown to be better on test")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals; stars: the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)

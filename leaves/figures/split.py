@@ -118,7 +118,6 @@ def draw_leak_pairs(pairs, pictures, twins):
         left.set_title(f"{pair.bits} bits apart:", fontsize="small")
         right.imshow(twin)
         right.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
-    figure.suptitle("The nearest photos of two subsets: one photo, one leaf, or two leaves alike?")
     return figure, "The nearest photos of two subsets, two pairs in a row, with class and subset."
 
 

@@ -130,10 +130,13 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        links = [f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>' for row in own.itertuples()]
-        rows.append(
-            f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{' '.join(links)}</td></tr>"
-        )
+        decided = verdict in ("confirmed", "refuted")  # told in words, the others by their numbers
+        links = [
+            f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * decided}'
+            for row in own.itertuples()
+        ]
+        listed = ("<br>" if decided else " ").join(links)
+        rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
     return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -200,7 +203,7 @@ def mistakes_html(answers, label, images, classes, count):
     mistakes = np.flatnonzero(predicted != truth)
     surest = mistakes[confidence[mistakes].argsort()[::-1]][:count]
     told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos"
-    told += "; below, those of which it was surest." if len(mistakes) > count else "."
+    told += f"; the {count} it was most confident about are shown." if len(mistakes) > count else "."
     if not len(mistakes):
         return f"<p>{escape(told)}</p>"
     shown = []

@@ -86,7 +86,7 @@ def say_which_data(options, values):
     """Say that chapter 1 goes on with the photos used last, and download PlantVillage where the terminal sees it."""
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):
-        print(f"Going on with the photos of {data}, used last (--data sample: the synthetic sample).")
+        print(f"Using the photos of {data}, as in the last run (--data sample: the synthetic sample).")
     unused = {"sample_count", "sample_size"} & {*options.parameters}
     if data not in (None, "sample") and unused:
         print(f"{' and '.join(sorted(unused))}: not used, because the photos are those of {data}.")
