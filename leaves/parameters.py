@@ -125,6 +125,7 @@ PARAMETERS = {
     "backgrounds": choice("backgrounds of the training photos", "kept", "replaced"),
     "balance": choice("treatment of rare classes", "none", "class_weight", "oversample", "sqrt_oversample"),
     "precision": choice("precision of feature maps", "float32", "bfloat16", "auto"),
+    "backbone_precision": choice("precision of the backbones' feature maps", "float32", "bfloat16", "auto"),
     "seed": whole("the first seed", 0, LARGEST_SEED),
     "repeats": whole("trainings of each network", 1, 100),
     "shrink": whole("divisor of the photos' side", 1, 8),

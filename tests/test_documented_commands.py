@@ -124,6 +124,7 @@ EVERY = {
     "backgrounds": "replaced",
     "balance": "class_weight",
     "precision": "bfloat16",
+    "backbone_precision": "float32",
     "seed": 5,
     "repeats": 2,
     "shrink": 1,
