@@ -1,6 +1,7 @@
 """Figures for the page: SVG whose ink and ground follow the page's colours, a narrow one for phones, and the data."""
 
 import base64
+import collections
 import io
 import re
 import textwrap
@@ -63,12 +64,20 @@ def svg_of(figure, name):
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = svg.replace(f'id="{SERIES}', 'data-series="')
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    counts = collections.Counter()
+    svg = re.sub(r'\bid="([^"]*)"', lambda found: unique(found[1], counts), svg)  # equal photos have equal names
     svg = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})\b", page_colour, svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r"data:image/png;base64,([^\"]*)", smaller_picture, svg)
     width = figure.get_size_inches()[0] * 72 * PIXELS
     box = rf'<svg viewBox="\1" style="max-width: {width:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', box, svg)
+
+
+def unique(name, counts):
+    """An id attribute, numbered from its second use on; `counts` is a Counter of the names so far."""
+    counts[name] += 1
+    return f'id="{name}"' if counts[name] == 1 else f'id="{name}-{counts[name]}"'
 
 
 def page_colour(found):

@@ -28,8 +28,18 @@ def pytest_itemcollected(item):
     item.add_marker(pytest.mark.xdist_group(group))
 
 
-def pytest_collection_modifyitems(items):
-    """Long groups first; in them, tests of a project in which nothing was run yet come first, and bad days last."""
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the long tests, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip what is marked as long, unless --all is given, and run long groups first.
+
+    In them, tests of a project in which nothing was run yet come first, and bad days last.
+    """
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--all"):
+            item.add_marker(pytest.mark.skip(reason="long: give --all to run it"))
     longest = ["documented", "run_all.sh", "benchmarks"]
 
     def turn(item):

@@ -668,6 +668,7 @@ def own_copy(copy, tmp_path_factory):
     return own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*TOLD][1:])
 def test_a_benchmark_comes_to_its_end(own_copy, name):
     assert re.search(TOLD[name], run_in(own_copy, name).stdout)

@@ -350,6 +350,7 @@ def remaining(copy):
     return [copy / "run_all.sh", "--profile", PROFILE, "--only", ",".join(left)]
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_scores(undisturbed, tmp_path):
     """Without a home, without UTF-8, through a link, in a folder whose name is not ASCII.
 

@@ -138,6 +138,16 @@ def test_photos_of_a_narrow_figure_stand_in_rows_that_keep_pairs_together(across
     plt.close(figure)
 
 
+def test_equal_photos_have_names_of_their_own():
+    figure, axes = plt.subplots(1, 2)
+    for axis in axes:
+        axis.imshow(np.zeros((4, 4)))
+    identifiers = re.findall(r'\bid="([^"]*)"', vector.svg_of(figure, "twins"))
+    assert len([name for name in identifiers if "image" in name]) == 2
+    assert len(identifiers) == len({*identifiers})
+    plt.close(figure)
+
+
 def test_names_on_an_axis_are_names_in_the_numbers():
     figure, axis = plt.subplots()
     axis.barh(["VGG16", "FinalModel"], [0.5, 0.75])
