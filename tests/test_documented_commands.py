@@ -563,6 +563,7 @@ def test_a_run_that_is_no_study_keeps_its_evidence(every):
 # ---------------------------------------------------------------- the other commands, in their order
 
 
+@pytest.mark.long
 def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(every):
     told = run_in(every, "other photos").stdout
     [listed] = every.glob("data/listed-*")  # the photos of my_photos that my_photos.csv lists
@@ -574,6 +575,7 @@ def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(ever
         assert (every / "figures" / figure.name).read_bytes() == figure.read_bytes()
 
 
+@pytest.mark.long
 def test_photos_without_labels_are_classified(every):
     save(coloured(HUES["Oak"], 5), every / "leaf.jpg", quality=95)
     run_in(every, "photos without labels")
@@ -594,6 +596,7 @@ def village(copy, mendeley):
     return copy
 
 
+@pytest.mark.long
 def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     split = pd.read_csv(village / "data" / "split.csv")
     assert len(split) > 100
@@ -601,12 +604,14 @@ def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     assert set(split["disease"]) == {"healthy", "Apple_scab"}
 
 
+@pytest.mark.long
 def test_models_of_ones_own_are_trained(village):
     run_in(village, "own variants")
     trained = [json.loads(file.read_text())["name"] for file in village.glob("runs/03-*/spec.json")]
     assert {"few filters", "my own"} <= {*trained}
 
 
+@pytest.mark.long
 def test_a_cluster_started_by_hand_trains(copy):
     port, before = free_port(), {*copy.glob("runs/02-*/result.json")}
     with served(copy, "scheduler", port, "scheduler.log"), served(copy, "worker", port, "worker.log"):
@@ -617,6 +622,7 @@ def test_a_cluster_started_by_hand_trains(copy):
     assert len({*copy.glob("runs/02-*/result.json")} - before) == 3  # two seeds and the refit
 
 
+@pytest.mark.long
 def test_jupyter_lab_shows_the_notebooks(copy):
     port = free_port()
     with served(copy, "lab", port, "lab.log"):

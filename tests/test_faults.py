@@ -389,6 +389,7 @@ def test_a_second_command_names_the_first(whole_run, run_all):
     )
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_within_seconds_and_the_same_command_goes_on(whole_run, run_all):
     copy, long = whole_run[0], ["--profile", "tiny", "--only", "02", "-p", "epochs", "100", "-p", "patience", "None"]
     with open(copy / "log.txt", "w+", encoding="utf-8") as log:
@@ -423,6 +424,7 @@ def in_own_mounts(script, **names):
     return subprocess.run(command, env=os.environ | names, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 @needs_mounts
 def test_a_full_disk_is_one_sentence_and_room_lets_it_go_on(tmp_path):
     """The project on a small disk: chapter 1 cannot store its images, then there is room."""
