@@ -8,7 +8,7 @@ button.addEventListener("click", () => {
 });
 
 // The contents: folded on a phone, the current place marked.
-if (matchMedia("(max-width: 60rem)").matches) document.getElementById("contents").open = false;
+if (matchMedia("(max-width: 75rem)").matches) document.getElementById("contents").open = false;
 const links = new Map([...document.querySelectorAll("nav li a")].map((link) => [link.hash.slice(1), link]));
 const headings = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
 let waiting = false;
@@ -21,7 +21,7 @@ function markPlace() {
   if (!here) return;
   here.setAttribute("aria-current", "true");
   here.closest("nav > details > ol > li").classList.add("here");
-  if (!matchMedia("(max-width: 60rem)").matches) here.scrollIntoView({ block: "nearest" });
+  if (!matchMedia("(max-width: 75rem)").matches) here.scrollIntoView({ block: "nearest" });
 }
 addEventListener("scroll", () => { if (!waiting) { waiting = true; setTimeout(markPlace, 100); } }, { passive: true });
 markPlace();
