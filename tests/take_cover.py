@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH, HEIGHT = 1100, 1000  # pixels of the page, its contents left out
+WIDTH, HEIGHT = 1100, 1000  # pixels of the page, without its contents
 CONTENTS = 304  # pixels wide
 
 
