@@ -331,7 +331,6 @@ def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, r
     assert "second test set" in page
 
 
-@pytest.mark.long
 def test_an_external_folder_without_a_known_photo_stops_the_chapter(whole_run, run_all, tmp_path):
     sentence = "no photo of the classes Apple"
     paint(tmp_path / "Moss" / "0.jpg", seed=1)
@@ -405,7 +404,6 @@ def test_a_second_run_trains_nothing(whole_run, run_all):
     assert {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")} == results
 
 
-@pytest.mark.long
 def test_force_trains_the_models_of_the_chapter_again_and_no_others(whole_run, run_all):
     runs = whole_run[0] / "runs"
     record = json.loads((runs / "02.json").read_text(encoding="utf-8"))
@@ -427,7 +425,6 @@ def test_force_trains_the_models_of_the_chapter_again_and_no_others(whole_run, r
         assert (time > before[name][0]) == (name.startswith("02-") or name in recorded)
 
 
-@pytest.mark.long
 def test_balance_reaches_the_training(whole_run, run_all):
     runs = whole_run[0] / "runs"
     known = set(runs.iterdir())
@@ -437,7 +434,6 @@ def test_balance_reaches_the_training(whole_run, run_all):
     assert {json.loads((folder / "spec.json").read_text())["balance"] for folder in new} == {"oversample"}
 
 
-@pytest.mark.long
 def test_a_model_of_ones_own_is_trained_and_compared(whole_run, run_all):
     own = {"plain": {"layers": [["Flatten", {}], ["Dense", {"units": 14, "activation": "softmax"}]]}}
     chapter_2 = run_all("--profile", "tiny", "--only", "02")
@@ -475,7 +471,6 @@ def dirty(whole_run, run_all, tmp_path_factory):
     return folder, planted, run_all("--only", "01", "--data", folder)
 
 
-@pytest.mark.long
 def test_a_finished_report_is_kept_aside_when_its_chapters_go(whole_run, dirty):
     copy = whole_run[0]
     [*_, kept] = sorted((copy / "report" / "earlier").iterdir())
@@ -487,7 +482,6 @@ def test_a_finished_report_is_kept_aside_when_its_chapters_go(whole_run, dirty):
     assert not (copy / "report" / ".last").exists()
 
 
-@pytest.mark.long
 def test_a_dirty_folder_is_told_and_sorted_out(whole_run, dirty):
     copy, (_, planted, done) = whole_run[0], dirty
     assert done.returncode == 0, done.stderr[-3000:]
@@ -505,7 +499,6 @@ def test_a_dirty_folder_is_told_and_sorted_out(whole_run, dirty):
     assert '"leaves" 葉' in card
 
 
-@pytest.mark.long
 def test_a_second_run_on_unchanged_data_decodes_nothing(whole_run, dirty, run_all):
     """Even spoilt photos do not matter, as long as their length and time of change stay."""
     copy, (folder, _, _) = whole_run[0], dirty
@@ -527,7 +520,6 @@ def test_a_second_run_on_unchanged_data_decodes_nothing(whole_run, dirty, run_al
     assert "the present split is made from" in other.stderr
 
 
-@pytest.mark.long
 def test_plant_village_is_folded_and_added_photos_move_none(whole_run, run_all):
     copy = whole_run[0]
     folders = ["Apple___Apple_scab", "Apple___healthy", "Corn_(maize)___healthy", "Pepper,_bell___healthy"]
