@@ -14,6 +14,7 @@ from leaves.report.chapters import CHAPTERS
 from leaves.report.options import last_data, read_options
 from leaves.report.render import render_report
 from leaves.report.side_by_side import clock, execute_chapters
+from leaves.report.unchanged import known_chapters, remember_state, state_file, unchanged_chapters
 
 import yaml
 
@@ -29,17 +30,29 @@ def main():
         quiet_kernels()
         if CHAPTERS[0] in options.chapters:
             say_which_data(options, values)
+        known = {} if options.force else known_chapters()
+        unchanged = unchanged_chapters(options.chapters, values, known)
+        for chapter in unchanged:
+            print(f"{chapter.stem}: unchanged, so it is not executed again")
+        changed = [chapter for chapter in options.chapters if chapter not in unchanged]
+        if not changed:
+            print(f"\nThe report is {places.REPORT / 'report.html'}, as it was.")
+            return
         keep.keep_last_report()
         if options.force:
             os.environ["LEAVES_NO_EVIDENCE"] = "1"  # read by leaves.runs in the kernels
             forget_runs(options.chapters)
-        stopped = execute_chapters(options.chapters, values)
+        stopped = execute_chapters(changed, values)
         keep.settle_last_report(keep.forget_stale())
         if shown := keep.shown_chapters():
             seconds = time.monotonic() - start
             page = render_report(shown, places.REPORT / "report.html", options.profile, command, seconds)
             print(f"\nThe report is {page}, made in {clock(time.monotonic() - start)} minutes", end=" ")
             print(f"with at most {peak_memory():.1f} GB of memory in a chapter.")
+        if stopped:
+            state_file().unlink(missing_ok=True)
+        else:
+            remember_state(changed, values, known)
     if stopped:
         sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
 
