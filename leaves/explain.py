@@ -1,9 +1,13 @@
 """Where a network looks: LayerCAM (Jiang et al. 2021), and how much of it lies on the leaf."""
 
+import hashlib
 from contextlib import contextmanager
+from pathlib import Path
 
+from leaves import evaluation
 from leaves.backgrounds import leaf_masks
 from leaves.batches import in_batches
+from leaves.cache import computed_once
 from leaves.dataset import load_images
 from leaves.evaluation import load_network
 from leaves.training import flat_layers
@@ -14,6 +18,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+CODE = hashlib.sha256(Path(__file__).read_bytes() + evaluation.CODE.encode()).hexdigest()[:8]
 FINE = 16  # places on a side of the maps: coarser ones cannot be read
 
 
@@ -72,6 +77,23 @@ def brightness(heat):
     return smooth / np.maximum(smooth.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
+def stored_heat(run, split, rows):
+    """`layer_cam` of some photos of the test subset, computed once.
+
+    Parameters
+    ----------
+    rows : array of int
+    """
+    key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']} {rows.tolist()}"
+
+    def compute():
+        images, network = load_images(split, "test", run.spec["image_size"])[0][rows], load_network(run.folder)
+        return {"heat": np.concatenate([layer_cam(network, batch) for batch in in_batches(images)])}
+
+    name = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return computed_once(run.folder / f"heat-{name}.npz", key, compute)["heat"]
+
+
 def heat_examples(labels, models, on_test, split):
     """Where models look in three test photos that they get right, and in three that they get wrong.
 
@@ -96,7 +118,7 @@ def heat_examples(labels, models, on_test, split):
         right, wrong = (outlined[(predicted == truth)[outlined] == is_right] for is_right in (True, False))
         rows = np.concatenate([right[:: max(1, len(right) // 3)][:3], wrong[:3]])
         pictures = load_images(split, "test", models[label].spec["image_size"])[0][rows]
-        heat = brightness(layer_cam(load_network(models[label].folder), pictures))
+        heat = brightness(stored_heat(models[label], split, rows))
         examples[label] = {"picture": pictures, "heat": heat, "mask": masks[rows]}
         examples[label] |= {"truth": truth[rows], "predicted": predicted[rows]}
     return examples
@@ -135,9 +157,7 @@ def attention_table(labels, models, split, rows):
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]
     for label in labels if len(rows) else ():
-        images = load_images(split, "test", models[label].spec["image_size"])[0]
-        network = load_network(models[label].folder)
-        heat = np.concatenate([layer_cam(network, batch) for batch in in_batches(images[rows])])
+        heat = stored_heat(models[label], split, rows)
         shares = share_on_leaf(heat, masks[rows])
         told = ~np.isnan(shares)
         table[label] = {"weight on the leaf": shares[told].mean(), "area of the leaf": masks[rows][told].mean()}

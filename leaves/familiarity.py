@@ -13,11 +13,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaves import places
+from leaves import other_photos, places
 from leaves.cache import computed_once
 from leaves.dataset import DEVELOPMENT
 from leaves.evaluation import load_network, predict_all
 from leaves.features import frozen_outputs
+from leaves.files import file_hash
 from leaves.runs import read_run
 from leaves.training import batch_function
 
@@ -154,6 +155,21 @@ def learn(run, split):
     known = known_photos(train)
     nearness, probability = similarity(validation, known), run.validation_probabilities.max(axis=1)
     return Familiarity(run.folder, run.spec["image_size"], known, nearness, probability)
+
+
+def of_backgrounds(familiar, split):
+    """How familiar the backgrounds of the test photos are without their leaves, computed once.
+
+    Returns
+    -------
+    array of float32, shape (k,), 0 to 1, see `other_photos.backgrounds_alone`
+    """
+    key = f"{CODE} {other_photos.CODE} {split.attrs['hash']} {file_hash(familiar.folder / 'model.keras')}"
+
+    def compute():
+        return {"score": familiar.of_images(other_photos.backgrounds_alone(split, familiar.size))}
+
+    return computed_once(familiar.folder / "leafless.npz", key, compute)["score"]
 
 
 def known_photos(train):

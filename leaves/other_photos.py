@@ -81,6 +81,11 @@ def pictures_elsewhere(split, size):
     }
 
 
+def answered(run, images):
+    """A model's answer to images: array of float32, shape (n, classes)."""
+    return predict_all(predictor(run.folder), images)
+
+
 def answers_elsewhere(models, split, ensembles):
     """Let every model and ensemble answer to the pictures of `pictures_elsewhere`; kept beside its run.
 
@@ -102,19 +107,17 @@ def answers_elsewhere(models, split, ensembles):
     [best] = ensembles["Test-time augmentation"]
 
     def compute(run, answer):
-        return {kind: answer(of_kind) for kind, of_kind in pictures(run.spec["image_size"]).items()}
+        return {kind: answer(run, of_kind) for kind, of_kind in pictures(run.spec["image_size"]).items()}
 
     key, stored = f"{CODE} {split.attrs['hash']}", {}
     for label, run in sorted(models.items(), key=lambda model: model[1].spec["image_size"]):
         if run.result["initial_weights"] == "random":
             continue
         of_run = f"{key} {run.result['hashes']['model.keras']}"
-        answer = functools.partial(predict_all, predictor(run.folder))
-        stored[label] = computed_once(run.folder / "elsewhere.npz", of_run, functools.partial(compute, run, answer))
+        stored[label] = computed_once(run.folder / "elsewhere.npz", of_run, functools.partial(compute, run, answered))
         if label == best:
-            answer = functools.partial(mirrored, run)
             file = run.folder / "elsewhere-mirrored.npz"
-            augmented = computed_once(file, of_run, functools.partial(compute, run, answer))
+            augmented = computed_once(file, of_run, functools.partial(compute, run, mirrored))
     truth = subset_truth(split, "test")[rows]
     of_kind = {kind: {label: answers[kind] for label, answers in stored.items()} for kind in (OTHER, ALONE)}
     return {kind: Answers(truth, combined(of_kind[kind], ensembles, augmented[kind])) for kind in of_kind}

@@ -42,6 +42,7 @@ ORDER = [
         "report.chapters",
         "report.options",
         "report.keep",
+        "report.unchanged",
         "report.execute",
         "report.side_by_side",
         "report.page",

@@ -397,11 +397,22 @@ def test_a_weights_file_that_does_not_fit_stops_chapter_four(whole_run, run_all,
     assert set(whole_run[0].glob("runs/*/result.json")) == runs
 
 
-def test_a_second_run_trains_nothing(whole_run, run_all):
+def test_a_second_run_trains_nothing_and_a_third_executes_nothing(whole_run, run_all):
     copy, _ = whole_run
-    results = {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")}
-    assert run_all("--profile", "tiny", "--only", "02,03,04,05,06").returncode == 0
-    assert {file: file.stat().st_mtime_ns for file in copy.glob("runs/*/*")} == results
+    command = ["--profile", "tiny", "--only", "02,03,04,05,06"]
+
+    def times(*patterns):
+        return {file: file.stat().st_mtime_ns for pattern in patterns for file in copy.glob(pattern)}
+
+    (copy / "report" / "state.json").unlink()  # so that the chapters are executed
+    trained = times("runs/*/*")
+    second = run_all(*command)
+    assert (second.returncode, "unchanged" in second.stdout) == (0, False)
+    assert times("runs/*/*") == trained
+    left = times("runs/*/*", "report/*.*", "report/figures/*")
+    third = run_all(*command)
+    assert (third.returncode, third.stdout.count(": unchanged, so it is not executed again")) == (0, 5)
+    assert times("runs/*/*", "report/*.*", "report/figures/*") == left | times("report/kernels.log")
 
 
 def test_force_trains_the_models_of_the_chapter_again_and_no_others(whole_run, run_all):
@@ -507,8 +518,10 @@ def test_a_second_run_on_unchanged_data_decodes_nothing(whole_run, dirty, run_al
         stat = file.stat()
         file.write_bytes(b"?" * stat.st_size)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (copy / "report" / "state.json").unlink()
     done = run_all("--only", "01")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "unchanged" not in done.stdout
     assert f"Using the photos of {folder.resolve()}, as in the last run" in done.stdout
     assert (copy / "data" / "split.csv").read_bytes() == split
     notebook = copy / "notebooks" / "01_data_split.ipynb"

@@ -11,7 +11,7 @@ from leaves.report.chapters import CHAPTERS, READERS, chapter_parameters
 from leaves.report.options import DATA_WORDS, last_data
 
 CODE = ("helpers.py", "requirements.txt", "constraints.txt", "leaves/**/*.*", "notebooks/*.ipynb")
-PASSING = {"lock", "lock.holder", "kernels.log", "split"}  # files and folders that say nothing about a result
+PASSING = {"lock", "lock.holder", "locks", "kernels.log", "split"}  # files and folders that say nothing about a result
 
 
 def state_file():
