@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster, as_completed, get_worker
 TOPIC = "leaf-epochs"
 ONE_AT_A_TIME = threading.Lock()  # in a worker with several threads
 ATTEMPTS = 3  # of a run, whether its training fails or its worker dies
+PATIENCE = 10  # seconds in which a scheduler must answer
 
 
 @functools.lru_cache(maxsize=1)
@@ -28,7 +29,7 @@ def connect(address):
     """A client of the scheduler at an address, or of N new processes for "local:N", which end with this process."""
     if not address.startswith("local:"):
         try:
-            return Client(address, timeout=10)
+            return Client(address, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise InputError(f"No Dask scheduler answers at {address}: start one, or omit --scheduler.") from error
     count = int(address.removeprefix("local:"))

@@ -95,6 +95,9 @@ def are_variants(value):
     )
 
 
+# Pretrained networks. The weights of the first come with a package, so it is always there to compare others with.
+BACKBONES = ("EfficientNetLite0", "ResNet50", "VGG16", "EfficientNetB4")
+
 PARAMETERS = {
     # chapter 1
     "data": text("the photos", 'a folder, "sample", "plant_village" or None', place="folder", none=True),
@@ -143,6 +146,11 @@ PARAMETERS = {
     "search_trials": whole("trials of the search", 1, 100_000),
     "search_epochs": whole("epochs of each trial in the first round", 1, 1000),
     # chapters 4 and 5
+    "backbones": Parameter(
+        "pretrained networks",
+        f"a list of {BACKBONES[0]} and any of {', '.join(BACKBONES[1:])}",
+        lambda value: is_list(value, lambda name: name in BACKBONES, 1) and BACKBONES[0] in value,
+    ),
     "weights": text("folder of weights", "a folder", place="folder"),
     "views": whole("augmented views of each training photo", 0, 100),
     "head_epochs": whole("epochs of each head at most", 1, 1000),

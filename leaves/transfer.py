@@ -377,7 +377,7 @@ def higher(better, worse, models):
     """
     for label in (better, worse):
         if label not in models:
-            return not_tested(f"no ImageNet weights for {label.split(',')[0]}")[0]
+            return not_tested(f"{label.split(',')[0]} was not trained with ImageNet weights")[0]
     kind = {"measure": "macro F1 of backbones", "margin": 0.0}  # an order, however small the steps
     return evidence(f"{better} minus {worse}", "higher", **pairs(models[better], models[worse], score), **kind)
 

@@ -20,12 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
 SHARED = {"own_copy": "benchmarks", "copy": "documented", "run_all": "run_all.sh", "undisturbed": "run_all.sh"}
+LONG = {"copy", "dirty", "undisturbed"}  # fixtures that run commands for minutes
 
 
 def pytest_itemcollected(item):
     """Say which tests belong together; the others stay with their file."""
     group = next((SHARED[name] for name in SHARED if name in item.fixturenames), item.path.stem)
     item.add_marker(pytest.mark.xdist_group(group))
+    if LONG & {*item.fixturenames}:
+        item.add_marker(pytest.mark.long)
 
 
 def pytest_addoption(parser):

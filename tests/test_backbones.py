@@ -11,7 +11,19 @@ import socketserver
 import threading
 import time
 
-from leaves import backbones, batches, custom_cnn, dataset, efficientnet_lite, features, files, places, runs, training
+from leaves import (
+    backbones,
+    batches,
+    custom_cnn,
+    dataset,
+    efficientnet_lite,
+    features,
+    files,
+    parameters,
+    places,
+    runs,
+    training,
+)
 
 import h5py
 import keras
@@ -356,6 +368,7 @@ def test_preprocessing_is_keras_own(name, module):
     np.testing.assert_allclose(ours, own, atol=1e-4)
 
 
+@pytest.mark.long
 def test_efficientnet_gives_what_keras_gives_with_its_own_weights(tmp_path, monkeypatch):
     """Keras builds another network for weights="imagenet" than for a file."""
     made = keras.applications.EfficientNetB4(include_top=False, weights=None, input_shape=(32, 32, 3))
@@ -376,6 +389,7 @@ def test_efficientnet_gives_what_keras_gives_with_its_own_weights(tmp_path, monk
 def test_the_original_cut_of_resnet_is_its_143rd_layer():
     network = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
     assert network.layers[142].name == backbones.BACKBONES["ResNet50"].cut
+    assert {*parameters.BACKBONES} == {*backbones.BACKBONES}
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.05)])

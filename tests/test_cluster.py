@@ -49,6 +49,7 @@ def outcome(runs):
     ]
 
 
+@pytest.mark.long
 def test_two_workers_give_what_this_process_gives_though_one_is_killed(project, two_workers, monkeypatch):
     specs = specs_of(project, epochs=40, filters=(4, 8), patience=None, batch_size=8)
     remote = []
@@ -69,6 +70,7 @@ def test_two_workers_give_what_this_process_gives_though_one_is_killed(project, 
     assert outcome(helpers.train_all(specs, project, custom_cnn.prepare)) == found
 
 
+@pytest.mark.long
 def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project, two_workers):
     attempts = places.RUNS / "attempts"
 
@@ -87,6 +89,7 @@ def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project,
     assert not runs.find_run(specs[1])
 
 
-def test_a_scheduler_that_does_not_answer_is_named():
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     with pytest.raises(files.InputError, match="No Dask scheduler answers at tcp://127.0.0.1:9: start one"):
         cluster.connect("tcp://127.0.0.1:9")

@@ -132,6 +132,7 @@ EVERY = {
     "own_variants": {"few filters": {"filters": [4, 4, 4]}},
     "search_trials": 5,
     "search_epochs": 2,
+    "backbones": ["ResNet50", "EfficientNetB4", "VGG16", "EfficientNetLite0"],
     "weights": "my_weights",
     "views": 3,
     "head_epochs": 3,
@@ -519,6 +520,10 @@ def test_every_parameter_reaches_the_chapters_that_have_it(every):
 
 def test_every_model_has_a_score_on_the_second_test_set(every):
     scores = pd.read_csv(every / "report" / "scores.csv")
+    listed = list(zip(scores["model"], scores["chapter"], strict=True))
+    assert [row for row in listed if row[0] in EVERY["backbones"]] == [
+        (name, chapter) for chapter in (4, 5) for name in EVERY["backbones"]
+    ]
     assert scores[["external_accuracy", "external_macro_f1"]].notna().all(axis=None)
     assert "the class Yew, which no model knows" in (every / "report" / "report.html").read_text(encoding="utf-8")
 
@@ -563,7 +568,6 @@ def test_a_run_that_is_no_study_keeps_its_evidence(every):
 # ---------------------------------------------------------------- the other commands, in their order
 
 
-@pytest.mark.long
 def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(every):
     told = run_in(every, "other photos").stdout
     [listed] = every.glob("data/listed-*")  # the photos of my_photos that my_photos.csv lists
@@ -575,7 +579,6 @@ def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(ever
         assert (every / "figures" / figure.name).read_bytes() == figure.read_bytes()
 
 
-@pytest.mark.long
 def test_photos_without_labels_are_classified(every):
     save(coloured(HUES["Oak"], 5), every / "leaf.jpg", quality=95)
     run_in(every, "photos without labels")
@@ -596,7 +599,6 @@ def village(copy, mendeley):
     return copy
 
 
-@pytest.mark.long
 def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     split = pd.read_csv(village / "data" / "split.csv")
     assert len(split) > 100
@@ -604,14 +606,12 @@ def test_plant_village_is_downloaded_and_folded_into_its_species(village):
     assert set(split["disease"]) == {"healthy", "Apple_scab"}
 
 
-@pytest.mark.long
 def test_models_of_ones_own_are_trained(village):
     run_in(village, "own variants")
     trained = [json.loads(file.read_text())["name"] for file in village.glob("runs/03-*/spec.json")]
     assert {"few filters", "my own"} <= {*trained}
 
 
-@pytest.mark.long
 def test_a_cluster_started_by_hand_trains(copy):
     port, before = free_port(), {*copy.glob("runs/02-*/result.json")}
     with served(copy, "scheduler", port, "scheduler.log"), served(copy, "worker", port, "worker.log"):
@@ -622,7 +622,6 @@ def test_a_cluster_started_by_hand_trains(copy):
     assert len({*copy.glob("runs/02-*/result.json")} - before) == 3  # two seeds and the refit
 
 
-@pytest.mark.long
 def test_jupyter_lab_shows_the_notebooks(copy):
     port = free_port()
     with served(copy, "lab", port, "lab.log"):
@@ -674,7 +673,6 @@ def own_copy(copy, tmp_path_factory):
     return own
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [*TOLD][1:])
 def test_a_benchmark_comes_to_its_end(own_copy, name):
     assert re.search(TOLD[name], run_in(own_copy, name).stdout)

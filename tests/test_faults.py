@@ -380,6 +380,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_scores(undistur
         assert not [file for file in copy.rglob("*unfinished*") if ".venv" not in file.parts]
 
 
+@pytest.mark.long
 def test_a_second_command_names_the_first(whole_run, run_all):
     with locks.locked(whole_run[0] / "runs" / "lock"):
         done = run_all("--profile", "tiny", "--only", "02")
@@ -447,6 +448,7 @@ def test_a_full_disk_is_one_sentence_and_room_lets_it_go_on(tmp_path):
     assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
 
 
+@pytest.mark.long
 @needs_mounts
 def test_a_data_folder_that_is_read_only_is_enough(whole_run, photos):
     done = in_own_mounts(
@@ -461,6 +463,7 @@ def test_a_data_folder_that_is_read_only_is_enough(whole_run, photos):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @needs_mounts
 def test_a_project_that_is_read_only_is_one_sentence(tmp_path):
     copy = clone(tmp_path / "copy")

@@ -220,6 +220,7 @@ def tail(project, head, tmp_path, monkeypatch):
     return frozen, runs.find_run(spec), origins
 
 
+@pytest.mark.long
 def test_a_frozen_network_its_tail_and_their_mean(project, tail):
     frozen, run, origins = tail
     assert any_background.tail_specs([frozen], project, 0) == []

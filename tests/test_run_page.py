@@ -124,7 +124,14 @@ def test_links_in_the_page_have_their_targets(open_page):
     assert missing == []
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1440),
+        pytest.param("dark", 1440, marks=pytest.mark.long),
+        pytest.param("light", 390, marks=pytest.mark.long),
+    ],
+)
 def test_axe_finds_no_serious_violation(open_page, scheme, width):
     page = open_page(width, scheme)
     page.get_by_role("button", name=re.compile("code")).click()
@@ -137,6 +144,7 @@ def test_axe_finds_no_serious_violation(open_page, scheme, width):
     assert serious == []
 
 
+@pytest.mark.long
 def test_names_of_classes_and_files_are_shown_and_not_executed(browser, run_all, whole_run, tmp_path):
     for number, label in enumerate(
         ("<script>alert(1)<", "<img src=x onerror=alert(2)>", "$(touch pwned)`touch pwned`;'\"")

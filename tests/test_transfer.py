@@ -168,15 +168,16 @@ def test_a_comparison_takes_the_pairs_of_repeats():
 def test_backbones_without_weights_are_not_compared_and_others_still_are():
     models = {"ResNet50": repeats_of([0.9, 0.89, 0.91]), "VGG16": repeats_of([0.4, 0.41, 0.39])}
     comparisons = [transfer.higher("ResNet50", other, models) for other in ("VGG16", "EfficientNetB4")]
-    assert comparisons[1] == claims.not_tested("no ImageNet weights for EfficientNetB4")[0]
+    assert comparisons[1] == claims.not_tested("EfficientNetB4 was not trained with ImageNet weights")[0]
     record = {"claim": "C15", "said": "", "figure": "", "comparisons": comparisons}
     [judged] = claims.judge([record], 5).to_dict("records")
     assert judged["verdict"] == "confirmed"
     assert list(transfer.differences_table(comparisons, 5).index) == ["ResNet50 minus VGG16"]
     [judged] = claims.judge([record | {"comparisons": comparisons[1:]}], 5).to_dict("records")
-    assert (judged["verdict"], judged["reason"]) == ("not tested", "no ImageNet weights for EfficientNetB4")
+    why = "{} was not trained with ImageNet weights"
+    assert (judged["verdict"], judged["reason"]) == ("not tested", why.format("EfficientNetB4"))
     steps = [transfer.higher("VGG16, fine-tuned", other, {}) for other in ("VGG16, head alone", "ResNet50")]
-    assert [row["reason"] for row in steps] == ["not tested: no ImageNet weights for VGG16"] * 2  # each reason once
+    assert [row["reason"] for row in steps] == [f"not tested: {why.format('VGG16')}"] * 2  # each reason once
 
 
 def test_differences_have_an_interval_from_two_pairs_on():
