@@ -132,7 +132,7 @@ EVERY = {
     "own_variants": {"few filters": {"filters": [4, 4, 4]}},
     "search_trials": 5,
     "search_epochs": 2,
-    "backbones": ["ResNet50", "EfficientNetB4", "VGG16", "EfficientNetLite0"],
+    "backbones": ["ResNet50", "VGG16", "EfficientNetLite0"],
     "weights": "my_weights",
     "views": 3,
     "head_epochs": 3,
