@@ -84,8 +84,8 @@ def move_answer(soup, section):
 
 
 def fold_code(soup, main):
-    """One bar for the code and the logs of each section, after what it shows; a cell that shows nothing goes."""
-    pending = []
+    """One bar for the code and the logs of each section, beside its heading; a cell that shows nothing goes."""
+    pending, heading = [], None
 
     def close(before):
         if not pending:
@@ -97,13 +97,14 @@ def fold_code(soup, main):
             fold.summary.decompose() if "code" in fold["class"] else None
             for child in [fold] if fold.summary else [*fold.contents]:
                 bar.append(child.extract())
-        before.insert_after(bar)
+        (heading or before).insert_after(bar)
         pending.clear()
 
     last = None
     for child in [*main.find_all(["h1", "h2", "section", "p", "ul"], recursive=False)]:
         if child.name in ("h1", "h2") or child.get("id"):
             close(last)
+            heading = child if child.name == "h2" else None
         elif child.name == "section" and "parameters" not in child.get("class", []):
             pending += [fold.extract() for fold in child.select("details.code, details.log")]
             if not child.get_text(strip=True) and not child.find(["img", "svg"]):
