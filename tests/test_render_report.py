@@ -73,13 +73,13 @@ def test_a_chapter_opens_with_its_finding():
     assert "End" not in soup.get_text()
 
 
-def test_the_code_of_a_section_is_one_bar_after_its_outputs():
+def test_the_code_of_a_section_is_one_bar_beside_its_heading():
     page = page_of("<h1>1. One</h1><h2>A</h2>", cell("", "OUT", code="one"), cell("", code="two"), "<h2>B</h2>")
     soup = BeautifulSoup(page, "html.parser")
     [bar] = soup.select("details.code")
     assert bar.get_text() == "Codeonetwo"
-    assert bar.find_previous(string="OUT") is not None
-    assert bar.find_next("h2").get_text() == "B"
+    assert bar.find_previous_sibling().get_text() == "A"
+    assert bar.find_next(string="OUT") is not None
     assert len(soup.select("section")) == 1  # a cell without an output is gone
 
 
