@@ -11,10 +11,10 @@ from pathlib import Path
 from leaves import places, sample
 from leaves.files import InputError, disk_errors_explained, link_or_copy, read_json, read_regular, user_path
 from leaves.photos import IMAGE_SUFFIXES, find_images
+from leaves.progress import tqdm
 
 import keras
 import pandas as pd
-from tqdm import tqdm
 
 DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # in the place of a folder
 PLANT_VILLAGE = {

@@ -11,9 +11,10 @@ from leaves.files import disk_errors_explained, read_json
 from leaves.locks import locked
 from leaves.report import keep
 from leaves.report.chapters import CHAPTERS
+from leaves.report.live import clock
 from leaves.report.options import last_data, read_options
 from leaves.report.render import render_report
-from leaves.report.side_by_side import clock, execute_chapters
+from leaves.report.side_by_side import execute_chapters
 from leaves.report.unchanged import known_chapters, remember_state, state_file, unchanged_chapters
 
 import yaml
