@@ -43,6 +43,8 @@ ORDER = [
         "report.options",
         "report.keep",
         "report.unchanged",
+        "report.cells",
+        "report.plan",
         "report.live",
         "report.execute",
         "report.side_by_side",
