@@ -15,6 +15,8 @@ else:
 
 BAR = {} if AS_TEXT else {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"}
 
+ALIKE = 32  # times: a much shorter training spent its time on preparation, which tells nothing of a long one
+
 # What follows a backbone's name in a label, by the chapter of its training.
 STEPS = {"04": ", transfer learning", "05": ", fine tuning"}
 
@@ -44,7 +46,8 @@ def estimated_seconds(waiting, finished, photos=None):
 
     Returns
     -------
-    float; None if for some of them no training on the same part of a network is finished
+    list of float, for each of those that are like any finished one: of the same part of a network, and in size at most
+    `ALIKE` times larger or smaller
     """
 
     def size(spec):
@@ -56,16 +59,15 @@ def estimated_seconds(waiting, finished, photos=None):
     def likeness(spec, other):
         return -abs(round(math.log2(size(other) / size(spec)))), spec.get("name") == other.get("name")
 
-    seconds = 0
+    found = []
     for spec in waiting:
         alike = [(likeness(spec, run.spec), run) for run in finished if part(run.spec) == part(spec)]
-        if not alike:
-            return None
-        best = max(found for found, _ in alike)
-        chosen = [run for found, run in alike if found == best]
-        speed = sum(run.result["train_seconds"] for run in chosen) / sum(size(run.spec) for run in chosen)
-        seconds += speed * size(spec)
-    return seconds
+        best = max((likely for likely, _ in alike), default=(-math.inf, False))
+        chosen = [run for likely, run in alike if likely == best]
+        if best[0] >= -math.log2(ALIKE):
+            speed = sum(run.result["train_seconds"] for run in chosen) / sum(size(run.spec) for run in chosen)
+            found.append(speed * size(spec))
+    return found
 
 
 def in_words(seconds):
@@ -86,13 +88,13 @@ def forecast(finished, waiting):
 
     Returns
     -------
-    str; empty if at most three wait or none like them is finished
+    str; empty if at most three wait, or if for one of them nothing like it is finished
     """
-    seconds = estimated_seconds(waiting, finished) if len(waiting) > 3 else None
-    if seconds is None:
+    seconds = estimated_seconds(waiting, finished)
+    if len(waiting) <= 3 or len(seconds) < len(waiting):
         return ""
-    count = len(finished) + len(waiting)
-    return f"{len(finished)} of {count} trainings are done; the others take {in_words(seconds)}, one after another."
+    count, time = len(finished) + len(waiting), in_words(sum(seconds))
+    return f"{len(finished)} of {count} trainings are done; the others take {time}, one after another."
 
 
 def tell_outcomes(runs):
@@ -130,7 +132,7 @@ def training_bar(queue, finished=()):
         print(line)
     total = sum(map(training_size, queue.values()))
     # Without smoothing the time left follows from all that was trained since the beginning.
-    with tqdm(total=total, mininterval=2, miniters=1, smoothing=0, disable=not queue, **BAR) as bar:
+    with tqdm(total=total, mininterval=2, miniters=1, smoothing=0, delay=0.01, disable=not queue, **BAR) as bar:
         yield Reporter(bar, queue)
 
 

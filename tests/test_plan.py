@@ -1,9 +1,10 @@
 """What run_all.sh --plan counts, and that it writes nothing; the whole command is run in test_run_all.py."""
 
 import ast
+import json
 
 import helpers
-from leaves import cache, custom_cnn, places, planning, runs
+from leaves import cache, custom_cnn, places, planning, runs, sources
 from leaves.files import write_atomic
 from leaves.progress import estimated_seconds, in_words
 from leaves.report import plan
@@ -12,6 +13,7 @@ from leaves.report.chapters import CHAPTERS
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 CODE = """
@@ -161,15 +163,22 @@ def test_without_a_split_chapter_one_comes_first(working_folder, chapter, capsys
     )
 
 
-def test_another_share_makes_another_split(project, capsys):
-    places.SOURCE_JSON.write_text('{"data": "sample", "settings": {"test_share": 0.2, "validation_share": 0.2}}')
-
-    def told(**values):
+def test_another_share_or_sample_makes_another_split(project, capsys):
+    def told(before, **values):
+        settings = {"test_share": 0.2, "validation_share": 0.2}
+        places.SOURCE_JSON.write_text(json.dumps({"data": before, "settings": settings}))
         return planned_lines(CHAPTERS[:1], values, capsys)[0]
 
-    assert "the split is taken to stand" in told()
-    assert "makes another split first (test_share changed)" in told(test_share=0.3)
-    assert "makes another split first (data changed)" in told(data="/photos")
+    stands = "01_data_split: is executed; the split is taken to stand"
+    assert told("/photos").startswith(stands)
+    assert "makes another split first (test_share changed)" in told("/photos", test_share=0.3)
+    assert "makes another split first (data changed)" in told("/photos", data="/other")
+    assert "makes another split first (the synthetic sample changed)" in told("sample")
+    split = pd.read_csv(places.SPLIT_CSV)
+    folder = sources.sample_folder(300, 128, 0).relative_to(places.ROOT)
+    split.assign(path=f"{folder}/" + split["path"]).to_csv(places.SPLIT_CSV, index=False)
+    assert told("sample", sample_count=300).startswith(stands)
+    assert "(the synthetic sample changed)" in told("sample", sample_count=301)
 
 
 def test_what_is_not_computed_yet_ends_a_plan(tmp_path):
@@ -196,14 +205,30 @@ def spec_of(**changes):
 
 def test_a_training_takes_as_long_as_those_most_like_it():
     finished = [run_of(10), run_of(20, name="B"), run_of(1000, epochs=100), run_of(5, backbone="VGG16")]
-    assert estimated_seconds([spec_of()], finished) == 10
-    assert estimated_seconds([spec_of(name="B")], finished) == 20
-    assert estimated_seconds([spec_of(name="C")], finished) == 15
-    assert estimated_seconds([spec_of(epochs=120)], finished) == 1200
-    assert estimated_seconds([spec_of(image_size=48), spec_of(backbone="ResNet50")], finished) == 22.5 + 5
-    assert estimated_seconds([spec_of(backbone="VGG16", cut="a")], finished) is None
-    assert estimated_seconds([spec_of(split="y 0", fraction=0.5)], [run_of(10)], {"x": 10, "y": 40}) == 20
-    assert estimated_seconds([], []) == 0
+
+    def seconds(**changes):
+        return estimated_seconds([spec_of(**changes)], finished)
+
+    assert (seconds(), seconds(name="B"), seconds(name="C")) == ([10], [20], [15])
+    assert (seconds(epochs=120), seconds(image_size=48), seconds(backbone="ResNet50")) == ([1200], [22.5], [5])
+    assert (seconds(backbone="VGG16", cut="a"), seconds(image_size=512)) == ([], [25600])
+    assert seconds(image_size=512, epochs=1000) == []  # 256 times more than any that was measured
+    assert estimated_seconds([spec_of(split="y 0", fraction=0.5)], [run_of(10)], {"x": 10, "y": 40}) == [20]
+    assert estimated_seconds([], []) == []
+
+
+def test_the_published_times_count_where_there_are_no_others():
+    own, published, photos = [run_of(60)], [run_of(600, backbone="VGG16")], {"x": 1}
+
+    def told(*waiting):
+        return plan.time_in_words(waiting, own, published, photos)
+
+    head, tail = spec_of(backbone="VGG16"), spec_of(backbone="VGG16", cut="a")
+    elsewhere = " by times in results/runs, perhaps of another machine"
+    assert (told(spec_of()), told(tail)) == ("about a minute", "no training like them was measured yet")
+    assert told(spec_of(), head) == f"about 11 minutes{elsewhere}"
+    assert told(spec_of(), head, tail) == f"about 11 minutes for 2 of them{elsewhere}"
+    assert told(spec_of(), tail) == "about a minute for 1 of them"
 
 
 def test_times_in_words():

@@ -127,12 +127,20 @@ def test_the_bar_of_trainings_is_a_line_of_text_in_a_report(monkeypatch):
     queue = {"a": {"name": "A", "epochs": 30, **shared}, "b": {"name": "B", "epochs": 10, **shared}}
     with progress.training_bar(queue) as told:
         told("a", 10, None)  # another process has trained ten epochs
-        assert said.state == "25 %, ? left; 0 of 2 trainings; A, seed 1, fold 0, epoch 11 of 30"
+        assert said.state == "25 %; 0 of 2 trainings; A, seed 1, fold 0, epoch 11 of 30"
         told("a", 20, 0.5)
         told("a", None, None)  # it stopped early
         told("b", 0, None)
         assert said.state == "75 %, 00:00 left; 1 of 2 trainings; B, seed 1, fold 0, epoch 1 of 10"
         told("b", 10, 0.5)
+
+
+def test_a_cleared_bar_gives_way_to_the_cell(monkeypatch):
+    said = live.Said()
+    said.write("\rcell 3 of 40\r50 %, 00:10 left; ResNet50, development")
+    assert said.state == "50 %, 00:10 left; ResNet50, development"
+    said.write(f"\r{' ' * 40}\r")
+    assert said.state == "cell 3 of 40"
 
 
 @pytest.mark.parametrize("as_text", [True, False])

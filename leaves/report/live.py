@@ -8,8 +8,9 @@ import time
 
 from tqdm import tqdm
 
-# The bars of chapters as lines of text, by settings that tqdm reads in their kernels; a finished bar goes.
-AS_TEXT = {"TQDM_BAR_FORMAT": "{percentage:.0f} %, {remaining} left; {desc}", "TQDM_LEAVE": ""}
+# The bars of chapters as lines of text, by settings that tqdm reads in their kernels: each replaces the last one,
+# and a finished one is cleared.
+AS_TEXT = {"TQDM_BAR_FORMAT": "{percentage:.0f} %, {remaining} left; {desc}", "TQDM_POSITION": "0", "TQDM_LEAVE": ""}
 EVERY = 60  # seconds between two lines in a log
 
 
@@ -17,12 +18,17 @@ class Said:
     """What a chapter says of itself: a file that keeps only the last state of the bars that are written into it."""
 
     def __init__(self):
-        self.state = ""
+        self.state = self.cell = "begins"
 
     def write(self, text):
-        """Take what a kernel or papermill writes; tqdm begins every state of a bar with a carriage return."""
-        if states := re.findall(r"\r([^\r\n\x1b]*[^\s\x1b])", text):
-            self.state = states[-1].strip()
+        """Take what a kernel or papermill writes; tqdm begins every state of a bar with a carriage return.
+
+        Where no bar is shown, the cell that is executed is what the chapter says.
+        """
+        for state in re.findall(r"\r([^\r\n\x1b]*)", text):
+            state = state.strip().replace(", ? left", "")
+            self.cell = state if state.startswith("cell ") else self.cell
+            self.state = state or self.cell
 
     def flush(self):
         """Nothing, which files have to be able to do."""

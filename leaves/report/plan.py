@@ -71,17 +71,31 @@ def plan_of_split(notebook, values, unchanged):
     given = {name: values.get(name, default) for name, default in chapter_parameters(notebook).items()}
     source = read_json(places.SOURCE_JSON)
     changed = [name for name, value in source.get("settings", {}).items() if given[name] != value]
-    changed += ["data"] if given["data"] not in (None, last_data()) else []
+    if given["data"] not in (None, last_data()):
+        changed.append("data")
+    elif last_data() == "sample" and not is_of_sample(given):
+        changed.append("the synthetic sample")
     if changed:
         return f"makes another split first ({', '.join(changed)} changed), {takes}", True
     return "is executed; the split is taken to stand, which it does if the photos are the same", False
+
+
+def is_of_sample(given):
+    """Whether the present split is of the synthetic sample with these parameters of chapter 1."""
+    from leaves.dataset import load_split  # Keras takes seconds
+    from leaves.sources import sample_folder
+
+    folder = sample_folder(given["sample_count"], given["sample_size"], given["data_seed"])
+    with contextlib.suppress(InputError):
+        return (places.ROOT / load_split()["path"][0]).is_relative_to(folder)
+    return False
 
 
 def copy_of_runs(folder, forgotten):
     """A folder that shows the finished runs by links, and takes what the chapters of a plan record; returns it."""
     folder.mkdir()
     for place in places.RUNS.glob("*"):
-        if place.is_dir() and place not in forgotten:
+        if (place / "spec.json").exists() and place not in forgotten:
             (folder / place.name).symlink_to(place)
         elif place.suffix == ".json":
             shutil.copy(place, folder)
@@ -121,15 +135,15 @@ def measured_runs():
 
     Returns
     -------
-    runs : list of leaves.runs.Run, of runs/, or if there are none of results/runs
+    own, published : list of leaves.runs.Run, those in runs/ and in results/runs
     photos : dict of a split's hash to the number of photos that a fold of it holds out
     """
     from leaves.dataset import load_split  # TensorFlow takes seconds
     from leaves.runs import Run
 
-    runs, photos = [], {}
-    for place in (places.RUNS, places.RESULTS / "runs"):
-        for file in place.glob("*/result.json") if not runs else ():
+    found, photos = ([], []), {}
+    for runs, place in zip(found, (places.RUNS, places.RESULTS / "runs"), strict=True):
+        for file in place.glob("*/result.json"):
             spec, result = read_json(file.with_name("spec.json")), read_json(file)
             answers = file.with_name("validation.npy")
             if spec and result and answers.exists():
@@ -139,18 +153,22 @@ def measured_runs():
     with contextlib.suppress(InputError):  # no split yet
         split = load_split()
         photos[split.attrs["hash"]] = int((split["fold"] == 0).sum())
-    return runs, photos
+    return *found, photos
 
 
-def time_in_words(waiting, measured, photos):
-    """How long trainings take, from `measured_runs`, in words."""
+def time_in_words(waiting, own, published, photos):
+    """How long trainings take by those of `measured_runs`, in words; published ones only where no own ones do."""
     from leaves.progress import estimated_seconds, in_words
 
-    seconds = estimated_seconds(waiting, measured, photos)
-    if seconds is None:
+    seconds, elsewhere = estimated_seconds(waiting, own, photos), ""
+    if len(seconds) < len(waiting):
+        with_published = estimated_seconds(waiting, own + published, photos)
+        if len(with_published) > len(seconds):
+            seconds, elsewhere = with_published, " by times in results/runs, perhaps of another machine"
+    if not seconds:
         return "no training like them was measured yet"
-    elsewhere = measured and measured[0].folder.parent != places.RUNS
-    return in_words(seconds) + (" by the times in results/runs, of another machine" if elsewhere else "")
+    of_some = f" for {len(seconds)} of them" if len(seconds) < len(waiting) else ""
+    return f"{in_words(sum(seconds))}{of_some}{elsewhere}"
 
 
 def in_one_line(plan, end, time):
