@@ -6,13 +6,17 @@ import os
 import re
 import socket
 import ssl
+import unittest.mock
 import urllib.error
+import urllib.request
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from leaves import efficientnet_lite, places
 from leaves.files import InputError, disk_errors_explained, file_hash, user_path
+from leaves.planning import PLAN, end_plan
 from leaves.training import flat_layers, seeded
 
 import h5py
@@ -120,6 +124,8 @@ def keras_files(name):
 def download(name, timeout):
     """Let Keras download its ImageNet weights of a backbone, or check those that it has.
 
+    In a plan the server is only asked whether it has them.
+
     Returns
     -------
     reason : str or None
@@ -129,14 +135,22 @@ def download(name, timeout):
     """
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
+    asked = unittest.mock.patch("keras.src.utils.file_utils.urlretrieve", ask_server) if PLAN.get() else nullcontext()
     try:
-        getattr(keras.applications, name)(include_top=False, input_shape=(64, 64, 3))
+        with asked:
+            getattr(keras.applications, name)(include_top=False, input_shape=(64, 64, 3))
         return None, False
     except Exception as error:  # noqa: BLE001 - keras.utils.get_file raises plain Exception for what urllib raised
         cause = error.__context__ if type(error) is Exception and error.__context__ else error
         return reason_of(cause, str(error)), is_silence(cause)
     finally:
         socket.setdefaulttimeout(usual_timeout)
+
+
+def ask_server(address, *_):
+    """Ask for a file in the place of `urlretrieve`, and end the plan if the server has it."""
+    urllib.request.urlopen(address).close()
+    end_plan("ImageNet weights that Keras downloads")
 
 
 def is_silence(error):

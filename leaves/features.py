@@ -17,6 +17,7 @@ from leaves.batches import Views, augment
 from leaves.cache import code_hash
 from leaves.dataset import DEVELOPMENT, load_images
 from leaves.files import InputError, atomic_file, write_atomic
+from leaves.progress import tqdm
 from leaves.runs import slug
 from leaves.training import batch_function, computing_in
 
@@ -24,7 +25,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.neighbors import NearestNeighbors
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)

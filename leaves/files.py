@@ -11,6 +11,8 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from leaves.planning import PLAN, end_plan
+
 
 class InputError(ValueError):
     """Input that the run cannot use; the message is one sentence that names it and the way out."""
@@ -77,6 +79,8 @@ def atomic_path(file):
     """
     start, end = f"{file.stem}.{platform.node()}.", f".unfinished{file.suffix}"
     unfinished = file.with_name(f"{start}{os.getpid()}{end}")
+    if (plan := PLAN.get()) and plan.folder != file.parent:
+        end_plan("files that are not written yet")
     try:
         with disk_errors_explained(file):
             file.parent.mkdir(parents=True, exist_ok=True)

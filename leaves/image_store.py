@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaves.planning import end_plan
+from leaves.progress import tqdm
+
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # told from the content; Pillow's other decoders stay closed
 INDEX_LINE = 65  # bytes: 64 hex digits and a line end
@@ -111,6 +113,7 @@ def store_images(folder, size, decoded):
     OSError
         When the disk is full; the images already written stay.
     """
+    end_plan("decoded photos")
     folder.mkdir(parents=True, exist_ok=True)
     pixels, index = store_files(folder, size)
     with open(pixels, "ab") as images, open(index, "ab") as names:

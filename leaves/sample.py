@@ -26,10 +26,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leaves.progress import tqdm
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
-from tqdm import tqdm
 
 SUPERSAMPLE = 2  # fields are computed at twice the asked size, then averaged: smooth edges and thin veins
 MIN_PER_CLASS = 5

@@ -11,10 +11,10 @@ from pathlib import Path
 from leaves import places, sample
 from leaves.files import InputError, disk_errors_explained, link_or_copy, read_json, read_regular, user_path
 from leaves.photos import IMAGE_SUFFIXES, find_images
+from leaves.progress import tqdm
 
 import keras
 import pandas as pd
-from tqdm import tqdm
 
 DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # in the place of a folder
 PLANT_VILLAGE = {
@@ -112,13 +112,18 @@ def locate(data, sample_count, sample_size, seed):
         folder = fetch_plant_village(places.DATA / "plant_village", **PLANT_VILLAGE)
         return folder, "PlantVillage without augmentation (Mendeley Data, doi:10.17632/tywbtsjrjv.1)"
     if data == "sample":
-        settings = f"{sample_count} {sample_size} {seed} {Path(sample.__file__).read_text(encoding='utf-8')}"
-        folder = places.DATA / f"sample-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        folder = sample_folder(sample_count, sample_size, seed)
         if not folder.exists():
             with disk_errors_explained(folder):
                 sample.render_dataset(folder, sample_count, sample_size, seed)
         return folder, f"synthetic leaves, {sample_size} x {sample_size} pixels, seed {seed} (leaves/sample.py)"
     return Path(data), f"the folder {Path(data).name}"
+
+
+def sample_folder(*settings):
+    """The folder of the synthetic sample with these settings, see `locate`, whether it was made or not."""
+    content = f"{' '.join(map(str, settings))} {Path(sample.__file__).read_text(encoding='utf-8')}"
+    return places.DATA / f"sample-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def listed_photos(folder, table):

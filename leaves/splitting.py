@@ -13,13 +13,13 @@ from leaves.dataset import SUBSETS, load_split
 from leaves.duplicates import nearest
 from leaves.files import InputError, disk_errors_explained, link_or_copy, write_atomic, write_with_checksum
 from leaves.photos import issue_table
+from leaves.progress import tqdm
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
-from tqdm import tqdm
 
 COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "disease", "fold"]  # of data/split.csv
 

@@ -3,8 +3,9 @@
 import base64
 import io
 
+from leaves.report.execute import last_states, merge_logs
 from leaves.report.page import SLOTS, finish_page
-from leaves.report.render import image_source, last_states, merge_logs
+from leaves.report.render import image_source
 
 import nbformat
 import numpy as np

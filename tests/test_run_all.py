@@ -70,7 +70,7 @@ def test_the_split_that_chapter_one_makes_anew_is_no_input(run_all, project_copy
 def test_help_names_every_option(run_all):
     done = run_all("--help")
     assert done.returncode == 0
-    for option in ("--profile", "--data", "--test", "--weights", "--only", "--force", "--scheduler", "-p"):
+    for option in ("--profile", "--data", "--test", "--weights", "--only", "--plan", "--force", "--scheduler", "-p"):
         assert option in done.stdout
 
 
@@ -432,6 +432,37 @@ def test_a_second_run_trains_nothing_and_a_third_executes_nothing(whole_run, run
     third = run_all(*command)
     assert (third.returncode, third.stdout.count(": unchanged, so it is not executed again")) == (0, 5)
     assert times("runs/*/*", "report/*.*", "report/figures/*") == left | times("report/kernels.log")
+
+
+def test_a_plan_counts_the_trainings_and_changes_nothing(whole_run, run_all):
+    copy, _ = whole_run
+
+    def listing():
+        places = [copy / name for name in ("data", "runs", "report", "results", "notebooks")]
+        files = [file for place in places for file in (place, *place.rglob("*"))]
+        return {file: (file.lstat().st_size, file.lstat().st_mtime_ns) for file in files}
+
+    def lines(*arguments):
+        before = listing()
+        done = run_all("--plan", "--profile", "tiny", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert listing() == before
+        return dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+
+    cached = lines()
+    assert cached.pop("01_data_split").endswith(("unchanged, so the split stands", "if the photos are the same"))
+    assert len(cached) == 6
+    assert all(re.fullmatch(r"[1-9]\d* trainings cached, none to train\.?", told) for told in cached.values()), cached
+    trained = len([*copy.glob("runs/*/result.json")])
+    assert int(cached["In all"].split()[0]) <= trained
+    changed = lines("-p", "epochs", "3")
+    of_two = r"0 trainings cached, at least 1 to train, .*(a minute|minutes)"
+    assert re.fullmatch(of_two, changed["02_custom_cnn"])
+    assert changed["03_regularisation_ablations"].startswith("0 trainings cached, at least 2 to train, ")
+    assert changed["04_transfer_learning"] == cached["04_transfer_learning"]
+    assert (changed["05_fine_tuning"], changed["06_comparison"]) == ("after chapter 2", "after chapters 2, 3, 5")
+    forced = lines("--force", "--only", "04")
+    assert re.match(r"0 trainings cached, at least \d+ to train, ", forced["04_transfer_learning"])
 
 
 @pytest.mark.long

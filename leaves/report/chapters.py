@@ -19,9 +19,6 @@ READERS = {
     "06": [],
 }
 
-# Share of the whole run that each chapter takes, in percent: the sample profile with nothing cached, on 2 cores.
-EXPECTED_SHARE = {"01": 3, "02": 25, "03": 26, "04": 16, "05": 19, "06": 11}
-
 
 def chapter_parameters(notebook):
     """The defaults of a notebook's parameters cell: dict of name to value.

@@ -11,9 +11,10 @@ from leaves.files import disk_errors_explained, read_json
 from leaves.locks import locked
 from leaves.report import keep
 from leaves.report.chapters import CHAPTERS
+from leaves.report.live import clock
 from leaves.report.options import last_data, read_options
 from leaves.report.render import render_report
-from leaves.report.side_by_side import clock, execute_chapters
+from leaves.report.side_by_side import execute_chapters
 from leaves.report.unchanged import known_chapters, remember_state, state_file, unchanged_chapters
 
 import yaml
@@ -24,6 +25,9 @@ def main():
     start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
     options = read_options(sys.argv[1:])
     values = effective_parameters(options)
+    if options.plan:
+        say_plan(options, values)
+        return
     if options.scheduler:
         check_scheduler(options.scheduler)
     with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
@@ -57,6 +61,17 @@ def main():
         sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
 
 
+def say_plan(options, values):
+    """Print what the command would train without --plan."""
+    from leaves.report.plan import print_plan  # reads syntax trees with IPython, which takes a second
+
+    if options.force:
+        os.environ["LEAVES_NO_EVIDENCE"] = "1"
+    known = {} if options.force else known_chapters()
+    unchanged = unchanged_chapters(options.chapters, values, known)
+    print_plan(options.chapters, values, unchanged, runs_of(options.chapters) if options.force else set())
+
+
 def effective_parameters(options):
     """The profile's parameters and over them those of the command line."""
     profile = places.NOTEBOOKS / "profiles" / f"{options.profile}.yaml"
@@ -80,19 +95,25 @@ def quiet_kernels():
 
 
 def forget_runs(chapters):
-    """Delete the runs that chapters made or recorded, so that they are trained again (--force).
+    """Delete the runs that chapters made or recorded, so that they are trained again (--force)."""
+    from leaves.runs import forget_run  # TensorFlow takes seconds
+
+    for folder in runs_of(chapters):
+        forget_run(folder)
+
+
+def runs_of(chapters):
+    """The folders of the runs that chapters made or recorded: set of Path.
 
     Two chapters may record one training: its folder has the name of the chapter that began it.
     """
-    from leaves.runs import forget_run  # TensorFlow takes seconds
-
+    folders = set()
     for number in (chapter.name[:2] for chapter in chapters):
         record = read_json(places.RUNS / f"{number}.json")
         recorded = [record.get("runs", {}).values(), *record.get("repeats", {}).values()]
         named = {places.RUNS / name for names in recorded for name in names}
-        for folder in named | {*places.RUNS.glob(f"{number}-*")}:
-            if folder.exists():
-                forget_run(folder)
+        folders |= named | {*places.RUNS.glob(f"{number}-*")}
+    return {folder for folder in folders if folder.exists()}
 
 
 def say_which_data(options, values):

@@ -1,5 +1,6 @@
 """Execute one chapter with papermill, in a kernel that ends with it."""
 
+import re
 import threading
 import time
 
@@ -15,6 +16,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
 KERNELS, LOCK = [], threading.Lock()  # the kernels that were started, and who may stop them
+EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # of papermill's bar is written
 STOPPING = threading.Event()  # set by Ctrl-C or a full disk: an unfinished chapter is not kept then
 
 
@@ -42,13 +44,14 @@ def stop_all():
 
 
 @disk_errors_explained(places.REPORT)
-def execute_chapter(notebook, parameters, kernel):
+def execute_chapter(notebook, parameters, said, kernel):
     """Execute one notebook into report/; raise RuntimeError with one sentence if it does not reach its end.
 
     Parameters
     ----------
     notebook : Path
     parameters : dict of name to value; those that the chapter has are handed to it
+    said : live.Said, takes what the chapter says of itself
     kernel : kernel manager, see `start_kernel`; it is stopped at the end
 
     Returns
@@ -60,14 +63,17 @@ def execute_chapter(notebook, parameters, kernel):
     unfinished = places.REPORT / f"unfinished_{notebook.name}"
     wanted = {name: value for name, value in parameters.items() if name in chapter_parameters(notebook)}
     try:
-        stopped = run_papermill(notebook, unfinished, wanted, kernel, failed.relative_to(places.ROOT))
+        stopped = run_papermill(notebook, unfinished, wanted, said, kernel, failed.relative_to(places.ROOT))
     finally:
         stop_kernel(kernel)
         if STOPPING.is_set():
             unfinished.unlink(missing_ok=True)
             raise KeyboardInterrupt
     executed = nbformat.read(unfinished, as_version=4)
-    if any(cell.cell_type == "code" and cell.source and cell.execution_count is None for cell in executed.cells):
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs = merge_logs(cell.outputs)
+    if any(cell.source and cell.execution_count is None for cell in code):
         stopped = stopped or f"The kernel ended early; see {failed.relative_to(places.ROOT)}."
     executed.metadata |= {"read": read_by(notebook.name[:2]), "stopped": stopped}
     write_atomic(unfinished, nbformat.writes(executed))
@@ -79,7 +85,7 @@ def execute_chapter(notebook, parameters, kernel):
     return time.monotonic() - start
 
 
-def run_papermill(notebook, output, parameters, kernel, log):
+def run_papermill(notebook, output, parameters, said, kernel, log):
     """Let papermill execute a notebook; returns why it stopped before its end, in one sentence, or ""."""
     try:
         papermill.execute_notebook(
@@ -90,7 +96,8 @@ def run_papermill(notebook, output, parameters, kernel, log):
             kernel_name="python3",
             start_timeout=600,  # seconds: for a slow disk
             iopub_timeout=60,  # and for outputs on a busy machine
-            progress_bar={"desc": notebook.stem, "leave": False, "disable": None},  # not in a file
+            stderr_file=said,  # the bars of trainings and others
+            progress_bar={"bar_format": "cell {n} of {total}", "file": said, **EVERY_STATE},
         )
     except papermill.PapermillExecutionError as error:
         sentence = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
@@ -98,3 +105,29 @@ def run_papermill(notebook, output, parameters, kernel, log):
     except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it answered at all
         return f"The kernel died, of too little memory perhaps; see {log}."
     return ""
+
+
+def merge_logs(outputs):
+    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout.
+
+    Keras's own progress bars go to stdout: of these too the last state only is kept.
+    """
+    merged, log = [], ""
+    for output in outputs:
+        if output.get("name") == "stderr":
+            log += output.text
+        elif output.get("name") == "stdout" and merged and merged[-1].get("name") == "stdout":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.get("name") == "stdout":
+            output.text = last_states(output.text)
+    if text := last_states(log).strip():
+        merged.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+    return merged
+
+
+def last_states(text):
+    """Keep of each progress bar, redrawn after carriage returns, the last state only."""
+    return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)

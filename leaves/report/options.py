@@ -51,6 +51,9 @@ def argument_parser():
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
+    parser.add_argument(
+        "--plan", action="store_true", help="say what would be trained, what is cached and how long it takes, and stop"
+    )
     parser.add_argument("--force", action="store_true", help="train these chapters' models again")
     parser.add_argument(
         "--scheduler", metavar="ADDRESS|local:N", help="a Dask scheduler, or N processes here, for the trainings"

@@ -7,7 +7,6 @@ import importlib.metadata
 import io
 import os
 import platform
-import re
 import subprocess
 from html import escape
 from pathlib import Path
@@ -85,8 +84,6 @@ def merge_chapters(chapters):
         told = [cell for cell in chapter.cells if not PAPERMILL_NOTES & {*cell.metadata.get("tags", [])}]
         for position, cell in enumerate(told):
             cell.id = f"cell-{number}-{position}"
-            if cell.cell_type == "code":
-                cell.outputs = merge_logs(cell.outputs)
             merged.cells.append(cell)
     return merged
 
@@ -146,32 +143,6 @@ def image_source(png):
     smaller = io.BytesIO()
     Image.open(io.BytesIO(content)).convert("RGB").save(smaller, "WEBP", quality=90, method=3)
     return f"data:image/webp;base64,{base64.b64encode(smaller.getvalue()).decode()}"
-
-
-def merge_logs(outputs):
-    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout.
-
-    Keras's own progress bars go to stdout: of these too the last state only is kept.
-    """
-    merged, log = [], ""
-    for output in outputs:
-        if output.get("name") == "stderr":
-            log += output.text
-        elif output.get("name") == "stdout" and merged and merged[-1].get("name") == "stdout":
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    for output in merged:
-        if output.get("name") == "stdout":
-            output.text = last_states(output.text)
-    if text := last_states(log).strip():
-        merged.append(nbformat.v4.new_output("stream", name="stderr", text=text))
-    return merged
-
-
-def last_states(text):
-    """Keep of each progress bar, redrawn after carriage returns, the last state only."""
-    return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)
 
 
 def cover_facts(profile, command, seconds):

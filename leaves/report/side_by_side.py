@@ -1,15 +1,13 @@
 """Execute chapters, two at a time where neither reads the other: a fifth faster than one after another."""
 
 import os
-import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from leaves.files import InputError, own_cores
-from leaves.report.chapters import EXPECTED_SHARE, READERS
+from leaves.report.chapters import READERS
 from leaves.report.execute import execute_chapter, start_kernel, stop_all
-
-from tqdm import tqdm
+from leaves.report.live import Line, clock
 
 AT_ONCE = 2
 
@@ -30,21 +28,22 @@ def execute_chapters(chapters, parameters):
     read = {number: {other for other in notebooks if number in READERS[other]} for number in notebooks}
     at_once = how_many_at_once(len(chapters))
     share_cores(at_once)
-    start, waiting, done, running, failed = time.monotonic(), [*notebooks], set(), {}, {}
-    with ThreadPoolExecutor(at_once) as pool:
+    waiting, done, running, failed = [*notebooks], set(), {}, {}
+    with Line(len(chapters)) as line, ThreadPoolExecutor(at_once) as pool:
         try:
             while True:
                 due = [number for number in waiting if read[number] <= done]
                 due.sort(key=lambda number: -len(READERS[number]))  # first those that others wait for
                 for number in due[: at_once - len(running)]:
                     waiting.remove(number)
-                    say_begun(notebooks[number], time.monotonic() - start)
-                    running[pool.submit(execute_chapter, notebooks[number], parameters, start_kernel())] = number
+                    begun = notebooks[number], parameters, line.begin(notebooks[number]), start_kernel()
+                    running[pool.submit(execute_chapter, *begun)] = number
                 if not running:
                     break
-                for task in wait(running, return_when=FIRST_COMPLETED).done:
+                line.show()
+                for task in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     number = running.pop(task)
-                    failed |= failure_of(task, notebooks[number])
+                    failed |= failure_of(task, notebooks[number], line)
                     done |= {number} - {*failed}
         except BaseException:  # Ctrl-C, or a full disk
             stop_all()
@@ -55,21 +54,15 @@ def execute_chapters(chapters, parameters):
     return list(failed.values())
 
 
-def say_begun(notebook, seconds):
-    """Say that a chapter begins, and how much of the work it is."""
-    share = f"about {EXPECTED_SHARE[notebook.name[:2]]} % of a whole run's work"
-    tqdm.write(f"{notebook.stem}: begun at {clock(seconds)}, {share}")
-
-
-def failure_of(task, notebook):
-    """Say how a chapter ended; a dict of its number to a sentence if it failed, else an empty one."""
+def failure_of(task, notebook, line):
+    """Say in a `Line` how a chapter ended; a dict of its number to a sentence if it failed, else an empty one."""
     try:
-        tqdm.write(f"{notebook.stem}: done in {clock(task.result())}")
+        line.end(notebook, f": done in {clock(task.result())}")
     except InputError:  # the disk is full
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the other chapters go on
-        tqdm.write(sentence := f"{notebook.stem} stopped: {error}")
-        return {notebook.name[:2]: sentence}
+        line.end(notebook, stopped := f" stopped: {error}")
+        return {notebook.name[:2]: f"{notebook.stem}{stopped}"}
     return {}
 
 
@@ -88,8 +81,3 @@ def share_cores(at_once):
     cores = len(own_cores())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(max(1, cores // at_once)))
-
-
-def clock(seconds):
-    """Seconds as minutes and seconds, 3:07."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
