@@ -1,4 +1,4 @@
-"""Which photos are the same: equal files, near duplicates, two shots of one leaf, one photo under two labels."""
+"""Find equal files, near duplicates, two shots of one leaf and one photo under two labels."""
 
 from pathlib import Path
 
@@ -9,33 +9,33 @@ from leaves.photos import check_class_counts, issue_table, issues_of, usable
 import numpy as np
 import pandas as pd
 
-# Correlation of grey levels at 16 x 16 pixels. Of 1,402 real photos, those near by their hashes reached 0.90 if they
-# showed different leaves, 0.96 and 0.97 if one leaf was photographed twice; photos saved anew, resized or brightened
-# kept 0.988 or more.
+# Correlation of grey levels at 16 x 16 pixels. Among 1,402 real photos, pairs with similar hashes reached 0.90 if they
+# showed different leaves, and 0.96 and 0.97 if they showed one leaf twice; photos that were saved again, resized or
+# brightened kept 0.988 or more.
 SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
 def keep_usable(images, issues, folder, distance):
-    """Exclude the images that a training must not see: those that show nothing, and those that are there twice.
+    """Exclude the images that a training must not see: unusable images and duplicates.
 
     Parameters
     ----------
     images : DataFrame from `photos.inspect_images`
     issues : DataFrame from `photos.find_images`, see `issue_table`
     folder : Path
-        Named if too few are left.
+        The error names it if too few photos remain.
     distance : int, see `find_duplicates`
 
     Returns
     -------
     photos : DataFrame, the rows of `images` that can be used
-    pairs : DataFrame of photos that are alike, see `find_duplicates`
+    pairs : DataFrame of similar photos, see `find_duplicates`
     issues : DataFrame, those given and the new ones
 
     Raises
     ------
     InputError
-        When a class keeps fewer than five photos, or there is one class only.
+        When a class keeps fewer than five photos, or there is only one class.
     """
     issues = pd.concat([issues, issues_of(images)])
     photos = usable(images, issues)
@@ -47,12 +47,12 @@ def keep_usable(images, issues, folder, distance):
 
 
 def hash_array(phashes):
-    """The hex digits of `inspect_image` as an array of uint64, shape (n, 8)."""
+    """Convert the hex digits of `inspect_image` to an array of uint64, shape (n, 8)."""
     return np.frombuffer(bytes.fromhex("".join(phashes)), ">u8").reshape(-1, 8).astype(np.uint64)
 
 
 def hash_distances(left, right):
-    """Bits in which two photos' perceptual hashes differ, the fewest over all ways to turn or mirror one of them.
+    """Count the bits in which perceptual hashes differ, the fewest over all ways to turn or mirror a photo.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def hash_distances(left, right):
 
     Returns
     -------
-    array of uint8, shape (n, m); symmetric: each photo is turned against the other
+    array of uint8, shape (n, m); symmetric, because each photo is turned to match the other
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):
@@ -81,7 +81,7 @@ def distance_blocks(left, right, title):
 
 
 def near_pairs(photos, distance):
-    """The pairs of photos whose hashes differ in at most `distance` of 64 bits, turned and mirrored photos included.
+    """Find the pairs of photos whose hashes differ in at most `distance` of 64 bits, turned or mirrored.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def near_pairs(photos, distance):
 
 
 def nearest(photos, among):
-    """For each of some photos the nearest of others: (row number in `among`, distance in bits), arrays of int."""
+    """Find the photo in `among` nearest to each photo: (row number in `among`, distance in bits), arrays of int."""
     place, fewest = np.zeros(len(photos), int), np.full(len(photos), 65)
-    blocks = distance_blocks(hash_array(photos["phashes"]), hash_array(among["phashes"]), "looking for neighbours")
+    blocks = distance_blocks(hash_array(photos["phashes"]), hash_array(among["phashes"]), "finding the nearest photos")
     for row, column, block in blocks:
         rows = np.arange(row, row + len(block))
         nearer = rows[block.min(axis=1) < fewest[rows]]
@@ -113,11 +113,11 @@ def nearest(photos, among):
 
 
 def find_duplicates(images, distance):
-    """Tell exact copies, near duplicates, two shots of one leaf and photos under two labels.
+    """Find exact copies, near duplicates, two shots of one leaf and photos under two labels.
 
-    A near duplicate differs in at most `distance` bits of the perceptual hash. Up to twice as far, photos whose pixels
-    agree as well are taken for two shots of one leaf. Photos of two labels count as one photo under two labels only if
-    both hash and pixels say so. All this is told from the photos alone, whatever lies beside them.
+    A near duplicate differs in at most `distance` bits of the perceptual hash. Photos up to twice as far apart whose
+    pixels also agree count as two shots of one leaf. Photos with different labels count as one photo under two labels
+    only if both hash and pixels agree. A pair is judged by its two photos alone.
 
     Returns
     -------
@@ -136,9 +136,9 @@ def find_duplicates(images, distance):
     pairs["check"] = np.select(list(kinds.values()), list(kinds), "")
     pairs = pairs[pairs["check"] != ""]
     torn = pairs["check"] == "label conflict"
-    findings = pd.concat([pairs, pairs[torn].rename(columns={"first": "second", "second": "first"})])  # both are out
+    findings = pd.concat([pairs, pairs[torn].rename(columns={"first": "second", "second": "first"})])  # exclude both
     findings["kept"] = findings["check"] != "label conflict"
-    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one a photo
+    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one per photo
     names, paths = [short_name(path) for path in photos["path"]], photos["path"].to_numpy()
     issues = []
     for pair in findings.sort_values("second", kind="stable").itertuples():
@@ -150,9 +150,9 @@ def find_duplicates(images, distance):
 
 
 def seen_before(photos, known, distance):
-    """Tell which photos equal a known photo, nearly equal one or are another shot of its leaf.
+    """Find the photos that equal a known photo, nearly equal one or show its leaf again.
 
-    The rules and constants are those of `find_duplicates`; labels do not count.
+    The rules and constants are those of `find_duplicates`; labels play no role.
 
     Parameters
     ----------
@@ -180,12 +180,12 @@ def seen_before(photos, known, distance):
 
 
 def short_name(path):
-    """The class folder and the name of a photo."""
+    """Return the class folder and the file name of a photo."""
     return "/".join(Path(path).parts[-2:])
 
 
 def equal_files(images):
-    """The issues of photos whose files are equal: all of them if their labels differ, else all but the first."""
+    """List the issues of equal files: for all of them if their labels differ, else for all but the first."""
     issues = []
     for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
         paths, labels = files["path"].tolist(), files["label"].tolist()
@@ -201,7 +201,7 @@ def equal_files(images):
 
 
 def likeness(ones, others):
-    """Correlation of grey levels in pairs of thumbnails, the highest over all ways to turn or mirror one of them.
+    """Correlate the grey levels of pairs of thumbnails: the highest value over all ways to turn or mirror one.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def likeness(ones, others):
 
 
 def grey_levels(thumbs):
-    """Thumbnails in hex as float32, shape (n, 16, 16), each with mean 0 and norm 1."""
+    """Convert thumbnails in hex to float32, shape (n, 16, 16), each with mean 0 and norm 1."""
     levels = np.frombuffer(bytes.fromhex("".join(thumbs)), np.uint8).reshape(-1, 16, 16).astype(np.float32)
     levels -= levels.mean(axis=(1, 2), keepdims=True)
     return levels / np.maximum(np.linalg.norm(levels, axis=(1, 2), keepdims=True), 1e-6)

@@ -1,4 +1,4 @@
-"""From a folder to photos that can be trusted: each is found, decoded once, and what is wrong with it is said."""
+"""Find the photos of a folder, decode each of them once and report its faults."""
 
 import errno
 import hashlib
@@ -22,37 +22,37 @@ from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Every check: what happens to a photo that it finds, and why.
+# Every check: whether a photo with this finding is excluded or kept, and why.
 CHECKS = {
-    "zero bytes": ("excluded", "there is no picture in it"),
+    "zero bytes": ("excluded", "the file holds no picture"),
     "does not open": ("excluded", "it would stop a training hours later"),
     "truncated": ("excluded", "part of the picture is missing or damaged"),
     "too large": ("excluded", "so many pixels or bytes could fill the memory"),
     "blank": ("excluded", "there is nothing to see"),
     "label conflict": ("excluded", "the same photo under two labels: nobody knows which is right"),
     "exact copy": ("excluded", "the same file again would count twice"),
-    "bridge": ("excluded", "like photos of two subsets of the split: it fits in neither"),
-    "no class": ("excluded", "lies beside the class folders, not in one"),
-    "no photo": ("excluded", "not a leaf, or not named .jpg, .jpeg or .png"),
-    "no regular file": ("excluded", "a pipe, a socket or a device: reading it could wait for ever"),
+    "bridge": ("excluded", "it resembles photos of two subsets of the split, so it fits in neither"),
+    "no class": ("excluded", "it lies beside the class folders, not in one"),
+    "no photo": ("excluded", "it shows no leaf, or its name does not end in .jpg, .jpeg or .png"),
+    "no regular file": ("excluded", "reading a pipe, a socket or a device might never end"),
     "nested folder": ("excluded", "photos count only directly below their class"),
     "hidden folder": ("excluded", "its name begins with a dot: no class has such a name"),
-    "name": ("excluded", "the file name is not valid UTF-8, or has a carriage return in it"),
-    "near duplicate": ("kept", "in the same part of the split as its like"),
-    "same leaf": ("kept", "looks like another shot of a leaf: in the same part of the split"),
-    "wrong extension": ("kept", "read by its content"),
-    "grayscale": ("kept", "the grey stands in all three channels"),
+    "name": ("excluded", "the file name is not valid UTF-8 or contains a carriage return"),
+    "near duplicate": ("kept", "it stays in the same subset as the photo that it resembles"),
+    "same leaf": ("kept", "it seems to be another shot of a leaf and stays in the same subset"),
+    "wrong extension": ("kept", "the content decides how it is read"),
+    "grayscale": ("kept", "the grey value is copied to all three channels"),
     "CMYK": ("kept", "converted to RGB"),
     "palette": ("kept", "converted to RGB"),
-    "transparency": ("kept", "laid on white paper"),
-    "EXIF rotation": ("kept", "turned upright"),
-    "tiny": ("kept", "the shorter side is under 32 pixels: it is blown up"),
-    "extreme shape": ("kept", "over three times as long as wide: squeezed to a square"),
+    "transparency": ("kept", "placed on a white background"),
+    "EXIF rotation": ("kept", "rotated upright"),
+    "tiny": ("kept", "the shorter side has fewer than 32 pixels: it is enlarged"),
+    "extreme shape": ("kept", "it is over three times as long as wide: resized to a square"),
 }
 FACTS = ("sha256", "width", "height", "phashes", "thumb", "checks")  # columns that `inspect_image` fills
-BLANK = 3.0  # standard deviation of the grey levels, of 255; real leaf photos start at about 10
+BLANK = 3.0  # standard deviation of the grey levels (0 to 255); real leaf photos start at about 10
 
-BACKGROUND = "Background_without_leaves"  # a 39th folder of that archive
+BACKGROUND = "Background_without_leaves"  # a 39th folder of PlantVillage's archive
 
 
 # ---------------------------------------------------------------- find
@@ -61,13 +61,13 @@ BACKGROUND = "Background_without_leaves"  # a 39th folder of that archive
 def find_images(folder):
     """List the images of a folder with one sub-folder per class.
 
-    Folders named Species___disease, as PlantVillage's, are folded into their species.
+    Folders named Species___disease, like PlantVillage's, are merged into one class per species.
 
     Returns
     -------
-    images : DataFrame with the columns path (absolute str), label and disease ("" if not told), sorted by path
+    images : DataFrame with the columns path (absolute str), label and disease ("" if unknown), sorted by path
     issues : DataFrame, see `issue_table`
-        What lies there besides, from a thumbnail index to a nested folder.
+        Other entries of the folder, such as a thumbnail index or a nested folder.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def find_images(folder):
 
 
 def find_in_class(folder):
-    """The images of one class folder, as (path, label, disease), and its issues, as rows of `issue_table`."""
+    """List the images of one class folder as (path, label, disease), and its issues as rows of `issue_table`."""
     if folder.name == BACKGROUND:
         return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf", "")]
     if not can_be_written(folder.name):
@@ -117,7 +117,7 @@ def find_in_class(folder):
         if not can_be_written(entry.name):
             issues.append((entry, label, "name", "rename it to use it", ""))
         elif entry.is_dir():
-            issues.append((entry, label, "nested folder", "its files are not looked at", ""))
+            issues.append((entry, label, "nested folder", "its files are not read", ""))
         elif is_special(entry):
             issues.append((entry, label, "no regular file", "remove it", ""))
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
@@ -134,7 +134,7 @@ def find_in_class(folder):
 
 
 def is_special(entry):
-    """Whether an entry of a folder is a pipe, a socket or a device, links followed; False for a broken link."""
+    """Return whether a path is a pipe, a socket or a device, or links to one; False for a broken link."""
     try:
         mode = os.stat(entry).st_mode
     except OSError:
@@ -143,24 +143,24 @@ def is_special(entry):
 
 
 def visible(folder):
-    """The sorted entries of a folder without the hidden ones."""
+    """List the entries of a folder in order, without the hidden ones."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def fold_class(name):
-    """Species and disease of a folder named like PlantVillage's: Pepper,_bell___healthy is (Pepper, healthy)."""
+    """Split a folder name like PlantVillage's into species and disease: Pepper,_bell___healthy is (Pepper, healthy)."""
     species, separator, disease = name.partition("___")
     species = re.split(r"_*\(|,|__", species)[0]
     return (species, disease) if separator and species else (name, "")
 
 
 def can_be_written(name):
-    """Whether a file name can stand in a CSV file: Python keeps bytes that are not UTF-8 as lone surrogates."""
+    """Return whether a file name can stand in a CSV file: Python keeps bytes that are not UTF-8 as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" or letter == "\r" for letter in name)
 
 
 def issue_table(issues):
-    """Rows of findings as a DataFrame: path, label, check, detail, other (path of a photo like it), action.
+    """Make a DataFrame of findings: path, label, check, detail, other (path of a similar photo), action.
 
     A path that cannot stand in a CSV file is written with escapes.
     """
@@ -172,9 +172,9 @@ def issue_table(issues):
 
 
 def settled(issues):
-    """Findings in the order of `CHECKS`, with one action a photo.
+    """Sort findings in the order of `CHECKS`, with one action per photo.
 
-    Of a photo that is excluded, the findings for which it would be kept are dropped.
+    An excluded photo keeps only the findings that exclude it.
     """
     is_out = issues["action"] == "excluded"
     issues = issues[is_out | ~issues["path"].isin(issues.loc[is_out, "path"])]
@@ -198,7 +198,7 @@ def check_class_counts(labels, classes, folder):
 
 
 def inspect_image(path, size):
-    """Decode one image completely, look at it and shrink it.
+    """Decode one image completely, check it and shrink it.
 
     Returns
     -------
@@ -232,7 +232,7 @@ def inspect_image(path, size):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return unusable("too large", str(error))
     except Image.UnidentifiedImageError:
-        return unusable(check, "no image of a known kind")
+        return unusable(check, "unknown image format")
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
         return unusable(check, str(error) or type(error).__name__)
     facts |= {"width": image.width, "height": image.height}
@@ -244,7 +244,7 @@ def inspect_image(path, size):
 
 
 def fingerprints(image):
-    """Perceptual hashes and thumbnail of a Pillow image, see `inspect_image`, and its grey levels' deviation."""
+    """Compute the phashes and thumb of `inspect_image` for a Pillow image, and the deviation of its grey levels."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
@@ -253,7 +253,7 @@ def fingerprints(image):
 
 
 def header_checks(header, suffix):
-    """What an opened Pillow image tells before it is decoded: dict of a check's name to a detail."""
+    """Check the header of a Pillow image before it is decoded: dict of a check's name to a detail."""
     checks = {}
     if (header.format == "PNG") != (suffix == ".png") or header.format not in ("JPEG", "MPO", "PNG"):
         checks["wrong extension"] = f"{header.format} named {suffix}"
@@ -284,12 +284,12 @@ def huge_images_refused():
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to a table of images, and put the decoded images into the store.
 
-    A file that was inspected before, and has kept its path, length and time of change, is not opened again.
+    A file whose path, length and time of change match an earlier inspection is not opened again.
 
     Parameters
     ----------
     size : int or None
-        Pixels per side in the store; None: half the photos' median shorter side, as their headers tell it.
+        Pixels per side in the store; None for half the median shorter side of the photos, read from their headers.
 
     Returns
     -------
@@ -313,12 +313,12 @@ def inspect_images(images, size=None):
         for stamped, (facts, pixels) in zip(new.itertuples(index=False), looks, strict=False):
             if pixels is not None:
                 yield facts["sha256"], pixels
-            inspected.append([*stamped, *facts.values()])  # only now the pixels are written
+            inspected.append([*stamped, *facts.values()])  # recorded only after its pixels are stored
 
     try:
         with disk_errors_explained(places.CACHE):
             image_store.store_images(places.CACHE, size, decoded())
-    finally:  # an interrupted check goes on where it stopped
+    finally:  # the next call continues an interrupted check
         known = pd.concat([known, pd.DataFrame(inspected, columns=[*key, *FACTS])])
         known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
         others = read_record(record, [*key, *FACTS])
@@ -328,7 +328,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Half the median shorter side of images: a table of path, width, height and sha256, empty where not inspected."""
+    """Return half the median shorter side of images; where sha256 is missing, the file's header is read for it."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -337,7 +337,7 @@ def half_median_side(known):
 
 
 def read_record(file, columns):
-    """What was found out about files that were inspected before; nothing without a sound record."""
+    """Read the facts of earlier inspections; an empty table if the record is missing or damaged."""
     try:
         known = pd.read_csv(file, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
         return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
@@ -349,7 +349,7 @@ def read_record(file, columns):
 
 
 def stamp(path):
-    """Length in bytes and time of change in nanoseconds of a file, -1 where it cannot be told."""
+    """Return a file's length in bytes and time of change in nanoseconds, both -1 if they cannot be read."""
     try:
         status = os.stat(path)
     except OSError:
@@ -358,19 +358,19 @@ def stamp(path):
 
 
 def header_size(path):
-    """Width and height of an image file by its header, not a number where it does not open or must not be opened."""
+    """Read width and height from an image file's header; NaN if it does not open or must not be opened."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > files.LARGEST_FILE:
             return np.nan, np.nan
         with Image.open(path, formats=image_store.FORMATS) as header:
             return header.size
-    except Exception:  # noqa: BLE001 - it is named when it is inspected
+    except Exception:  # noqa: BLE001 - `inspect_image` reports it
         return np.nan, np.nan
 
 
 def issues_of(images):
-    """The checks that `inspect_image` noted, as an `issue_table` with one row for each photo and check."""
+    """List the checks that `inspect_image` noted, as an `issue_table` with one row per photo and check."""
     noted = [
         (row.path, row.label, check, detail, "")
         for row in images.itertuples()
@@ -388,14 +388,14 @@ def reason(row):
 
     Returns
     -------
-    str, empty for a photo that no check leaves out
+    str, empty for a photo that no check excludes
     """
     noted = {check: detail for check, detail in json.loads(row.checks).items() if CHECKS[check][0] == "excluded"}
     return "; ".join(f"{check} ({detail})" if detail else check for check, detail in noted.items())
 
 
 def examples(issues, images, count=6):
-    """Photos to look at: of each check the first `count` that open, each beside the photo that it is like.
+    """Choose examples: for each check the first `count` photos that open, each beside the photo that it resembles.
 
     Returns
     -------
@@ -411,5 +411,5 @@ def examples(issues, images, count=6):
 
 
 def usable(images, issues):
-    """The images that no issue leaves out."""
+    """Return the images that no issue excludes."""
     return images[~images["path"].isin(issues.loc[issues["action"] == "excluded", "path"])].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Which photos a run is about: the synthetic sample, PlantVillage's download, or a folder."""
+"""Locate the photos of a run: the synthetic sample, the PlantVillage download, or a folder."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ from leaves.progress import tqdm
 import keras
 import pandas as pd
 
-DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # in the place of a folder
+DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # not folders
 PLANT_VILLAGE = {
     # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
-    # the photos without augmentation; archive and SHA-256 are those that tensorflow-datasets names too.
+    # the photos without augmentation; tensorflow-datasets lists the same archive and SHA-256.
     "url": "https://data.mendeley.com/public-files/datasets/tywbtsjrjv/files/"
     "d5652a28-c1d8-4b76-97f3-72fb80f94efc/file_downloaded",
     "sha256": "ac3432453984d02a86197987e775a5429d0d59e7cc7c35bcf5a8f50349b90ff0",
@@ -28,7 +28,7 @@ PLANT_VILLAGE = {
 
 
 def last_source():
-    """Read from data/source.json which data the present split is made from.
+    """Read from data/source.json which data the current split is made from.
 
     Returns
     -------
@@ -40,15 +40,15 @@ def last_source():
 
 
 def photos_in_words():
-    """The photos of the present split in a few words."""
+    """Describe the photos of the current split in a few words."""
     source = last_source()
     if source.get("name", "").startswith("synthetic"):
-        return "synthetic leaves: drawings by a program, not photographs"
+        return "synthetic leaves, which a program has drawn, not photographs"
     return f"photos of {source.get('name', 'an unknown source')}"
 
 
 def chosen_data(data):
-    """Decide which data the parameter `data` means; None means those used last, at first the sample.
+    """Decide which data the parameter `data` means; None means the data of the last run, or else the sample.
 
     Returns
     -------
@@ -57,26 +57,26 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When the folder used last has gone.
+        When the folder of the last run no longer exists.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
     if "data" not in last_source() and places.SPLIT_CSV.exists():
         raise InputError(
             "There is a split, but data/source.json, which names its photos, is missing or damaged: name the photos "
-            "with --data DIR, or take the synthetic sample with --data sample."
+            "with --data DIR, or use the synthetic sample with --data sample."
         )
     data = last_source().get("data", "sample")
     if data not in DATA_WORDS and not os.path.isdir(data):
         raise InputError(
-            f"The folder {data}, used last, has gone or cannot be opened: name another one with --data DIR, or take "
+            f"The folder {data} of the last run is gone or cannot be opened: name another one with --data DIR, or use "
             "the synthetic sample with --data sample."
         )
     return data
 
 
 def origin_sentence(data):
-    """Say which photos the parameter `data` means, and whether the last run had others: one sentence."""
+    """Say in one sentence which photos the parameter `data` means, and whether the last run used others."""
     last, chosen = last_source().get("data"), chosen_data(data)
     name = name_of_data(chosen)
     if data is None and last is None:
@@ -94,13 +94,13 @@ def name_of_data(data):
 
 
 def locate(data, sample_count, sample_size, seed):
-    """The folder of photos that `data` names, made or downloaded if need be, and what to call its source.
+    """Find the folder of photos that `data` names, and the name of its source; create or download it if needed.
 
     Parameters
     ----------
-    data : "sample", "plant_village", a folder (a relative one begins at the project's) or None, see `chosen_data`
+    data : "sample", "plant_village", a folder (relative to the project's) or None, see `chosen_data`
     sample_count, sample_size, seed : int
-        Of the synthetic sample; its folder's name carries a hash of them and of the renderer.
+        Of the synthetic sample; the name of its folder contains a hash of them and of the renderer.
 
     Returns
     -------
@@ -127,14 +127,14 @@ def sample_folder(*settings):
 
 
 def listed_photos(folder, table):
-    """A folder of links to those photos of `folder` that a table lists.
+    """Make a folder of links to the photos of `folder` that a table lists.
 
     Parameters
     ----------
     folder : Path, with one sub-folder per class
-    table : path of a CSV file, as results/photos.csv
-        Its column sha256 has the SHA-256 of each photo's file. Its column name, if there is one, has the class folder
-        and the name of each link, so that the photos come in the same order and get the same split.
+    table : path of a CSV file such as results/photos.csv
+        Its column sha256 has the SHA-256 of each photo's file. Its optional column name has the class folder and name
+        of each link, so the photos are in the same order and get the same split.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def listed_photos(folder, table):
     Raises
     ------
     InputError
-        When the file is no such table, or none of its photos is there.
+        When the file is not such a table, or the folder has none of its photos.
     """
     table = user_path(table, places.ROOT)
     try:
@@ -151,12 +151,12 @@ def listed_photos(folder, table):
         listed = listed[~listed["sha256"].duplicated()]
     except (OSError, ValueError, KeyError) as error:
         like = "name one such as results/photos.csv"
-        raise InputError(f"{table} is no CSV file with a column sha256: {like}.") from error
+        raise InputError(f"{table} is not a CSV file with a column sha256: {like}.") from error
     hashes = files_by_hash(folder)
     listed = listed[listed["sha256"].isin(hashes)]
     if listed.empty:
         raise InputError(f"{folder} has none of the photos of {table.name}: name their folder with --data.")
-    print(f"{len(listed)} of the photos of {table.name} lie in {Path(folder).name}.")
+    print(f"{len(listed)} of the photos of {table.name} are in {Path(folder).name}.")
     paths = map(Path, listed.get("name", [hashes[sha256] for sha256 in listed["sha256"]]))
     names = [f"{path.parent.name}/{path.name}" for path in paths]
     links = dict(zip(names, listed["sha256"], strict=True))
@@ -172,7 +172,7 @@ def listed_photos(folder, table):
 
 
 def files_by_hash(folder):
-    """The images of a folder, see `find_images`, by their SHA-256: dict of str to Path; unreadable ones are skipped."""
+    """Index the images of `find_images` by their SHA-256: dict of str to Path; unreadable ones are skipped."""
     hashes, paths = {}, find_images(folder)[0]["path"]
     for file in tqdm(map(Path, paths), "finding the photos", total=len(paths), unit="file", mininterval=2):
         with suppress(OSError):
@@ -183,17 +183,17 @@ def files_by_hash(folder):
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):
     """Download PlantVillage into `folder`, once: later calls find it there.
 
-    The archive is checked by its SHA-256 and the unpacked photos by their number. Whatever breaks off leaves no
-    folder behind, and the next call starts anew.
+    The archive is checked by its SHA-256 and the unpacked photos by their number. A call that
+    fails leaves no folder behind, and the next call starts again.
 
     Raises
     ------
     InputError
-        When the server cannot be reached, falls silent for `timeout` seconds, or sends something else.
+        When the server cannot be reached, does not answer for `timeout` seconds, or sends another file.
     """
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)  # else Keras would take another place
+    folder.parent.mkdir(parents=True, exist_ok=True)  # otherwise Keras would use another folder
     unfinished, usual_timeout = folder.with_name(f"{folder.name}.unfinished"), socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(timeout)

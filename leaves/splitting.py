@@ -1,4 +1,4 @@
-"""The split without a leak: every photo's group and subset, what is written of it, and whether it keeps its promise."""
+"""Split photos without a leak: give each a group and a subset, write them to disk and check the result."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "dise
 
 
 def group_photos(sha256, pairs):
-    """Number the groups of photos that are joined by `pairs`, directly or through others: array of int, shape (n,)."""
+    """Number the groups of photos that `pairs` join, directly or through other photos: array of int, shape (n,)."""
     row = pd.Series(np.arange(len(sha256)), index=sha256)
     pairs = pairs[pairs["first"].isin(row.index) & pairs["second"].isin(row.index)]
     edges = row[pairs["first"]].to_numpy(), row[pairs["second"]].to_numpy()
@@ -36,7 +36,7 @@ def group_photos(sha256, pairs):
 
 
 def split_photos(photos, pairs, validation, test, seed, before):
-    """Give every photo its group and its subset: stratified by label, groups whole, earlier decisions kept.
+    """Assign every photo to a group and a subset: stratified by label, with whole groups, keeping earlier decisions.
 
     Parameters
     ----------
@@ -45,8 +45,9 @@ def split_photos(photos, pairs, validation, test, seed, before):
     validation, test : float
         Fractions: `test` of all photos, then `validation` of the others.
     before : dict of SHA-256 to subset
-        The decisions of an earlier split: adding photos moves none of these. A new photo that is like photos of two
-        subsets is excluded; so is, of earlier photos that turn out to be alike, the one in the lesser subset.
+        The decisions of an earlier split, which added photos do not change. A new photo that resembles photos of two
+        subsets is excluded. If earlier photos of two subsets prove similar, test comes before validation and train:
+        those of the later subset are excluded.
 
     Returns
     -------
@@ -68,13 +69,13 @@ def split_photos(photos, pairs, validation, test, seed, before):
 
 
 def divide_folds(photos, folds, seed):
-    """Divide train and validation together into folds: stratified by label, groups never torn apart.
+    """Divide train and validation together into folds: stratified by label, with whole groups.
 
     Parameters
     ----------
     photos : DataFrame with the columns label, group and split
     folds : int
-        How many, with validation; fewer if no class has so many training photos, at least two.
+        How many, validation included; fewer (two or more) if no class has enough training photos.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def divide_folds(photos, folds, seed):
     if count < 2:
         return fold
     division = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # of a class with fewer photos than folds, see `fold_sentence`
+    with warnings.catch_warnings():  # about classes with fewer photos than folds, see `fold_sentence`
         warnings.simplefilter("ignore", UserWarning)
         held_out = [part for _, part in division.split(train, train["label"], train["group"])]
     for number, part in enumerate(filter(len, held_out), 1):  # large groups may leave a fold empty
@@ -108,7 +109,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Photos without those that would tie two subsets together, and the rows of `issue_table` about these."""
+    """Exclude photos that join two subsets: the other photos, and the rows of `issue_table` about those excluded."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -118,14 +119,14 @@ def exclude_bridges(photos, pairs, before):
         lesser = rank.isna() if whose == "new" else rank > rank.groupby(group).transform("min")
         out = photos[torn & lesser]
         issues += [
-            (row.path, row.label, "bridge", f"{whose}, and like photos of two subsets", "") for row in out.itertuples()
+            (row.path, row.label, "bridge", f"{whose}, resembles photos of two subsets", "") for row in out.itertuples()
         ]
         photos = photos.drop(out.index).reset_index(drop=True)
     return photos, issues
 
 
 def fill_gaps(photos, is_free):
-    """Move a group of free photos into each subset that misses a class; InputError where there is none to move."""
+    """Move a group of free photos into each subset that lacks a class; InputError if there is none to move."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -137,9 +138,9 @@ def fill_gaps(photos, is_free):
             spare = photos.assign(size=size)[pure & photos["split"].isin(groups.index[groups > 1])]
             if spare.empty:
                 raise InputError(
-                    f"No photo of the class {label} can be given to {subset}: they are too few, too alike or bound by "
-                    "an earlier split; add photos, lower phash_distance, or split anew with another data_seed or after "
-                    "deleting data/splits."
+                    f"No photo of the class {label} can be given to {subset}: they are too few, too similar or fixed "
+                    "by an earlier split; add photos, lower phash_distance, or split again with another data_seed "
+                    "or after deleting data/splits."
                 )
             fullest = spare["split"].map(photos.loc[own, "split"].value_counts())
             chosen = spare.assign(fullest=-fullest).sort_values(["fullest", "size", "group"])["group"].iloc[0]
@@ -148,7 +149,7 @@ def fill_gaps(photos, is_free):
 
 
 def split_images(labels, groups, validation, test, seed):
-    """Assign every image to train, validation or test: stratified by label, groups never torn apart.
+    """Assign every image to train, validation or test: stratified by label, with whole groups.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ def split_images(labels, groups, validation, test, seed):
         most_folds = min(50, int(pd.Series(labels[rest]).value_counts().max()))
         share = Fraction(fraction).limit_denominator(most_folds) or Fraction(1, most_folds)
         folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():  # of a class with fewer photos than folds: `fill_gaps` looks after it
+        with warnings.catch_warnings():  # about classes with fewer photos than folds, which `fill_gaps` repairs
             warnings.simplefilter("ignore", UserWarning)
             held_out = [fold for _, fold in folds.split(rest, labels[rest], groups[rest])][: share.numerator]
         subset[rest[np.concatenate(held_out)]] = name
@@ -178,30 +179,30 @@ def split_images(labels, groups, validation, test, seed):
 
 
 def split_sentences(photos, before, bridges):
-    """Say how many photos `split_photos` moved, excluded and found alike; its result and the `before` that it got."""
+    """Say how many photos kept their subset, are new, were excluded or resemble others, see `split_photos`."""
     old, group_sizes = photos["sha256"].isin(before), photos["group"].value_counts()
     return (
         f"{old.sum()} photos keep their subset, {(~old).sum()} are new, and {len(bridges)} are excluded as bridges.\n"
-        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} are like another one."
+        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another one."
     )
 
 
 def random_split_sentence(photos, pairs, test, seed):
-    """Say how many pairs of photos alike a test subset drawn at random would tear apart; empty without such pairs."""
+    """Say how many pairs of similar photos a random test subset would have separated; empty without such pairs."""
     if pairs.empty:
         return ""
     drawn = set(train_test_split(photos["sha256"], test_size=test, random_state=seed)[1])
     torn = pairs["first"].isin(drawn) != pairs["second"].isin(drawn)
-    return f"A test subset drawn at random would have torn apart {torn.sum()} of {len(pairs)} pairs of photos alike."
+    return f"A random test subset would have separated {torn.sum()} of {len(pairs)} pairs of similar photos."
 
 
 # ---------------------------------------------------------------- remember and write
 
 
 def memory_of_split(**settings):
-    """Find the file that remembers to which subset each photo went under these settings, and read it.
+    """Find and read the file that records the subset of each photo under these settings.
 
-    Photos are known by their content: the folder in which they lie does not count.
+    A photo is recognised by its content, wherever its file is.
 
     Parameters
     ----------
@@ -224,19 +225,19 @@ def memory_of_split(**settings):
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
         if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
-            print(f"Not read: {', '.join(sorted(others))}, by an earlier version; the photos are divided anew.")
+            print(f"Not read: {', '.join(sorted(others))}, from an earlier version; the photos are divided again.")
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])
     if not before.isin(SUBSETS).all():
         raise InputError(
-            f"data/splits/{file.name} is damaged: bring back a copy, or delete it to divide all photos anew."
+            f"data/splits/{file.name} is damaged: restore a copy, or delete it to divide all photos again."
         )
     return file, before.to_dict()
 
 
 def remember_split(file, before, photos):
-    """Write all decisions ever made under the settings of a file: those of `memory_of_split` and the new ones.
+    """Write all decisions made under the settings of a file: those of `memory_of_split` and the new ones.
 
     Parameters
     ----------
@@ -248,14 +249,14 @@ def remember_split(file, before, photos):
 
 
 def write_split(photos, issues, data, name, settings):
-    """Write data/split.csv, data_issues.csv and source.json; paths in the project's folder begin there.
+    """Write data/split.csv, data_issues.csv and source.json; paths in the project's folder are relative to it.
 
     Parameters
     ----------
     photos : DataFrame from `split_photos`, with the facts of `photos.inspect_images`
     issues : DataFrame, see `issue_table`
     data, name : str
-        Which data the photos are, see `sources.chosen_data`, and their source in words.
+        The data of `sources.chosen_data`, and their source in words.
     settings : dict of the parameters of the split
 
     Returns
@@ -274,9 +275,9 @@ def write_split(photos, issues, data, name, settings):
 
 
 def link_folders(split, folder):
-    """Make the split as folders of hard links, or of copies on another file system: <subset>/<class>/<file name>.
+    """Make folders of the split, <subset>/<class>/<file name>: hard links, or copies on another file system.
 
-    Nothing is done if they stand already; the originals are never touched.
+    Folders that exist for this split are kept; the originals are never touched.
 
     Returns
     -------
@@ -293,7 +294,7 @@ def link_folders(split, folder):
         for row in tqdm(split.itertuples(), "linking", len(split), mininterval=2):
             original = os.path.realpath(places.ROOT / row.path)
             link = unfinished / row.split / row.label / Path(row.path).name
-            if link.exists():  # folded classes may bring the same name twice
+            if link.exists():  # merged classes may contain the same name twice
                 link = link.with_name(f"{row.sha256[:8]}-{link.name}")
             link_or_copy(original, link)
         (unfinished / stamp_file.name).write_text(stamp)
@@ -302,11 +303,11 @@ def link_folders(split, folder):
     return True
 
 
-# ---------------------------------------------------------------- look at the result
+# ---------------------------------------------------------------- check the result
 
 
 def count_classes(split):
-    """Count the photos of each class in each subset, the largest class first: DataFrame of int, one column a subset."""
+    """Count the photos of each class in each subset, the largest first: DataFrame of int, one column per subset."""
     counts = pd.crosstab(split["label"], split["split"])[list(SUBSETS)]
     return counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
 
@@ -317,7 +318,7 @@ def subset_sizes(split):
 
 
 def nearest_elsewhere(photos):
-    """Find for each photo the nearest photo of another subset.
+    """Find the nearest photo of another subset for each photo.
 
     Parameters
     ----------
@@ -325,8 +326,8 @@ def nearest_elsewhere(photos):
 
     Returns
     -------
-    DataFrame with the columns given, bits (in which the two perceptual hashes differ) and twin (the other's SHA-256),
-    subset by subset
+    DataFrame with the columns given, bits (how many of the two perceptual hashes differ) and twin (the SHA-256 of the
+    nearest photo), ordered by subset
     """
     tables = []
     for subset in SUBSETS:
@@ -337,7 +338,7 @@ def nearest_elsewhere(photos):
 
 
 def check_leaks(split, near, settings):
-    """Compare a split with what was promised of it.
+    """Check that a split has no leak, no missing class and the requested shares.
 
     Parameters
     ----------
@@ -347,21 +348,21 @@ def check_leaks(split, near, settings):
 
     Returns
     -------
-    DataFrame with the columns found, expected and match, one row per promise
+    DataFrame with the columns found, expected and match, one row per check
 
     Raises
     ------
     InputError
-        When photos of two subsets are too near to each other.
+        When photos of two subsets are too similar.
     """
     too_near = (near["bits"] <= settings["phash_distance"]).sum()
     if too_near:
-        raise InputError("The split leaks, which must not be: delete data/splits and run this chapter again.")
+        raise InputError("The split has a leak: delete data/splits and run this chapter again.")
     outside_test = 1 - settings["test_share"]
     shares = {"validation": outside_test * settings["validation_share"], "test": settings["test_share"]}
     shares["train"] = 1 - sum(shares.values())
     checks = {
-        "photos too near to one in another subset": (too_near, 0),
+        "photos too similar to one in another subset": (too_near, 0),
         "groups split across folds": (len(split.groupby(["group", "split", "fold"])) - split["group"].nunique(), 0),
         "classes missing from a subset": ((count_classes(split) == 0).any(axis=1).sum(), 0),
         **{f"share of {subset}": ((split["split"] == subset).sum() / len(split), shares[subset]) for subset in SUBSETS},
@@ -371,7 +372,7 @@ def check_leaks(split, near, settings):
 
 
 def closest_pairs(near, count=6):
-    """The nearest pairs of photos of two subsets, no photo in two of them.
+    """Find the nearest pairs of photos from two subsets; no photo is in two pairs.
 
     Parameters
     ----------
@@ -379,7 +380,7 @@ def closest_pairs(near, count=6):
 
     Returns
     -------
-    DataFrame with the columns bits, sha256 and name (class and subset, one a line), twin and twin_name
+    DataFrame with the columns bits, sha256 and name (class and subset, one per line), twin and twin_name
     """
     pairs, used = [], set()
     for photo in near.sort_values("bits", kind="stable").itertuples():
@@ -392,7 +393,7 @@ def closest_pairs(near, count=6):
 
 
 def data_card(split, issues, name):
-    """Say in words what the numbers of a run are made from: Series of topic to text; `name` is that of the source."""
+    """Describe the data of a run: Series of topic to text; `name` is that of the source."""
     counts = count_classes(split).sum(axis=1)
     sides, is_out = split[["width", "height"]], issues["action"] == "excluded"
     low, middle, high = (" x ".join(f"{side:.0f}" for side in sides.agg(how)) for how in ("min", "median", "max"))
@@ -404,13 +405,13 @@ def data_card(split, issues, name):
         "Sizes": f"{middle} pixels{span}",
         "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
         "Excluded": count_checks(issues[is_out]),
-        "Kept, but noted": count_checks(issues[~is_out]),
+        "Kept with a note": count_checks(issues[~is_out]),
         "Split": split.attrs["hash"],
     }
     return pd.Series(card)
 
 
 def count_checks(issues):
-    """Say how many findings each check has, as in "blank (1), exact copy (2)"; "nothing" without any."""
+    """List the number of findings per check, as in "blank (1), exact copy (2)"; "nothing" without any."""
     counts = issues["check"].value_counts(sort=False)
     return ", ".join(f"{check} ({count})" for check, count in counts.items()) or "nothing"

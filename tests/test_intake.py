@@ -137,7 +137,7 @@ def test_without_a_name_the_data_used_last_are_taken(photos, working_folder):
 def test_a_folder_used_last_that_has_gone_is_named(photos, working_folder):
     note_source(str(photos))
     photos.rename(photos.with_name("moved"))
-    with pytest.raises(InputError, match=f"{photos}, used last, has gone .*--data DIR.*--data sample"):
+    with pytest.raises(InputError, match=f"{photos} of the last run is gone .*--data DIR.*--data sample"):
         sources.locate(None, 70, 32, 0)
     assert sources.locate(str(photos.with_name("moved")), 70, 32, 0)[0] == photos.with_name("moved")
 
@@ -670,7 +670,7 @@ def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, cha
     }
     first = split_of(working_folder)
     moved = photos.rename(photos.with_name("moved"))
-    with pytest.raises(InputError, match="used last, has gone"):
+    with pytest.raises(InputError, match="of the last run is gone"):
         chapter()
     assert sources.last_source() == source
     for seed in range(20):

@@ -163,7 +163,7 @@ def split_of(folder):
 def test_the_listed_photos_of_a_larger_collection_give_the_same_split(two_folders, capsys):
     folder, table = two_folders
     listed = sources.listed_photos(folder / "whole", str(table))
-    assert "12 of the photos of photos.csv lie in whole." in capsys.readouterr().out
+    assert "12 of the photos of photos.csv are in whole." in capsys.readouterr().out
     assert {file.parent.name for file in listed.glob("*/*")} == {"Ash", "Birch"}
     assert sources.listed_photos(listed, str(table)) == listed  # these are the data from now on
     assert split_of(listed).attrs["hash"] == split_of(folder / "own").attrs["hash"]

@@ -278,7 +278,7 @@ def test_gaps_are_filled_with_whole_new_groups():
         assert divided.groupby("label")["split"].nunique().min() == 3
     before = {"000": "train", "004": "train", "007": "train"}
     told = (
-        "class a can be given to validation.*bound by an earlier split.*another data_seed or after deleting data/splits"
+        "class a can be given to validation.*fixed by an earlier split.*another data_seed or after deleting data/splits"
     )
     with pytest.raises(InputError, match=told):
         splitting.split_photos(photos, pairs, 0.2, 0.2, 0, before)
@@ -467,7 +467,7 @@ def test_the_memory_of_a_split_belongs_to_its_settings(working_folder):
     assert file != splitting.memory_of_split(validation_share=0.2, test_share=0.3)[0]
     file.parent.mkdir()
     file.write_text("sha256,split\nab,nowhere\n")
-    with pytest.raises(InputError, match=f"data/splits/{file.name} is damaged: bring back a copy, or delete it"):
+    with pytest.raises(InputError, match=f"data/splits/{file.name} is damaged: restore a copy, or delete it"):
         splitting.memory_of_split(validation_share=0.2, test_share=0.2)
 
 
