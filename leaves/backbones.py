@@ -1,4 +1,4 @@
-"""The pretrained networks: where their weights come from, where they are cut, and how the pieces are joined."""
+"""Find the weights of pretrained networks, cut the networks in two, and join the pieces with a head."""
 
 import functools
 import http.client
@@ -28,13 +28,13 @@ import numpy as np
 class Backbone:
     """A network of keras.applications or of this project, and where its last convolutional block begins."""
 
-    cut: str  # the last frozen layer in fine tuning
-    preprocessing: str  # of RGB pixels 0..255, before the network: see `preprocess`
-    bfloat16: bool = True  # whether these numbers make it faster, where the processor has them
+    cut: str  # the last frozen layer in fine-tuning
+    preprocessing: str  # of RGB pixels 0..255 for this network, see `preprocess`
+    bfloat16: bool = True  # whether it is faster in bfloat16, on a processor that supports it
 
 
 BACKBONES = {
-    "ResNet50": Backbone("conv4_block6_out", "caffe"),  # the 143rd layer: the original froze as many
+    "ResNet50": Backbone("conv4_block6_out", "caffe"),  # the 143rd layer: the original study froze 143
     "VGG16": Backbone("block4_pool", "caffe"),
     "EfficientNetB4": Backbone("block6h_add", "efficientnet"),
     "EfficientNetLite0": Backbone("block6d_add", "none", bfloat16=False),
@@ -45,18 +45,18 @@ BACKBONES = {
 
 
 def find_weights(names, folder, seed=0, timeout=5):
-    """Say where the initial weights of each backbone come from.
+    """Find the initial weights of each backbone.
 
-    In this order: a file in `folder`, `<name>.weights.h5` or one with Keras's own name for it; for EfficientNetLite0
-    an installed package; Keras's own ImageNet weights, downloaded if need be; else random numbers from `seed`. A server
-    that does not answer within `timeout` seconds is asked for no further file; after any other failure the next
-    backbone is tried.
+    The first of these is used: a file in `folder`, `<name>.weights.h5` or Keras's own name for it; for
+    EfficientNetLite0 an installed package; Keras's own ImageNet weights, downloaded if needed; random numbers from
+    `seed`. If the server does not answer within `timeout` seconds, no other file is requested; after any other failure
+    the next backbone is tried.
 
     Parameters
     ----------
     names : iterable of str, keys of `BACKBONES`
     folder : str or Path
-        A relative one begins at the project's folder.
+        A relative path starts at the project's folder.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def find_weights(names, folder, seed=0, timeout=5):
     Raises
     ------
     InputError
-        When a file in `folder` is not regular or cannot be read, or EfficientNetLite0's package is not whole.
+        When a file in `folder` is not regular or cannot be read, or EfficientNetLite0's package is incomplete.
     """
     folder = user_path(folder, places.ROOT)
     origins, silent_for = {}, None  # the backbone for which Keras's server did not answer
@@ -92,7 +92,7 @@ def find_weights(names, folder, seed=0, timeout=5):
 
 
 def local_weights(name, folder):
-    """The weights file of a backbone that needs no download, and the words that name it; (None, None) without one."""
+    """Find a weights file that needs no download: (path, its name in words), or (None, None)."""
     given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
     if file := next((file for file in given if file.exists()), None):
         check_regular(file, name)
@@ -104,34 +104,34 @@ def local_weights(name, folder):
 
 
 def check_regular(file, name):
-    """Raise InputError if a weights file is a folder or a pipe, which would never end."""
+    """Raise InputError if a weights file is a folder, or a pipe, which would never end."""
     if Path(file).exists() and not Path(file).is_file():
-        raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it to do without.")
+        raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it.")
 
 
 def keras_pattern(name):
-    """How Keras calls its file of headless weights of a backbone, for `Path.glob`."""
+    """Return the pattern for `Path.glob` of the file name that Keras gives to a backbone's headless weights."""
     return f"{name.lower()}_*notop.h5"
 
 
 def keras_files(name):
-    """Weights that Keras has downloaded: in its home, or where that cannot be written in /tmp."""
+    """List the weights that Keras has downloaded to its home, or to /tmp if its home cannot be written."""
     home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
-    home = home if os.access(home, os.W_OK) else "/tmp/.keras"  # as keras.utils.get_file decides
+    home = home if os.access(home, os.W_OK) else "/tmp/.keras"  # the same rule as in keras.utils.get_file
     return sorted(Path(home, "models").glob(keras_pattern(name)))
 
 
 def download(name, timeout):
-    """Let Keras download its ImageNet weights of a backbone, or check those that it has.
+    """Let Keras download the ImageNet weights of a backbone, or check its earlier download.
 
     In a plan the server is only asked whether it has them.
 
     Returns
     -------
     reason : str or None
-        Why it failed.
+        Why the download failed.
     silent : bool
-        Whether the server did not answer at all: then it will not answer for other files either.
+        Whether the server did not answer at all; no other file needs to be tried then.
     """
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
@@ -140,7 +140,7 @@ def download(name, timeout):
         with asked:
             getattr(keras.applications, name)(include_top=False, input_shape=(64, 64, 3))
         return None, False
-    except Exception as error:  # noqa: BLE001 - keras.utils.get_file raises plain Exception for what urllib raised
+    except Exception as error:  # noqa: BLE001 - keras.utils.get_file turns urllib's errors into plain Exception
         cause = error.__context__ if type(error) is Exception and error.__context__ else error
         return reason_of(cause, str(error)), is_silence(cause)
     finally:
@@ -154,16 +154,16 @@ def ask_server(address, *_):
 
 
 def is_silence(error):
-    """Whether an error of a download means that the server cannot be reached or does not answer."""
+    """Return whether a download's error means that the server cannot be reached or does not answer."""
     if isinstance(error, (urllib.error.HTTPError, urllib.error.ContentTooShortError)):
         return False
-    if isinstance(error, urllib.error.URLError):  # refused, unknown name, no route: errors of the operating system
+    if isinstance(error, urllib.error.URLError):  # OSError: refused, unknown name, no route
         return isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError)
     return isinstance(error, (TimeoutError, http.client.RemoteDisconnected))
 
 
 def reason_of(error, message):
-    """Say in a few words why a download failed; `message` is Keras's, which may name the address."""
+    """Say briefly why a download failed; `message` is Keras's, which may contain the address."""
     address = re.search(r"URL fetch failure on (\S+): ", message)
     of_file = f" for {address[1]}" if address else ""
     if isinstance(error, urllib.error.HTTPError):
@@ -182,7 +182,7 @@ def reason_of(error, message):
 
 
 def load_backbone(name, source, size):
-    """A headless network for preprocessed pictures of size x size x 3, with the weights of `find_weights`.
+    """Load a headless network for preprocessed pictures of size x size x 3, with the weights of `find_weights`.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def load_backbone(name, source, size):
         When the file does not fit the architecture or is not regular, or the pictures are too small for the network.
     """
     if size < 32:
-        raise InputError(f"{name} takes pictures of 32 x 32 pixels or more, not {size} x {size}: set image_size.")
+        raise InputError(f"{name} takes pictures of 32 x 32 pixels or more, not {size} x {size}: raise image_size.")
     with seeded(int(source["hash"].removeprefix("random-")) if source["kind"] == "random" else 0):
         if name == "EfficientNetLite0":
             network = efficientnet_lite.build_network((size, size, 3))
@@ -204,17 +204,17 @@ def load_backbone(name, source, size):
         return network
     try:
         if not h5py.is_hdf5(source["file"]):
-            raise ValueError("it is no HDF5 file, or cut short")
+            raise ValueError("it is not an HDF5 file, or is truncated")
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipping nested container")  # dozens, if the file does not fit
+            warnings.filterwarnings("ignore", "Skipping nested container")  # dozens for a wrong file
             network.load_weights(source["file"])
     except (ValueError, OSError, KeyError) as error:
-        way_out = f"take headless ImageNet weights of {name}, or remove the file to do without"
+        way_out = f"use headless ImageNet weights of {name}, or remove the file"
         raise InputError(f"{source['file']} does not fit a headless {name} ({misfit(error)}): {way_out}.") from error
     return network
 
 
-# How Keras says that weights do not fit, in its two file formats, and what is said here instead.
+# Keras's messages about weights that do not fit, in its two file formats, and a short clause in place of each.
 OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
 OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {
@@ -227,13 +227,13 @@ MISFITS = {
 
 
 def misfit(error):
-    """Say in a few words why a weights file does not fit: Keras's own message lists every layer of the network."""
+    """Say briefly why a weights file does not fit, because Keras's own message lists every layer of the network."""
     message = " ".join(str(error).split())
     for pattern, clause in MISFITS.items():
         if words := re.search(pattern, message):
             return clause.format(*words.groups())
     if isinstance(error, OSError):
-        return "the file is cut short or damaged"
+        return "the file is truncated or damaged"
     if layer := re.search(r"error message for object <\w+ name=([^,>]+)", message):
         return f"the file has no weights of its layer {layer[1]}"
     return message if len(message) < 200 else "Keras cannot read the file"
@@ -310,24 +310,24 @@ def window_means(maps, share):
 
 @functools.lru_cache(maxsize=len(BACKBONES))
 def load_parts(name, size, windows=None, **source):
-    """The two parts of a frozen backbone, read once for all the heads on top of it; see `cut_backbone`."""
+    """Load the two parts of a frozen backbone, once for all heads on it; see `cut_backbone`."""
     front, last_block = cut_backbone(name, load_backbone(name, source, size), source["kind"], windows)
     front.trainable = last_block.trainable = False
     return front, last_block
 
 
 def join_parts(front, last_block, head):
-    """The whole network, RGB pixels 0..255 to class probabilities; the backbone in inference mode throughout."""
+    """Join the whole network, RGB pixels 0..255 to class probabilities; the backbone stays in inference mode."""
     pixels = keras.Input(front.input_shape[1:])
     features = last_block(front(pixels, training=False), training=False)
     return keras.Model(pixels, head(features), name="whole")
 
 
 def trainable_tail(whole):
-    """The tail of a network of `join_parts`: activations at the cut to class probabilities, shares its layers.
+    """Return the tail of a network of `join_parts`, which shares its layers: activations to class probabilities.
 
-    Last block and head learn, in the whole network too. Batch normalisation stays in inference mode and keeps its
-    parameters.
+    The last block and the head become trainable, in the whole network too. Batch normalisation stays in inference
+    mode and keeps its parameters.
     """
     front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
     last_block.trainable = True

@@ -1,4 +1,4 @@
-"""What a training reads: shuffled and augmented batches, drawn again in every epoch."""
+"""Make the batches of a training: shuffled and augmented differently in every epoch."""
 
 import mmap
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from leaves.files import without_stderr
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-with without_stderr():  # TensorFlow announces its options, whatever the level
+with without_stderr():  # TensorFlow announces its options at every log level
     import keras
     import tensorflow as tf
 
 # The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
 AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
-QUARTER_TURNS = "quarter turns"  # in the place of the degrees
+QUARTER_TURNS = "quarter turns"  # in place of the degrees
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Views:
         return values
 
     def of(self, photos, views=None):
-        """Select some of these photos by their position; with `views`, only the first so many views."""
+        """Select photos by their position; with `views`, only that many views, the first ones."""
         return Views(self.arrays[:views], self.photos[photos])
 
 
 def other_backgrounds(images, split, spec):
-    """The training photos in one view for each epoch: as they are, then with new backgrounds, and so on in turns.
+    """Make one view of the training photos per epoch: unchanged and with new backgrounds in turn.
 
     Parameters
     ----------
     images : StoredImages, shape (n, size, size, 3)
-    split : DataFrame, whose training subset these are
+    split : DataFrame with these photos as its training subset
     spec : dict
-        Of it `epochs` and `seed` are read.
+        Its keys `epochs` and `seed` are read.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def mix_up(images, targets, gamma):
     images : float32 tensor, shape (n, height, width, 3)
     targets : float32 tensor, shape (n, classes)
     gamma : float32 tensor, shape (n, 2)
-        Draws of a gamma distribution; the share of the first in their sum is then beta distributed.
+        Draws of a gamma distribution; the first one divided by their sum has a beta distribution.
     """
     share = gamma[:, 0] / tf.maximum(gamma[:, 0] + gamma[:, 1], 1e-30)
     of_image, of_target = share[:, None, None, None], share[:, None]
@@ -124,14 +124,14 @@ BALANCES = ("none", "class_weight", "oversample", "sqrt_oversample")
 
 
 def rows_of_epoch(labels, balance):
-    """The training photos of an epoch.
+    """Choose the training photos of an epoch.
 
     Parameters
     ----------
     labels : array of int, shape (n,)
     balance : str
-        With "oversample" each class has as many rows as the largest; with "sqrt_oversample" the geometric mean of its
-        own number and that. Else each photo is one row.
+        With "oversample" each class has as many rows as the largest one; with "sqrt_oversample" the geometric mean of
+        its own number and that. Otherwise each photo has one row.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def rows_of_epoch(labels, balance):
 
 
 def class_weights(labels, balance):
-    """Weight of each class in the loss, for Keras: inverse to its frequency with "class_weight", else None."""
+    """Return each class's weight in Keras's loss: the inverse of its frequency with "class_weight", else None."""
     if balance != "class_weight":
         return None
     present = np.unique(labels)
@@ -156,19 +156,19 @@ def class_weights(labels, balance):
 
 
 def training_batches(x, targets, rows, spec, first=0):
-    """Shuffled, augmented batches for all epochs from `first` on, one after another, as a tf.data.Dataset.
+    """Make the shuffled and augmented batches of all epochs from `first` on: a tf.data.Dataset.
 
-    Order, augmentation and mixing are pure functions of (seed, epoch, index), so that a run can be repeated.
+    Order, augmentation and mixing are pure functions of (seed, epoch, index), so a run can be repeated.
 
     Parameters
     ----------
     x : array, shape (views * n, ...), or memory map
-        With several views of each image, one view after the other, the epochs take turns at them.
+        Several views of each image stand one after the other; the epochs use them in turn.
     targets : float32 array, shape (n, classes)
     rows : array of int
-        The images that an epoch consists of, from `rows_of_epoch`.
+        The images of an epoch, from `rows_of_epoch`.
     spec : dict
-        Of it `seed`, `epochs`, `batch_size`, `augmentation` and `mixup` are read.
+        Its keys `seed`, `epochs`, `batch_size`, `augmentation` and `mixup` are read.
     """
     count, seed, views = len(rows), spec["seed"], len(x) // len(targets)
 
@@ -191,7 +191,7 @@ def training_batches(x, targets, rows, spec, first=0):
 
 
 def evaluation_batches(x, targets):
-    """Batches of the first view, in the order of the split, without augmentation; `x` may be a memory map."""
+    """Make batches of the first view, in the order of the split, without augmentation; `x` may be a memory map."""
 
     def load(index):
         return rows_of(x, index), tf.gather(targets, index)
@@ -200,29 +200,29 @@ def evaluation_batches(x, targets):
 
 
 def in_batches(images):
-    """Yield images in batches of at most 64, fewer of images beyond 128 pixels, so that they take no more memory."""
+    """Yield images in batches of 64, or fewer if they have over 128 pixels a side, which limits the memory."""
     count = max(1, min(64, 64 * 128 * 128 * 3 // int(np.prod(images.shape[1:]))))
     for first in range(0, len(images), count):
         yield images[first : first + count]
 
 
 def without_autotuning(dataset):
-    """The dataset without tf.data's tuning thread, for which its iterator would wait up to ten seconds at its end."""
+    """Turn off tf.data's tuning thread: an iterator would wait up to ten seconds for it at the end."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
 
 
 def rows_of(x, index):
-    """Rows of a NumPy array or memory map as a float32 tensor, read only when a dataset asks for them."""
+    """Return rows of a NumPy array or memory map as a float32 tensor, read only when a dataset needs them."""
 
     def read(rows):
         batch = np.asarray(x[rows], np.float32)
         for array in getattr(x, "arrays", [x]):
             if mapped := getattr(array, "_mmap", None):
-                mapped.madvise(mmap.MADV_DONTNEED)  # or pages that were read would count as used memory
+                mapped.madvise(mmap.MADV_DONTNEED)  # otherwise pages already read count as used memory
         return batch
 
-    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # or determinism would forbid reading ahead
+    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # stateful would stop reading ahead
     batch.set_shape([None, *x.shape[1:]])
     return batch

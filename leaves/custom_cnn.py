@@ -1,6 +1,6 @@
-"""FinalModel and its variants as data: layers are checked before anything trains, then built by Keras.
+"""FinalModel and its variants as data: layers are checked before any training, then built by Keras.
 
-A model of your own is a list of Keras layers, or a difference to FinalModel::
+Your own model is a list of Keras layers, or a set of changes to FinalModel::
 
     split = dataset.load_split()
     spec = cnn_spec("03", "few filters", split, size=64, epochs=8, seed=0, filters=[8, 16, 32])
@@ -42,7 +42,7 @@ def final_model_layers(
     dropout=(0.3, 0.3),
     dense_units=512,
 ):
-    """FinalModel of the original study as a list of Keras layers; the arguments are the choices that chapter 3 varies.
+    """List the Keras layers of the original study's FinalModel; chapter 3 varies the arguments.
 
     Five blocks of convolution, activation and max pooling; global average pooling, dropout, dense 512, dropout,
     softmax.
@@ -53,7 +53,7 @@ def final_model_layers(
     filters : sequence of int, one number for each block
     activation : (class name, config) of the layer after each convolution
     reduction : str
-        Class name of the layer that makes features of the last feature maps.
+        Class name of the layer that reduces the last feature maps to features.
     dropout : (float, float)
         Rates after the reduction and after the dense layer; a rate of 0 means no dropout layer.
 
@@ -76,12 +76,12 @@ def final_model_layers(
 
 
 def is_share(value):
-    """Whether a value is a number from 0 to below 1."""
+    """Return whether a value is a number from 0 to below 1."""
     return is_number(value, 0, 1) and value < 1
 
 
 def is_refit(value):
-    """Whether a value is None or a dict with `folds`, a whole number from 2, and `fold`, one of them from 0 on."""
+    """Return whether a value is None or a dict with `folds` (int, 2 or more) and `fold` (int, 0 to folds - 1)."""
     return value is None or (
         isinstance(value, dict)
         and set(value) == {"folds", "fold"}
@@ -91,13 +91,13 @@ def is_refit(value):
 
 
 def is_described(value):
-    """Whether a value is a dict with a class_name and a config, as Keras describes an optimizer."""
+    """Return whether a value is a dict with a class_name and a config, as Keras describes an optimizer."""
     return (
         isinstance(value, dict) and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), dict)
     )
 
 
-# What a caller of `cnn_spec` can choose, and the values that each choice takes. Keras checks the names of its classes.
+# The choices of `cnn_spec`, and the values that each of them takes. Keras checks the names of its classes.
 CHOICES = {
     # the layers of FinalModel
     "filters": PARAMETERS["filters"],
@@ -129,7 +129,7 @@ CHOICES = {
         lambda value: is_list(value, is_share, 2, 2),
     ),
     "dense_units": whole("units of the dense layer", 1, 65_536),
-    # layers of your own
+    # your own layers
     "layers": Parameter(
         "layers in place of FinalModel's",
         "None or a list of one layer or more, each [class name, config]",
@@ -155,19 +155,19 @@ CHOICES = {
 
 
 def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
-    """The spec of a custom CNN: FinalModel under the original study's settings, but for the changes named.
+    """Describe a custom CNN: FinalModel with the original study's settings, except for the given changes.
 
     Parameters
     ----------
     size : int
         Pixels per side.
     layers : list of [class name, config], optional
-        Takes the place of FinalModel's layers.
+        Replaces FinalModel's layers.
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
         batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `backgrounds`, see
         `batches.other_backgrounds`; `fold` and `without`, see `dataset.hold_out`; `refit` is {"folds": k, "fold": i},
-        see `dataset.move_validation`; `log_layers` writes the measurements of every layer that chapter 2 draws.
+        see `dataset.move_validation`; `log_layers` records the measurements of every layer for chapter 2's figures.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     Raises
     ------
     InputError
-        When a change is unknown or has a value that `CHOICES`, `check_layers`, `dataset.check_folds` or Keras refuses.
+        When a change is unknown, or `CHOICES`, `check_layers`, `dataset.check_folds` or Keras rejects its value.
     """
     check_choices({"image_size": size, "epochs": epochs, "layers": layers} | changes, name)
     of_final_model = inspect.signature(final_model_layers).parameters
@@ -186,7 +186,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if changes.get("backgrounds") == "kept":  # as in a spec that says nothing of them
+    if changes.get("backgrounds") == "kept":  # the same spec as without this key
         del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
@@ -196,19 +196,20 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
 
 
 def final_model_settings(filters, augmentation, learning_rate, **settings):
-    """FinalModel of chapters 2 and 3 as changes for `cnn_spec`: the same settings give the same trainings.
+    """List the settings of FinalModel in chapters 2 and 3 as changes for `cnn_spec`.
 
     Parameters
     ----------
     filters, augmentation, learning_rate, **settings
-        The parameters of these chapters: patience, batch_size, balance, and precision, see `runs.chosen_precision`.
+        The parameters of these chapters: patience, batch_size, balance and precision (see `runs.chosen_precision`).
+        The same settings give the same trainings.
     """
     optimizer = {"class_name": "Adam", "config": {"learning_rate": learning_rate}}
     return {"filters": filters, "augmentation": augmentation, "optimizer": optimizer, "log_layers": True, **settings}
 
 
 def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
-    """The specs of all repeats of one custom CNN: list of dict, see `cnn_spec` and `runs.repeat`."""
+    """List the specs of all repeats of one custom CNN: list of dict, see `cnn_spec` and `runs.repeat`."""
     return [
         cnn_spec(chapter, name, split, size, epochs, **repeat(number, seed, split), **changes)
         for number in range(repeats)
@@ -216,13 +217,13 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Raise InputError, one sentence, at the first choice that is not in `CHOICES` or does not take its value.
+    """Raise InputError with one sentence at the first choice that `CHOICES` lacks or whose value it rejects.
 
     Parameters
     ----------
     choices : dict of choice to value
     name : str
-        Of the model, for the message.
+        The model's name, for the message.
     """
     for key, value in choices.items():
         if key not in CHOICES:
@@ -232,14 +233,14 @@ def check_choices(choices, name):
 
 
 def unlike(kind, name, known):
-    """The clause that names something unknown, what it may have meant, and all that is known."""
+    """Say in a clause that a name is unknown, which name may be meant, and which names are known."""
     near = difflib.get_close_matches(str(name), known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {kind} {name!r}{meant}: it can be {', '.join(known)}"
 
 
 def check_optimizer(optimizer, name):
-    """Raise InputError with one sentence if Keras cannot make an optimizer, a dict, for the model of this name."""
+    """Raise InputError with one sentence if Keras cannot make an optimizer from a dict; `name` is the model's."""
     try:
         keras.optimizers.get(copy.deepcopy(optimizer))
     except (TypeError, ValueError, KeyError) as error:
@@ -248,7 +249,7 @@ def check_optimizer(optimizer, name):
 
 
 def make_layer(position, description):
-    """A Keras layer from [class name, config]; InputError names the layer and the valid arguments."""
+    """Make a Keras layer from [class name, config]; InputError names the layer and the valid arguments."""
     try:
         class_name, config = description
         given = set(config)
@@ -273,7 +274,7 @@ def make_layer(position, description):
         raise InputError(f"{where}: the argument {missing[0]!r} is missing; it takes {', '.join(valid)}.")
     try:
         description = {"module": "keras.layers", "class_name": class_name, "config": dict(config)}
-        if class_name == "Rescaling":  # its from_config reads the offset without asking for its default
+        if class_name == "Rescaling":  # its from_config needs the offset, without a default
             description["config"].setdefault("offset", 0.0)
         return keras.layers.deserialize(description)
     except (TypeError, ValueError, KeyError) as error:
@@ -282,24 +283,24 @@ def make_layer(position, description):
 
 
 def make_layers(layers, input_shape, name):
-    """Make Keras layers one after another, and follow the shape of one image's values through them.
+    """Make a list of Keras layers and compute the shape of an image after each of them.
 
     Parameters
     ----------
     layers : list of [class name, config]
     input_shape : tuple of int, without the number of images
     name : str
-        Of the model, for the message.
+        The model's name, for the message.
 
     Returns
     -------
     built : list of keras.layers.Layer, without weights
-    shape : tuple of what comes out, with None for the number of images
+    shape : tuple, the output's shape, with None for the number of images
 
     Raises
     ------
     InputError
-        One sentence, when a layer cannot be made or does not take the shape of what comes before it.
+        One sentence, when a layer cannot be made or does not accept the output of the layer before it.
     """
     built, shape = [], (None, *input_shape)
     for position, description in enumerate(layers, 1):
@@ -308,7 +309,7 @@ def make_layers(layers, input_shape, name):
             shape = built[-1].compute_output_shape(shape)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        except Exception as error:  # whatever a layer of Keras raises at shapes it does not take
+        except Exception as error:  # Keras layers raise many types for a wrong shape
             where, sides = f"{name}: layer {position}, {description[0]}", " x ".join(map(str, shape[1:]))
             if "zero or negative" in str(error):
                 way_out = "take fewer poolings or larger images"
@@ -318,32 +319,32 @@ def make_layers(layers, input_shape, name):
 
 
 def check_layers(layers, input_shape, classes, name):
-    """Raise InputError with one sentence if a list of layers does not make a classifier; nothing is built.
+    """Raise InputError with one sentence if a list of layers is not a classifier; nothing is built.
 
     Parameters
     ----------
     layers, input_shape, name : see `make_layers`
     classes : int
-        How many probabilities must come out.
+        The number of probabilities that the last layer must return.
     """
     built, shape = make_layers(layers, input_shape, name)
     if shape != (None, classes):
         sides = " x ".join(map(str, shape[1:]))
-        raise InputError(f"{name}: the last layer gives {sides} numbers, but there are {classes} classes.")
+        raise InputError(f"{name}: the last layer returns {sides} numbers, but there are {classes} classes.")
     last = built[-1]
     softmax = getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax)
     if not softmax:
-        raise InputError(f"{name}: the last layer must end in softmax, so that its outputs are probabilities.")
+        raise InputError(f"{name}: the last layer must end in softmax, because its outputs must be probabilities.")
 
 
 def build_model(layers, input_shape, name):
-    """Build a keras.Sequential from a list of [class name, config]; see `make_layers` for what is refused."""
+    """Build a keras.Sequential from a list of [class name, config]; see `make_layers` for the errors."""
     built, _ = make_layers(layers, input_shape, name)
     return keras.Sequential([keras.Input(input_shape), *built], name=name)
 
 
 def layer_settings(model):
-    """Each layer of a model as [class name, config], the config without the layer's name: equal for equal layers."""
+    """List the layers of a model as [class name, config], without their names, so equal layers compare equal."""
     return [
         [type(layer).__name__, {key: value for key, value in layer.get_config().items() if key != "name"}]
         for layer in model.layers
@@ -351,7 +352,7 @@ def layer_settings(model):
 
 
 def layer_table(model):
-    """The layers of a model, a row each: DataFrame of layer, output shape (both str) and parameters (int)."""
+    """List the layers of a model, one per row: DataFrame of layer, output shape (both str) and parameters (int)."""
     rows = [
         {
             "layer": type(layer).__name__,
@@ -364,7 +365,7 @@ def layer_table(model):
 
 
 def evidence_that_weights_move(runs):
-    """The comparisons of claim C14 and a note that answers its open question, see `claims.judge`.
+    """Collect the evidence for claim C14 and a note that answers its open question, see `claims.judge`.
 
     Parameters
     ----------
@@ -372,7 +373,7 @@ def evidence_that_weights_move(runs):
     """
     change, ratios = smallest_change(runs), gradient_ratios(runs)
     what = f"the smallest change of a kernel in an epoch is {100 * change:.2g} % of its norm"
-    reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # too few repeats, or too few that converged
+    reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # too few repeats, or too few of them converged
     ends = [*dict.fromkeys(f"{value:.2g}" for value in (min(ratios), max(ratios)))]
     note = (
         f"in the worst epoch of a training the weakest gradient of a convolution is {' to '.join(ends)} "

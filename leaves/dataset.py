@@ -1,4 +1,4 @@
-"""The split as the trainings read it: its table, and decoded images of one subset."""
+"""Read the split for the trainings: its table, and the decoded images of a subset."""
 
 import hashlib
 
@@ -19,22 +19,22 @@ def load_split(path=None):
     Returns
     -------
     DataFrame, one row per photo; its attrs hold the sorted `classes`, the number of `folds` and the `hash` of the
-    split, which covers the photos' content, labels, subsets and folds, and not where they lie
+    split, which covers the content, labels, subsets and folds of the photos, but not their paths
 
     Raises
     ------
     InputError
-        When the file is missing, or is not as chapter 1 wrote it.
+        When the file is missing, or differs from the file that chapter 1 wrote.
     """
     path = path or places.SPLIT_CSV
     if not path.exists():
         raise InputError("There is no data/split.csv yet: run notebook 01_data_split first.")
     if not matches_checksum(path):
-        raise InputError(f"{path.name} is not as chapter 1 wrote it: run notebook 01_data_split, which makes it again.")
+        raise InputError(f"{path.name} was changed after chapter 1 wrote it: run notebook 01_data_split again.")
     split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
-    split = split.sort_values(["label", "sha256"], ignore_index=True)  # an order that a renamed file does not change
+    split = split.sort_values(["label", "sha256"], ignore_index=True)  # renamed files keep this order
     if "fold" not in split:
-        raise InputError(f"{path.name} has no folds, an earlier version wrote it: run notebook 01_data_split again.")
+        raise InputError(f"{path.name} is from an earlier version and has no folds: run notebook 01_data_split again.")
     rows = split[["sha256", "label", "split", "fold"]].to_csv(index=False)
     split.attrs["hash"] = hashlib.sha256(rows.encode()).hexdigest()[:16]
     split.attrs["classes"] = sorted(split["label"].unique())
@@ -43,19 +43,20 @@ def load_split(path=None):
 
 
 def hold_out(split, fold, without=None):
-    """The split with another fold as its validation subset: train and validation together are divided into folds.
+    """Make another fold the validation subset of a split.
 
     Parameters
     ----------
     split : DataFrame, see `load_split`
     fold : int
-        The fold that becomes the validation subset; the others are the training subset. Fold 0 changes nothing.
+        The fold of train and validation that becomes the validation subset; the others are for training. Fold 0
+        changes nothing.
     without : int, optional
         A fold that is in neither of them: its subset is called "unused".
 
     Returns
     -------
-    DataFrame, a changed copy of the split; the test subset stays
+    DataFrame, a changed copy of the split; the test subset is the same
 
     Raises
     ------
@@ -80,17 +81,17 @@ def check_folds(split, fold, without=None):
 
 
 def move_validation(split, folds, fold):
-    """The split with all but one fold of the validation subset moved to training; groups stay together.
+    """Move all but one fold of the validation subset to the training subset; groups stay together.
 
-    With 20 folds a validation share of 0.2 becomes one of 0.01, the original study's refit.
+    With 20 folds a validation share of 0.2 becomes 0.01, as in the original study's refit.
 
     Parameters
     ----------
     split : DataFrame, see `load_split` and `hold_out`
     folds : int
-        At most as many as there are groups.
+        How many; no more than there are groups.
     fold : int, from 0
-        The one that stays in validation.
+        The fold that stays in the validation subset.
 
     Returns
     -------
@@ -106,20 +107,20 @@ def move_validation(split, folds, fold):
 
 
 def shrunk_side(split, divisor):
-    """The photos' median shorter side (256 pixels at most) divided by a number, in pixels: 32 or more.
+    """Divide the median shorter side of the photos (256 pixels at most) by a number: int, 32 pixels or more.
 
-    The original study halved its photos of 256 pixels. Without any known side it is 32.
+    The original study halved its photos of 256 pixels. Without any known side the result is 32.
     """
     side = split[["width", "height"]].min(axis=1).median()
-    return int(max(32, min(side, 256) // divisor))  # in this order, or not a number would become 256
+    return int(max(32, min(side, 256) // divisor))  # in this order, because NaN would become 256 in another
 
 
 def load_images(split, subset, size):
-    """Decoded images and labels of one subset; each image is decoded once for the whole series.
+    """Load the images and labels of one subset; each image is decoded once for all chapters.
 
     Parameters
     ----------
-    subset : "train", "validation", "development" or "test" (chapter 6 alone asks for "test")
+    subset : "train", "validation", "development" or "test" ("test" only in chapter 6)
     size : int
         Pixels per side.
 
@@ -131,7 +132,7 @@ def load_images(split, subset, size):
     Raises
     ------
     InputError
-        When a photo is no longer what chapter 1 saw, or the disk is full.
+        When a photo changed or disappeared since chapter 1, or the disk is full.
     """
     missing = split[~split["sha256"].isin(image_store.stored_rows(places.CACHE, size))]
 
@@ -141,7 +142,7 @@ def load_images(split, subset, size):
         except OSError:
             content = b""
         if hashlib.sha256(content).hexdigest() != row.sha256:
-            raise InputError(f"{row.path} has changed or gone since the split: run notebook 01_data_split again.")
+            raise InputError(f"{row.path} was changed or deleted after the split: run notebook 01_data_split again.")
         return row.sha256, image_store.shrink_image(image_store.read_image(content), size)
 
     if len(missing):

