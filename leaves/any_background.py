@@ -1,10 +1,10 @@
-"""Train a classifier that relies less on the background: a pretrained network that also sees leaves on other ones.
+"""Train a classifier that relies less on the background: a pretrained network that also sees other backgrounds.
 
 The background of a PlantVillage photo reveals the species (Noyan 2022), so a network may learn the background instead
-of the leaf. Here it sees every leaf on its paper and on other backgrounds, as Gui et al. (2021, FPDR) did. Fine-tuning
-on one collection can distort features that hold on others (Kumar et al. 2022). So a head on the frozen backbone is
-trained first. Then, if asked for, the last block is fine-tuned at a low rate, and the mean of both networks' weights is
-a candidate of its own (Wortsman et al. 2022, WiSE-FT).
+of the leaf. Here it sees every leaf on its paper and on other backgrounds, as in Gui et al. (2021, FPDR). Fine-tuning
+on one collection can distort features that work on others (Kumar et al. 2022), so a head on the frozen backbone is
+trained first. If requested, the last block is then fine-tuned at a low learning rate, and the mean of both networks'
+weights is another candidate (Wortsman et al. 2022, WiSE-FT).
 """
 
 import hashlib
@@ -29,16 +29,16 @@ import pandas as pd
 
 CODE = hashlib.sha256(Path(__file__).read_bytes() + (backgrounds.CODE + evaluation.CODE).encode()).hexdigest()[:8]
 NAME = "{} (any background)"
-WINDOW = 0.7  # side of the windows that the head answers to, as a share of the picture's
-PENALTIES = 0.001, 0.003  # weights of the squared weights in the loss: validation chooses
+WINDOW = 0.7  # side of the head's windows, as a share of the picture's side
+PENALTIES = 0.001, 0.003  # weight decay: factors of the squared weights in the loss; validation chooses
 PASSES, BATCH = 20, 128  # passes through all views, and photos in a batch
-PEAK_RATE = 0.006  # Adam's learning rate, which falls to 0 as a cosine does
+PEAK_RATE = 0.006  # Adam's learning rate at the start; it falls to 0 along a cosine
 TAIL_RATE = 0.0001  # Adam's learning rate at the start of fine-tuning
-JUDGE = 1_000_000  # added to the seed of the view that judges: no training sees it
+JUDGE = 1_000_000  # added to the seed of the view for scoring, which no training sees
 
 
 def head_layers(classes, penalty):
-    """The head: one dense layer on standardised features of every window, and the mean of the windows' answers.
+    """List the layers of the head: one dense layer on standardised features of every window, and their mean answer.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def head_layers(classes, penalty):
 
 
 def best_backbone(heads):
-    """The name of the backbone with the best head: by the mean macro F1 on the held-out photos, see `mean_score`.
+    """Find the backbone with the best head, by mean macro F1 on the held-out photos (see `mean_score`): its name.
 
     Parameters
     ----------
@@ -64,16 +64,16 @@ def best_backbone(heads):
 
 
 def candidate_specs(head, split, sizes, views):
-    """The specs of all candidates: every image size, number of views and penalty.
+    """List the specs of all candidates: every image size, number of views and penalty.
 
     Parameters
     ----------
-    head : Run of a head of chapter 4 on the backbone that is taken
+    head : Run of a head of chapter 4 on the chosen backbone
     split : DataFrame, see `dataset.load_split`
     sizes : list of float
         Image sizes, in multiples of the photos' side.
     views : list of int
-        How many views of each training photo have another background.
+        Numbers of views of each training photo with another background.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def candidate_specs(head, split, sizes, views):
 
 
 def falling_rate(spec, split, peak=PEAK_RATE):
-    """Adam with a learning rate that falls from `peak` to 0 at the last step of a spec's training: dict."""
+    """Describe Adam with a learning rate that falls from `peak` to 0 at the last step of a spec's training: dict."""
     photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
     steps = -(-int(photos) // spec["batch_size"])
     rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
@@ -103,20 +103,20 @@ def falling_rate(spec, split, peak=PEAK_RATE):
 
 
 def repeats_of(chosen, split, repeats):
-    """The specs of the repeats of a chosen candidate: list of dict, the first of them the candidate's own."""
+    """List the specs of the repeats of a candidate: list of dict; the first one is the candidate's own."""
     specs = [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
     return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
 
 def check_weights(head, origins):
-    """Raise InputError if the weights found now are not those with which chapter 4 trained a head."""
+    """Raise InputError if the current weights are not those with which chapter 4 trained a head."""
     name = head.spec["backbone"]
     if origins[name]["hash"] != head.spec["weights"]["hash"]:
-        raise InputError(f"The weights of {name} are not those of chapter 4: give the same weights, or run it again.")
+        raise InputError(f"The weights of {name} are not those of chapter 4: use the same weights, or run it again.")
 
 
 def on_other_backgrounds(run, split, origins):
-    """Macro F1 on the validation subset, with the leaves on backgrounds that no training has seen.
+    """Return macro F1 on the validation subset with the leaves on backgrounds that no training has seen.
 
     Parameters
     ----------
@@ -140,10 +140,10 @@ def on_other_backgrounds(run, split, origins):
 
 
 def candidates_table(runs, split, origins):
-    """Both scores of candidates on the validation subset: DataFrame, one row a run, in their order.
+    """List both scores of candidates on the validation subset: DataFrame, one row per run, in their order.
 
-    Its columns are pixels (int, image size), views (int, with other backgrounds), penalty (float), and the macro F1 on
-    the photos "as they are" and on "other backgrounds".
+    Its columns are pixels (int, image size), views (int, with other backgrounds), penalty (float), and macro F1 on the
+    photos "as they are" and on "other backgrounds".
     """
     rows = []
     for run in runs:
@@ -158,7 +158,7 @@ def candidates_table(runs, split, origins):
 
 
 def tail_specs(heads, split, passes):
-    """The specs of the tails that go on from heads, with their views: the last block learns too, all epochs.
+    """List the specs of the tails that start from heads, with the same views, trained for all epochs.
 
     Parameters
     ----------
@@ -179,11 +179,11 @@ def tail_specs(heads, split, passes):
 
 
 def mean_of_both(tail, split):
-    """The network with the mean of the frozen and the fine-tuned weights: a finished Run, made without a training.
+    """Average the frozen and the fine-tuned weights of a network: a finished Run, made without a training.
 
     Parameters
     ----------
-    tail : Run of a spec of `tail_specs`; the history and the seconds are its own
+    tail : Run of a spec of `tail_specs`; the result has its history and seconds
     """
     spec = tail.spec | {"mean_with_start": f"{tail.folder.name} {file_hash(tail.folder / 'validation.npy')}"}
     with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
@@ -192,29 +192,29 @@ def mean_of_both(tail, split):
             pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
             folder = run_folder(spec)
-            shutil.rmtree(folder, ignore_errors=True)  # what an older network answered, too
+            shutil.rmtree(folder, ignore_errors=True)  # with the answers of an older network
             write_atomic(folder / "spec.json", json.dumps(spec, indent=1))
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
     return find_run(spec)
 
 
 def ways_on(heads, tails, split):
-    """The networks that validation chooses from: dict of name to list of Run, one for each repeat.
+    """List the networks that validation chooses from: dict of name to list of Run, one per repeat.
 
     Parameters
     ----------
     heads, tails : list of Run
-        Those on the frozen backbone, and those that go on from them; without tails there is no choice.
+        Heads on the frozen backbone, and tails that start from them; without tails there is no choice.
     """
     tuned = {"mean of both": [mean_of_both(tail, split) for tail in tails], "fine-tuned": tails} if tails else {}
     return {"frozen": heads} | tuned
 
 
 def ways_table(networks, split, origins):
-    """The macro F1 of networks of `ways_on`: DataFrame, one row each.
+    """List the macro F1 of the networks of `ways_on`: DataFrame, one row per network.
 
     Its columns are those of `candidates_table`, of repeat 0 on the validation subset, and "as they are, all repeats":
-    the mean over the repeats, each on the photos that it held out.
+    the mean over the repeats, each scored on the photos that it held out.
     """
     rows = {}
     for name, runs in networks.items():

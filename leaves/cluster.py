@@ -1,6 +1,6 @@
-"""Many trainings at once: a queue of runs on the worker processes of a Dask cluster, or of this machine.
+"""Train a queue of runs in parallel, on the workers of a Dask cluster or of this machine.
 
-Every worker sees the same project folder. What a run leaves there is the same wherever it was trained.
+Every worker sees the same project folder. The files of a run do not depend on the worker that trained it.
 """
 
 import functools
@@ -19,14 +19,14 @@ import toolz
 from distributed import Client, LocalCluster, as_completed, get_worker
 
 TOPIC = "leaf-epochs"
-ONE_AT_A_TIME = threading.Lock()  # in a worker with several threads
-ATTEMPTS = 3  # of a run, whether its training fails or its worker dies
+ONE_AT_A_TIME = threading.Lock()  # for workers with several threads
+ATTEMPTS = 3  # per run; it fails if its training raises an error or its worker dies
 PATIENCE = 10  # seconds in which a scheduler must answer
 
 
 @functools.lru_cache(maxsize=1)
 def connect(address):
-    """A client of the scheduler at an address, or of N new processes for "local:N", which end with this process."""
+    """Connect to the scheduler at an address, or start N processes for "local:N" that end with this one: Client."""
     if not address.startswith("local:"):
         try:
             return Client(address, timeout=PATIENCE)
@@ -47,25 +47,25 @@ def connect(address):
 def share_out(number, count):
     """Give this process its share of the cores, and a GPU, as worker `number` of `count` on this machine."""
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number)
-    if not hasattr(os, "sched_setaffinity"):  # macOS lets no process choose
+    if not hasattr(os, "sched_setaffinity"):  # not possible on macOS
         return
     cores = own_cores()
     own = cores[number::count] or [cores[number % len(cores)]]
     for thread in os.listdir("/proc/self/task"):
-        with suppress(ProcessLookupError):  # it has just ended
+        with suppress(ProcessLookupError):  # the thread has just ended
             os.sched_setaffinity(int(thread), own)
 
 
 def gpu_of(number):
-    """The GPU that worker `number` uses, as CUDA_VISIBLE_DEVICES; where there is none it says so to TensorFlow."""
+    """Return CUDA_VISIBLE_DEVICES for worker `number`: its GPU, or "", which hides GPUs from TensorFlow."""
     gpus = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdecimal()]
     return str(number % len(gpus)) if gpus else ""
 
 
 def train_on_worker(spec, split_hash, prepare, count, threads):
-    """Train one spec on a worker, which reads the split itself; its epochs are announced to whoever waits for them.
+    """Train one spec on a worker, which reads the split itself and reports its epochs to the client.
 
-    An operation has as many threads as it would have without workers, since their number decides the last digits.
+    An operation has as many threads as without workers, because their number affects the last digits.
     """
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     worker = get_worker()
@@ -78,24 +78,24 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
 
     if threads != THREADS:
         raise InputError(
-            f"The worker {worker.address} computes an operation with {THREADS} threads and the command with {threads}, "
-            "which would change the last digits: set TF_NUM_INTRAOP_THREADS to one number for both."
+            f"The worker {worker.address} uses {THREADS} threads per operation, but the command uses {threads}, which "
+            "would change the last digits: set TF_NUM_INTRAOP_THREADS to the same number for both."
         )
     split, hashed = dataset.load_split(), runs.spec_hash(spec)
     if split.attrs["hash"] != split_hash:
         raise InputError(
-            f"{places.SPLIT_CSV} is another split on the worker {worker.address}: share the project folder."
+            f"{places.SPLIT_CSV} differs on the worker {worker.address}: let it use the same project folder."
         )
     with ONE_AT_A_TIME:
         announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
-        # A command that was killed may have left this training under way on another worker: it is waited for.
+        # Another worker may still train this run for a command that was killed, so wait for it.
         runs.train_once(spec, split, prepare, announce, patience=float("inf"))
 
 
 def train_queue(queue, split, prepare, address, progress):
-    """Train specs on a cluster, as many at a time as there are workers.
+    """Train specs on a cluster, one per worker at a time.
 
-    A run whose worker died goes on after its last epoch on another one. One that failed `ATTEMPTS` times is reported
+    If a worker dies, another one continues its run after the last epoch. A run that failed `ATTEMPTS` times is reported
     when the others are finished.
 
     Parameters
@@ -103,20 +103,20 @@ def train_queue(queue, split, prepare, address, progress):
     queue : dict of the spec's hash to spec
     address : str, see `connect`
     progress : callable(hash, epoch or None, validation macro F1 or None)
-        Called for each epoch, and with None when a run has come to its end.
+        Called after each epoch, and with None when a run has ended.
 
     Raises
     ------
     InputError
         Names the runs that failed and why.
     """
-    from leaves.training import THREADS  # a worker imports this module before it knows how many
+    from leaves.training import THREADS  # not earlier: a worker imports this module before it knows the number
 
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
-    run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle what is of this project
-    prepare = cloudpickle.dumps(prepare)  # unpickled by the worker when it knows how many threads it has
+    run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle this project's objects
+    prepare = cloudpickle.dumps(prepare)  # unpickled by the worker after it has set its threads
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}

@@ -1,4 +1,4 @@
-"""Which filters of a network are dead: their output is the same number for every pixel of every image."""
+"""Find the dead filters of a network, whose output is the same number for every pixel of every image."""
 
 from leaves.training import batch_function
 
@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-DEAD_FILTERS = "reading-dead_filters.npz"  # the file of a run that says which filters are dead
-SPAN = 1e-6  # between the largest and the smallest output: a smaller one is rounding
+DEAD_FILTERS = "reading-dead_filters.npz"  # a run's file with the dead filters
+SPAN = 1e-6  # a smaller range of outputs is a rounding error
 
 
 def dead_filters(network, images):
@@ -26,10 +26,10 @@ def dead_filters(network, images):
     pairs = zip(network.layers, network.layers[1:], strict=False)
     activated = [layer.output for layer, after in pairs if isinstance(after, keras.layers.MaxPooling2D)]
     look_inside = batch_function(keras.Model(network.inputs[0], activated))
-    lowest, highest = [], []  # of each batch: an array for each block
+    lowest, highest = [], []  # for each batch, one array per block
     for start in range(0, len(images), 64):
         batch = images[start : start + 64].astype(np.float32)
-        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # of one block: no list
+        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # one block: not a list
         lowest.append([output.min((0, 1, 2)) for output in outputs])
         highest.append([output.max((0, 1, 2)) for output in outputs])
     ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)

@@ -1,9 +1,9 @@
-"""FinalModel (distilled): the five blocks of FinalModel, trained with a teacher of chapters 4 and 5.
+"""Train FinalModel (distilled): the five blocks of FinalModel with a teacher from chapters 4 and 5.
 
 The recipe is a list of known steps: batch normalisation before each activation (Ioffe and Szegedy 2015), AdamW
-(Loshchilov and Hutter 2019) with a warm-up and a cosine schedule (Loshchilov and Hutter 2017), rare classes shown more
-often, flips and quarter turns, and a teacher's softened answers in the labels (Hinton et al. 2015). Quarter turns
-interpolate no pixel: other rotations blur a small photo, and a network that learns from blurred photos fails on sharp
+(Loshchilov and Hutter 2019) with a warm-up and a cosine schedule (Loshchilov and Hutter 2017), oversampling of rare
+classes, flips and quarter turns, and a teacher's softened answers in the labels (Hinton et al. 2015). Quarter turns do
+not interpolate pixels. Other rotations blur a small photo, and a network that learns from blurred photos fails on sharp
 ones.
 """
 
@@ -26,13 +26,13 @@ import numpy as np
 import pandas as pd
 
 NAME, BALANCE = "FinalModel (distilled)", "sqrt_oversample"
-AUGMENTATION = {"flip": True, "rotation": QUARTER_TURNS, "shift": 0, "zoom": 0}  # a leaf has no up
+AUGMENTATION = {"flip": True, "rotation": QUARTER_TURNS, "shift": 0, "zoom": 0}  # a leaf may lie in any direction
 PEAK_RATE, WARM_UP, WEIGHT_DECAY = 0.004, 0.1, 0.05  # the warm-up is a share of all steps
-TEACHER = {"temperature": 4.0, "share": 0.2}  # of the answers, and of the label in their place
+TEACHER = {"temperature": 4.0, "share": 0.2}  # of the answers; share of the label in the target
 
 
 def distilled_layers(classes, filters):
-    """The layers of the small network: at most as many parameters as FinalModel with the same filters.
+    """List the layers of the small network, with at most as many parameters as FinalModel with the same filters.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def distilled_layers(classes, filters):
         convolution = {"filters": count, "kernel_size": 3, "padding": "same", "use_bias": False, **weights}
         layers += [["Conv2D", convolution], ["MaxPooling2D", {"pool_size": 2}]]
         layers += [["BatchNormalization", {"momentum": 0.9}], ["LeakyReLU", {"negative_slope": 0.3}]]
-    # The dense layer pays for the normalisation: three numbers more for each filter.
+    # The dense layer is smaller by the parameters of the normalisation, three more for each filter.
     units = 512 - math.ceil(3 * sum(filters) / (filters[-1] + 1 + classes))
     layers += [["GlobalAveragePooling2D", {}], ["Dense", {"units": units, "activation": "relu", **weights}]]
     return [*layers, ["Dense", {"units": classes, "activation": "softmax"}]]
 
 
 def best_teacher(candidates):
-    """The name of the network with the best mean validation macro F1 over its repeats; None without candidates.
+    """Find the network with the best mean validation macro F1 over its repeats: its name; None without candidates.
 
     Parameters
     ----------
@@ -70,15 +70,15 @@ def best_teacher(candidates):
 
 
 def distilled_specs(split, final, teachers, epochs, repeats):
-    """The specs of the small network, one for each repeat: FinalModel's size, filters, precision and seed.
+    """List the specs of the small network, one per repeat, with FinalModel's size, filters, precision and seed.
 
     Parameters
     ----------
     split : DataFrame, see `dataset.load_split`
     final : Run of FinalModel, its first repeat
-    teachers : list of Run, the repeats of a head or of a tail, or None: the labels alone teach
+    teachers : list of Run, the repeats of a head or of a tail, or None to learn from the labels alone
     epochs : int
-        All of them are trained: the learning rate falls to 0 at the last step.
+        All of them are trained, because the learning rate falls to 0 at the last step.
     repeats : int
 
     Returns
@@ -103,7 +103,7 @@ def distilled_specs(split, final, teachers, epochs, repeats):
 
 
 def one_cycle(split, fold, epochs):
-    """AdamW's settings: the learning rate rises in the first tenth of all steps, and falls to 0 as a cosine does."""
+    """Describe AdamW with a learning rate that rises in the first tenth of all steps, then falls to 0 (cosine)."""
     train = hold_out(split, fold)
     labels = np.searchsorted(split.attrs["classes"], train.loc[train["split"] == "train", "label"])
     steps = epochs * math.ceil(len(rows_of_epoch(labels, BALANCE)) / 32)
@@ -115,7 +115,7 @@ def one_cycle(split, fold, epochs):
 
 
 def teacher_answers(teacher, split):
-    """A teacher's answers to all photos outside the test subset, each the mean over the photo's stored views.
+    """Average a teacher's answers over the stored views of each photo outside the test subset.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def teacher_answers(teacher, split):
 
     def compute():
         network, outputs_of = teacher.load_model(), teacher
-        if "starts_from" in teacher.spec:  # a tail goes on from what its head stored
+        if "starts_from" in teacher.spec:  # a tail starts from its head's stored outputs
             outputs_of = read_run(places.RUNS / teacher.spec["starts_from"].split()[0])
         parts = network.get_layer("front"), network.get_layer("last_block")
         outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)
@@ -143,7 +143,7 @@ def teacher_answers(teacher, split):
 
 
 def prepare_distilled(spec, split):
-    """Prepare the `Training` of a spec of `distilled_specs`: labels mixed with the softened answers of the teacher."""
+    """Prepare the `Training` of a spec of `distilled_specs`: labels mixed with the teacher's softened answers."""
     training = prepare(spec, split)
     if "teacher" not in spec:
         return training
@@ -158,7 +158,7 @@ def prepare_distilled(spec, split):
 
 
 def size_table(models):
-    """Size, time and score of networks: DataFrame of parameters, seconds of one training, and mean held-out macro F1.
+    """List size, time and score of networks: DataFrame of parameters, seconds of one training, mean held-out macro F1.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def size_table(models):
 
 
 def finding(table):
-    """Say what the small network reaches, from a `size_table` that has FinalModel too."""
+    """Compare the score of the small network with FinalModel's, from a `size_table` of both."""
     small, final = table.loc[NAME], table.loc["FinalModel"]
     return (
         f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "

@@ -126,7 +126,7 @@ def view_of(images, views, number, split, subset):
 
 
 def nearest_leaves(outputs, split, size, most=2000):
-    """Find the five training photos with the features nearest to those of a validation leaf of the most common class.
+    """Find the five training photos with the features nearest to those of a validation leaf of the commonest class.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How many photos it takes: trainings on a share of the training photos, and their scores on the test subset."""
+"""Train on shares of the training photos, and score these networks on the test subset."""
 
 from leaves import custom_cnn, scoring
 from leaves.dataset import DEVELOPMENT, load_images
@@ -11,7 +11,7 @@ import pandas as pd
 
 
 def smaller_specs(run, fractions, seed):
-    """The specs of the training of a run, repeated on shares of its training photos.
+    """List the specs that repeat the training of a run on shares of its training photos.
 
     Parameters
     ----------
@@ -19,14 +19,14 @@ def smaller_specs(run, fractions, seed):
     fractions : list of float
         Shares of the training photos.
     seed : int
-        Chooses them; that of the training stays.
+        Chooses the photos; the seed of the training stays the same.
     """
     spec = run.spec | {"chapter": "06", "log_layers": False, "split": f"{run.spec['split']} {seed}"}
     return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
 
 
 def fewer_photos(split, fraction, seed):
-    """The split with a share of the training photos of each class, at least one."""
+    """Keep a share of the training photos of each class, at least one: DataFrame, a changed copy of the split."""
     train = split[split["split"] == "train"]
     kept = [
         of_class.sample(max(1, round(fraction * len(of_class))), random_state=seed)
@@ -36,7 +36,7 @@ def fewer_photos(split, fraction, seed):
 
 
 def backbone_outputs(transfer, split, subset):
-    """The `FrozenOutputs` of chapter 4's backbone for a subset; `transfer` is a Run on this backbone."""
+    """Return the `FrozenOutputs` of chapter 4's backbone for a subset; `transfer` is a Run on this backbone."""
 
     def load():
         whole = transfer.load_model()
@@ -46,7 +46,7 @@ def backbone_outputs(transfer, split, subset):
 
 
 def prepare_smaller(spec, split, seed, transfer):
-    """A `Training` for a spec of `smaller_specs`: FinalModel, or a head on the stored features of a backbone.
+    """Prepare the `Training` of a spec of `smaller_specs`: FinalModel, or a head on the stored features of a backbone.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def prepare_smaller(spec, split, seed, transfer):
     outputs = backbone_outputs(transfer, split, DEVELOPMENT)
     (views, labels), validation = fold_data(outputs.features, outputs.labels, split, spec["fold"])
     kept = np.flatnonzero(split.index[split["split"] == "train"].isin(smaller.index))
-    with seeded(spec["seed"]):  # however many random numbers loading took
+    with seeded(spec["seed"]):  # loading may have used random numbers
         head = custom_cnn.build_model(spec["layers"], views.shape[1:], "head")
     return Training(head, head, (views.of(kept), labels[kept]), validation, summary={"classes": split.attrs["classes"]})
 
 
 def learning_curve(models, smaller, on_test, split, seed, draws):
-    """Macro F1 on test against the number of training photos, with 95 % bootstrap intervals over the test images.
+    """Tabulate macro F1 on test by the number of training photos, with 95 % bootstrap intervals over the test images.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The refit of the study (C13), repeated so that no photo that is scored has chosen the epoch."""
+"""Repeat the refit of the study (C13) without letting a scored photo choose the epoch."""
 
 import functools
 
@@ -10,14 +10,14 @@ from leaves.files import InputError
 from leaves.runs import NUMBERS, repeat
 from leaves.training import batch_function
 
-KEPT_FOLD = "reading-kept_fold.npz"  # the file of a run with its answers on the fold that is kept for the score
+KEPT_FOLD = "reading-kept_fold.npz"  # a run's answers on the fold kept for the score
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
-    """The refit of the study, repeated so that its score is fair: no photo that is scored has chosen the epoch.
+    """Repeat the refit of the study with a fair score: no scored photo has chosen the epoch.
 
-    Repeat k keeps fold k for the score. *Before*: three folds are trained on, a fourth one chooses the epoch. *After*:
-    all four folds are trained on for that many epochs.
+    Repeat k keeps fold k for the score. *Before*: the network learns from three folds, and a fourth one chooses the
+    epoch. *After*: it learns from all four folds for that many epochs.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
     """
     split, quiet = base["split"], base | {"log_layers": False}
     if split.attrs["folds"] < 3:
-        raise InputError("'more data' takes three folds or more: lower validation_share, or name other variants.")
+        raise InputError("'more data' needs three folds or more: lower validation_share, or name other variants.")
     starts = [repeat(number, seed, split) for number in range(repeats)]
     folds = split.attrs["folds"]
     before = [
@@ -48,7 +48,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
 
 
 def gain_of_more_data(before, after, split):
-    """What the refit gained on photos that took no part in it.
+    """Measure the gain of the refit on photos that took no part in it.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def gain_of_more_data(before, after, split):
     dict of differences and reason, see `claims.pairs`
     """
     states = [[run.result["state"] for run in pair] for pair in zip(before, after, strict=True)]
-    # The number of epochs of "after" is given: it may end while its score still rises.
+    # "After" has a fixed number of epochs, so it may end while its score still rises.
     states = [[first, "converged" if second == "still rising" else second] for first, second in states]
     pairs = zip(zip(before, after, strict=True), states, strict=True)
     sound = [pair for pair, state in pairs if set(state) == {"converged"}]
@@ -76,14 +76,14 @@ def gain_of_more_data(before, after, split):
 
 
 def answers_on_fold(run, fold, split):
-    """The true and the predicted classes of a fold's photos: dict of truth and predicted, arrays of int."""
+    """Return the true and the predicted classes of a fold's photos: dict of truth and predicted, arrays of int."""
     images, truth = load_images(hold_out(split, fold), "validation", run.spec["image_size"])
     return {"truth": truth, "predicted": predict_all(batch_function(run.load_model()), images).argmax(axis=1)}
 
 
 def refit_record(said, pair, cost):
-    """The evidence on C13, see `gain_of_more_data`; `pair` is None if it was not trained."""
-    what = "macro F1 after the refit minus before, on photos that chose nothing,"
+    """Collect the evidence on C13, see `gain_of_more_data`; `pair` is None if the refit was not trained."""
+    what = "macro F1 after the refit minus before, on photos that took no part,"
     against = {"against": claims.FOLD_GAIN, "measure": claims.REFIT}
     comparisons = (
         [claims.evidence(what, "not lower", **pair, **against)]

@@ -1,4 +1,4 @@
-"""Scores and their 95 % bootstrap intervals (Efron 1979), and how well a confidence is calibrated."""
+"""Compute scores, their 95 % bootstrap intervals (Efron 1979), and the calibration of confidence."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -6,9 +6,9 @@ from scipy.special import softmax
 
 
 def macro_f1(truth, prediction):
-    """Macro F1 over the classes that occur in the truth, along the last axis.
+    """Compute macro F1 over the classes that occur in the truth, along the last axis.
 
-    A photo that is taken for a class outside the truth is a mistake of its own class, and adds no class to the mean.
+    A prediction of a class outside the truth counts as a mistake of the photo's class, and adds no class to the mean.
 
     Parameters
     ----------
@@ -28,25 +28,25 @@ def macro_f1(truth, prediction):
     return np.nanmean(scores, axis=0)
 
 
-ABOVE_CONSTANT = 0.02  # macro F1 that a network must gain over the constant answer, or it did not train
+ABOVE_CONSTANT = 0.02  # a network with less macro F1 than this above the constant answer did not train
 
 
 def constant_score(truth):
-    """Macro F1 of the constant answer, the commonest class for every photo; truth: array of int, shape (n,)."""
+    """Compute macro F1 of always answering the commonest class; truth: array of int, shape (n,)."""
     counts = np.bincount(truth)
     share = counts.max() / counts.sum()
     return float(2 * share / (1 + share) / np.count_nonzero(counts))
 
 
 def state_of(curve, epochs, constant):
-    """What became of a training: "converged", "still rising", "did not train" or "diverged".
+    """Return the state of a training: "converged", "still rising", "did not train" or "diverged".
 
     Parameters
     ----------
     curve : sequence of float
-        Validation macro F1 after each epoch; not a number where the loss was none.
+        Validation macro F1 after each epoch; NaN where the loss was not a number.
     epochs : int
-        As many as the training was allowed.
+        The largest number that the training was allowed.
     constant : float, see `constant_score`
 
     Returns
@@ -63,7 +63,7 @@ def state_of(curve, epochs, constant):
 
 
 def resamples(truth, draws, seed=0):
-    """Row numbers of bootstrap resamples (Efron 1979), drawn within each class so that no rare class is lost.
+    """Draw row numbers of bootstrap resamples (Efron 1979) within each class, so every class stays in.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def resamples(truth, draws, seed=0):
 
 
 def macro_f1_of_resamples(truth, prediction, rows):
-    """Macro F1 of each resample: array of float, shape (draws,); some at a time, so that many images fit in memory.
+    """Compute macro F1 of each resample, some at a time to save memory: array of float, shape (draws,).
 
     Parameters
     ----------
@@ -93,13 +93,13 @@ def macro_f1_of_resamples(truth, prediction, rows):
 
 
 def bootstrap_interval(truth, prediction, draws=2000):
-    """95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
+    """Compute the 95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     return np.percentile(macro_f1_of_resamples(truth, prediction, resamples(truth, draws)), [2.5, 97.5])
 
 
 def paired_difference(truth, prediction, baseline, draws=2000):
-    """Macro F1 of `prediction` minus that of `baseline` on the same images: (difference, low, high).
+    """Compute macro F1 of `prediction` minus that of `baseline` on the same images: (difference, low, high).
 
     The interval is the 95 % percentile interval of a paired bootstrap: both are scored on the same resamples.
 
@@ -115,14 +115,14 @@ def paired_difference(truth, prediction, baseline, draws=2000):
 
 
 def calibration_error(truth, probabilities, bins=15):
-    """Expected calibration error: mean distance of confidence and share of right answers (Guo et al. 2017).
+    """Compute the expected calibration error, the mean of |confidence - accuracy| over bins (Guo et al. 2017).
 
     Parameters
     ----------
     truth : array of int, shape (n,)
     probabilities : array of float, shape (n, classes)
     bins : int
-        Of equal width in confidence; each counts as much as it has images.
+        Bins of equal width in confidence, each weighted by its number of images.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     chosen = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -131,12 +131,12 @@ def calibration_error(truth, probabilities, bins=15):
 
 
 def tempered(probabilities, temperature):
-    """Probabilities softened (temperature above 1) or sharpened (below 1); the most likely class stays the same."""
+    """Soften (temperature above 1) or sharpen (below 1) probabilities; the most likely class stays the same."""
     return softmax(np.log(np.maximum(probabilities, 1e-12)) / temperature, axis=1)
 
 
 def fit_temperature(truth, probabilities):
-    """The temperature between 0.05 and 20 with the least log loss (Guo et al. 2017)."""
+    """Find the temperature between 0.05 and 20 with the smallest log loss (Guo et al. 2017)."""
     rows = np.arange(len(truth))
 
     def loss(logarithm):

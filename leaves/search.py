@@ -1,4 +1,4 @@
-"""The hyperparameter search of chapter 3: rounds of growing budget, in each of which FinalModel takes part."""
+"""Search hyperparameters for chapter 3, in rounds of growing budget; FinalModel takes part in every round."""
 
 import math
 import warnings
@@ -14,15 +14,15 @@ import numpy as np
 import optuna
 import pandas as pd
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # a bar shows the trials instead
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of its sampler and its drawings
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # a progress bar shows the trials
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about Optuna's sampler and plots
 FINAL = 0  # the number of the trial that is FinalModel
-AT_ONCE = 4  # trials suggested together, before any of them is known: a cluster trains them in parallel
-REDUCTION = 3  # one challenger in so many goes on to the next round, with so many times the epochs
+AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster trains them in parallel
+REDUCTION = 3  # one in three challengers enters the next round, with three times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-EDGE = 0.2  # of the range of learning rates, on a log scale: a winner there asks for a wider range
-WIDER = 3  # times, on the winner's side
-WIDENINGS = 2  # at most
+EDGE = 0.2  # share of the range of learning rates (log scale) at each end; a winner there widens the range
+WIDER = 3  # factor by which the range grows on the winner's side
+WIDENINGS = 2  # how often it grows at most
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Search:
 
     study: optuna.Study  # the trials with their scores in the first round
     rounds: pd.DataFrame  # see `round_table`
-    number: int  # of the trial that won
+    number: int  # the winning trial
     winner: dict  # its changes to FinalModel; empty if FinalModel itself won
     runs: list  # its Runs, one for each repeat
 
@@ -41,18 +41,19 @@ def search_final_model(
 ):
     """Search for a better network than FinalModel by successive halving (Jamieson and Talwalkar 2016).
 
-    FinalModel is a trial of every round, so the winner's validation mean is never below its own. A search that was
-    stopped replays its finished runs.
+    FinalModel is a trial of every round, so the winner's validation mean is never below that of FinalModel. A search
+    that was stopped reuses its finished runs.
 
     Parameters
     ----------
     suggest : callable(optuna.Trial, (float, float)) -> dict
-        The search space, given the range of learning rates: one point of it as changes to FinalModel.
+        Given the range of learning rates, suggests one point of the search space as changes to FinalModel.
     train_all : see `helpers.train_all`
     final_runs : list of Run
         The repeats of FinalModel with these settings, size, epochs and seed.
     settings : dict, see `custom_cnn.final_model_settings`
-    epochs, first_epochs : int, of the last and of the first round, which has so many `trials`, FinalModel included
+    epochs, first_epochs : int, epochs of the last and of the first round
+    trials : int, trials of the first round, FinalModel included
     """
     changes, known = {}, {}
 
@@ -84,7 +85,7 @@ def search_final_model(
 
 
 def cut_short(run, epochs):
-    """A training as it would have ended after so many epochs, from its history: it is not trained for that again."""
+    """Return a training as it would have ended after fewer epochs: its history is cut, without a new training."""
     if epochs >= run.spec["epochs"]:
         return run
     curve = run.history["val_macro_f1"][:epochs]
@@ -93,9 +94,9 @@ def cut_short(run, epochs):
 
 
 def new_study(settings, seed):
-    """An Optuna study in memory that begins with FinalModel and some random trials.
+    """Make an Optuna study in memory that begins with FinalModel and some random trials.
 
-    Later ones are suggested by the Tree-structured Parzen Estimator (Bergstra et al. 2011).
+    The Tree-structured Parzen Estimator (Bergstra et al. 2011) suggests the later trials.
     """
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * AT_ONCE, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -104,30 +105,30 @@ def new_study(settings, seed):
 
 
 def widened(rates, rate):
-    """The range of learning rates, wider on the side where a rate lies close to its edge: (lowest, highest)."""
+    """Widen the range of learning rates on the side where a rate is close to the edge: (lowest, highest)."""
     low, high = rates
     place = math.log(rate / low) / math.log(high / low)
     return low / WIDER if place < EDGE else low, high * WIDER if place > 1 - EDGE else high
 
 
 def round_budgets(first, full):
-    """The epochs of each round, in equal ratios of about `REDUCTION` from the first round to the last: list of int."""
+    """List the epochs of each round, which grow by an equal ratio of about `REDUCTION`: list of int."""
     rounds = 1 + max(0, round(math.log(full / first, REDUCTION)))
     return [round(float(budget)) for budget in np.geomspace(full, first, rounds)[::-1]]
 
 
 def run_rounds(train, trials, champions, budgets, repeats):
-    """Let all trials compete in rounds; the champions stay, and of the other trials the best third.
+    """Let all trials compete in rounds; the champions and the best third of the other trials stay.
 
-    In the last round the challengers within `MARGIN` of the best are trained with all repeats, and the best mean wins.
-    FinalModel wins ties, and against trials that diverged or did not train.
+    In the last round, the challengers within `MARGIN` of the best are trained with all repeats, and the best mean
+    wins. FinalModel wins ties, and a trial that diverged or did not train cannot win.
 
     Parameters
     ----------
     train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
     trials : int
     champions : set of int
-        FinalModel, and the winners of these rounds with fewer trials.
+        FinalModel, and the winners of the same rounds with fewer trials.
     budgets : list of int, see `round_budgets`
     repeats : int
 
@@ -154,19 +155,19 @@ def run_rounds(train, trials, champions, budgets, repeats):
 
 
 def score(runs):
-    """Mean validation macro F1 of the repeats of a trial; a repeat that diverged counts as 0."""
+    """Average the validation macro F1 of a trial's repeats; a repeat that diverged counts as 0."""
     return float(np.mean([run.result["validation_macro_f1"] or 0 for run in runs]))
 
 
 def has_trained(runs):
-    """Whether all repeats of a trial learnt something."""
+    """Return whether no repeat of a trial diverged or did not train."""
     return not {"diverged", "did not train"} & {run.result["state"] for run in runs}
 
 
 def round_table(rounds, study):
-    """A row for each trial in each round: DataFrame of round, epochs, repeats, number, score, state and its point.
+    """List each trial of each round: DataFrame of round, epochs, repeats, number, score, state and its point.
 
-    `score` is the mean over the repeats, and `state` names all of their states.
+    `score` is the mean over the repeats, and `state` lists their states.
     """
     points = [trial.params for trial in study.trials]
     rows = [
@@ -186,12 +187,12 @@ def round_table(rounds, study):
 
 
 def depths(filters, size):
-    """The least and the most blocks of the search space; each halves the side, and one pixel must remain."""
+    """Return the fewest and the most blocks to try; each block halves the side, and one pixel must remain."""
     return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
 
 
 def final_point(settings):
-    """FinalModel as a point of the search space, see `changes_of`."""
+    """Return FinalModel as a point of the search space, see `changes_of`."""
     return {
         "width": 1.0,
         "depth": len(settings["filters"]),
@@ -207,7 +208,7 @@ def final_point(settings):
 
 
 def changes_of(point, settings):
-    """A point of the search space as changes to FinalModel, see `custom_cnn.cnn_spec`.
+    """Convert a point of the search space to changes to FinalModel, see `custom_cnn.cnn_spec`.
 
     `width` multiplies FinalModel's filters; blocks beyond FinalModel's have twice the filters of the block before.
     """

@@ -105,7 +105,7 @@ def early_stopping(patience, constant):
 class StopEarly(keras.callbacks.EarlyStopping):
     """Early stopping whose patience counts from the first epoch that clearly beats the constant answer.
 
-    A network that still predicts the most common class for nearly every photo has hardly begun to learn, so it is not
+    A network that still predicts the commonest class for nearly every photo has hardly begun to learn, so it is not
     stopped.
     """
 

@@ -1,4 +1,4 @@
-"""Heads and tails: what a head on a frozen backbone and a fine-tuned tail are, how they are prepared and compared."""
+"""Describe, prepare and compare heads on frozen backbones and fine-tuned tails."""
 
 import functools
 import itertools
@@ -17,29 +17,29 @@ import keras
 import numpy as np
 import pandas as pd
 
-# The head of a backbone without ImageNet weights, which only checks the pipeline, and the epochs of its tail.
+# For a backbone without ImageNet weights, which only checks the pipeline: its head, and the epochs of its tail.
 CHECK = {"learning_rates": [0.001], "repeats": 1, "epochs": 2, "image_size": 32}
 CHECK_TAIL_EPOCHS = 1
-MOST_STEPS = 3  # by which a grid of learning rates is widened on a side
-STUDY = ("ResNet50", "EfficientNetB4", "VGG16")  # the backbones of the original study, in the order of claim C16
+MOST_STEPS = 3  # by which a grid of learning rates is widened on each side at most
+STUDY = ("ResNet50", "EfficientNetB4", "VGG16")  # backbones of the original study, in the order of claim C16
 
 # ---------------------------------------------------------------- heads
 
 
 def head_specs(name, origin, split, learning_rates, seed, repeats, views, **settings):
-    """The specs of the heads on one frozen backbone, one for each learning rate and repeat.
+    """List the specs of the heads on one frozen backbone, one per learning rate and repeat.
 
     Parameters
     ----------
     name : str, a key of `BACKBONES`
-    origin : dict, that of the backbone's weights, see `backbones.find_weights`
+    origin : dict, the origin of the backbone's weights, see `backbones.find_weights`
     split : DataFrame from `dataset.load_split`
     learning_rates : list of float
     seed, repeats : int
-        The first seed, and how many repeats of each, see `runs.repeat`.
+        The first seed, and the number of repeats, see `runs.repeat`.
     views : dict of count, augmentation and seed, see `features.frozen_outputs`
     **settings
-        The spec's layers (of the head), image_size, epochs, patience and balance.
+        Keys of the spec: layers (of the head), image_size, epochs, patience and balance.
 
     Returns
     -------
@@ -57,13 +57,13 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 
 def loader(spec, origins):
-    """A function without arguments that loads the two parts of a spec's frozen backbone, see `backbones.load_parts`."""
+    """Make a function without arguments that loads the parts of a spec's backbone, see `backbones.load_parts`."""
     source = origins[spec["backbone"]]
     return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
 
 def stored_outputs(specs, split, origins):
-    """Compute each backbone's features of all photos outside the test subset, or take them from disk.
+    """Compute the outputs of each backbone for all photos outside the test subset, or read them from disk.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """The stored outputs in numbers: DataFrame of cut, shapes, photos and seconds, one row a backbone."""
+    """Summarise the stored outputs: DataFrame of cut, shapes, photos and seconds, one row per backbone."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -101,7 +101,7 @@ def prepare_head(spec, split, origins):
     """
     load = loader(spec, origins)
     front, last_block = load()
-    with seeded(spec["seed"]):  # however many random numbers loading took
+    with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], last_block.output_shape[1:], "head")
     outputs = frozen_outputs(spec, split, DEVELOPMENT, load)
     parts = {"front": front, "last block": last_block, "head": head}
@@ -130,13 +130,13 @@ def scores_by_rate(runs):
 
     Returns
     -------
-    DataFrame, one row a backbone, one column a learning rate in rising order; not a number where no head was trained
-    or one diverged
+    DataFrame, one row per backbone, one column per learning rate in rising order; NaN where no head was trained or one
+    diverged
 
     Raises
     ------
     InputError
-        When at every learning rate a head of a backbone diverged.
+        When a backbone has a head that diverged at every learning rate.
     """
     rows = [(run.name, rate_of(run), run.result["validation_macro_f1"]) for run in runs]
     grid = pd.DataFrame(rows, columns=["backbone", "learning rate", "score"]).astype({"score": float})
@@ -144,23 +144,23 @@ def scores_by_rate(runs):
         "score", "backbone", "learning rate", lambda scores: scores.mean(skipna=False), dropna=False, sort=False
     )
     if (lost := means.isna().all(axis=1)).any():
-        raise InputError(f"Every head of {lost.idxmax()} diverged: lower learning_rates.")
+        raise InputError(f"Every head of {lost.idxmax()} diverged: use lower learning_rates.")
     return means.sort_index(axis=1)
 
 
 def wider_specs(runs, learning_rates):
-    """The specs of the heads that widen the grid of each backbone by one step, where its best rate lies at an edge.
+    """List the specs that widen the grid of a backbone by one step if its best learning rate is at an edge.
 
     Parameters
     ----------
     runs : list of Run
-        All heads that were trained so far.
+        All heads trained so far.
     learning_rates : list of float
-        The grid that it all began with: it is widened by at most `MOST_STEPS` on a side.
+        The original grid, which is widened by at most `MOST_STEPS` on each side.
 
     Returns
     -------
-    list of dict, empty if no grid is to be widened
+    list of dict, empty if no grid needs to be widened
     """
     specs = []
     for name, best in scores_by_rate(runs).idxmax(axis=1).items():
@@ -179,7 +179,7 @@ def wider_specs(runs, learning_rates):
 
 
 def at_best_rate(runs):
-    """The heads of each backbone at its best learning rate: dict of backbone to list of Run, one for each repeat."""
+    """Find the heads of each backbone at its best learning rate: dict of backbone to list of Run, the repeats."""
     best = scores_by_rate(runs).idxmax(axis=1)
     return {name: [run for run in runs if run.name == name and rate_of(run) == best[name]] for name in best.index}
 
@@ -188,7 +188,7 @@ def at_best_rate(runs):
 
 
 def control_specs(heads, seed):
-    """The specs of the same heads on their backbone with random weights from a seed: nothing else differs.
+    """List the specs of the same heads on their backbone with random weights from a seed, as a control.
 
     Parameters
     ----------
@@ -199,10 +199,10 @@ def control_specs(heads, seed):
 
 
 def parts_of_control(spec, split, most=256):
-    """The two parts of a backbone from random weights, with the statistics of photos in its batch normalisation.
+    """Make the two parts of a backbone from random weights, with the statistics of photos in batch normalisation.
 
-    Without them the signal of an untrained network vanishes from layer to layer; to estimate them belongs to batch
-    normalisation (Ioffe and Szegedy 2015).
+    Without these statistics the signal of an untrained network vanishes from layer to layer. Estimating them is part of
+    batch normalisation (Ioffe and Szegedy 2015).
     """
     network = load_backbone(spec["backbone"], spec["weights"], spec["image_size"])
     front, last_block = cut_backbone(spec["backbone"], network, "random")
@@ -216,9 +216,9 @@ def parts_of_control(spec, split, most=256):
 
 
 def prepare_control(spec, split):
-    """Prepare the `Training` of a spec of `control_specs`: nothing goes on from it, so it is the head alone."""
+    """Prepare the `Training` of a spec of `control_specs`: the head alone, because no tail starts from it."""
     outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
-    with seeded(spec["seed"]):  # however many random numbers loading took
+    with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], outputs.features.shape[1:], "head")
     data = fold_data(outputs.features, outputs.labels, split, spec["fold"])
     return Training(head, head, *data, {"initial_weights": "random", "classes": split.attrs["classes"]})
@@ -228,7 +228,7 @@ def prepare_control(spec, split):
 
 
 def starting_heads(heads, repeats):
-    """The heads that tails go on from: of each backbone the first repeats, of one that checks the pipeline its one.
+    """List the heads that tails start from: the first repeats of each backbone; one for a check of the pipeline.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def starting_heads(heads, repeats):
     Raises
     ------
     InputError
-        When chapter 4 trained fewer heads than that.
+        When chapter 4 trained fewer heads.
     """
     chosen = []
     for runs in heads.values():
@@ -250,26 +250,26 @@ def starting_heads(heads, repeats):
         if len(runs) < count:
             raise InputError(
                 f"repeats is {count}, more than the {len(runs)} of chapter 4: run notebook 04_transfer_learning again "
-                "with as many, or lower it."
+                "with that many, or lower it."
             )
         chosen += runs[:count]
     return chosen
 
 
 def is_check(runs):
-    """Whether the networks of a backbone started from random weights and only check the pipeline."""
+    """Return whether a backbone had random weights, so its networks only check the pipeline."""
     return runs[0].result["initial_weights"] == "random"
 
 
 def tail_spec(head, split, epochs, learning_rate, patience, balance):
-    """The spec of the tail that goes on from a head, with the head's backbone, photos, views, seed and fold.
+    """Describe the tail that starts from a head, with the head's backbone, photos, views, seed and fold.
 
     Parameters
     ----------
     head : Run of a spec of `head_specs`
     split : DataFrame from `dataset.load_split`
     epochs : int
-        Of a tail that checks the pipeline `CHECK_TAIL_EPOCHS` at most.
+        At most `CHECK_TAIL_EPOCHS` for a tail that checks the pipeline.
     """
     name = head.spec["backbone"]
     epochs = CHECK_TAIL_EPOCHS if is_check([head]) else epochs
@@ -283,7 +283,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
 
 
 def prepare_tail(spec, split):
-    """Prepare the `Training` of a spec of `tail_spec`: the tail of the reloaded network learns from activations."""
+    """Prepare the `Training` of a spec of `tail_spec`: the tail of the loaded network learns from activations."""
     head = read_run(places.RUNS / spec["starts_from"].split()[0])
     whole = head.load_model()
     parts = whole.get_layer("front"), whole.get_layer("last_block")
@@ -298,7 +298,7 @@ def prepare_tail(spec, split):
 
 
 def heads_table(heads):
-    """Size, time, states and score of each backbone's heads: DataFrame, one row a backbone.
+    """List size, time, states and score of each backbone's heads: DataFrame, one row per backbone.
 
     Parameters
     ----------
@@ -320,7 +320,7 @@ def heads_table(heads):
 
 
 def tails_table(heads, tails):
-    """Time, states and score of each backbone's tails, beside those of the heads: DataFrame, one row a backbone.
+    """List time, states and score of each backbone's tails and its heads: DataFrame, one row per backbone.
 
     Parameters
     ----------
@@ -340,35 +340,35 @@ def tails_table(heads, tails):
 
 
 def checks_table(checks):
-    """The networks that only check the pipeline: DataFrame, one row a backbone; `checks` is name to list of one Run."""
+    """List the networks that only check the pipeline: DataFrame; `checks` maps each backbone to a list of one Run."""
     columns = {"params": "parameters", "epochs": "epochs", "validation_macro_f1": "validation macro F1"}
     rows = {name: {title: run.result[key] for key, title in columns.items()} for name, [run] in checks.items()}
     return pd.DataFrame(rows).T.astype({"parameters": int, "epochs": int})
 
 
 def states(runs):
-    """How many trainings are in which state, as in "2 converged, 1 still rising"."""
+    """Count the trainings in each state, as in "2 converged, 1 still rising"."""
     counts = pd.Series([run.result["state"] for run in runs]).value_counts()
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def score(run):
-    """Macro F1 on the fold that a run held out; not a number if it diverged."""
+    """Return macro F1 on the fold that a run held out; NaN if it diverged."""
     return float("nan") if run.result["diverged"] else run.result["validation_macro_f1"]
 
 
 def mean_score(runs):
-    """Mean macro F1 of the repeats on the folds that they held out."""
+    """Average the macro F1 of the repeats on the folds that they held out."""
     return float(np.mean([*map(score, runs)]))
 
 
 def higher(better, worse, models):
-    """The comparison of a claim that one network scores higher than another, or the reason why it is not made.
+    """Compare two networks for a claim that the first one scores higher, or give the reason against it.
 
     Parameters
     ----------
     better, worse : str
-        Labels; each is a network's name, or one followed by a comma and a step.
+        Labels: a network's name, or its name, a comma and a step.
     models : dict of label to list of Run, those with ImageNet weights and FinalModel
 
     Returns
@@ -378,22 +378,22 @@ def higher(better, worse, models):
     for label in (better, worse):
         if label not in models:
             return not_tested(f"{label.split(',')[0]} was not trained with ImageNet weights")[0]
-    kind = {"measure": "macro F1 of backbones", "margin": 0.0}  # an order, however small the steps
+    kind = {"measure": "macro F1 of backbones", "margin": 0.0}  # the claim is about an order, so no step is too small
     return evidence(f"{better} minus {worse}", "higher", **pairs(models[better], models[worse], score), **kind)
 
 
 def differences_table(comparisons, folds):
-    """The mean differences of comparisons over the pairs that converged, with 95 % intervals.
+    """Average the differences of comparisons over the pairs that converged, with 95 % intervals.
 
     Parameters
     ----------
-    comparisons : list of dict from `higher`; those that were not made are skipped
+    comparisons : list of dict from `higher`; those without a comparison are skipped
     folds : int, of the split
 
     Returns
     -------
-    DataFrame, indexed by the words of the comparison: difference, low, high (float; low and high are not a number with
-    fewer than two pairs), pairs (int) and reason (str, "" unless pairs are missing)
+    DataFrame, indexed by the words of the comparison: difference, low, high (float; low and high are NaN with fewer
+    than two pairs), pairs (int) and reason (str, "" unless pairs are missing)
     """
     made = {row["what"]: row for row in comparisons if "differences" in row}
     several = {what: row["differences"] for what, row in made.items() if len(row["differences"]) > 1}
@@ -408,7 +408,7 @@ def differences_table(comparisons, folds):
 
 
 def difference_text(row):
-    """A row of `differences_table` in words, as in "+0.031 (95 % interval +0.010 to +0.052)"."""
+    """Describe a row of `differences_table`, as in "+0.031 (95 % interval +0.010 to +0.052)"."""
     if np.isnan(row["difference"]):
         return f"not measured ({row['reason']})"
     if np.isnan(row["low"]):
