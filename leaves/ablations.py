@@ -1,4 +1,4 @@
-"""Compare variants with FinalModel: a table of variants, their trainings, and the differences of paired repeats."""
+"""Compare variants with FinalModel: choose and train variants, and compute the differences of paired repeats."""
 
 import functools
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-# The group of a variant by the first choice that it changes; in brackets the claims that the group is about.
+# The group of a variant, by the first choice that it changes, with the claims about the group in brackets.
 GROUPS = {
     "image_size": "resolution (C1)",
     "batch_size": "batch size (C2)",
@@ -30,10 +30,10 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
-LEAST_NETWORKS = 8  # of a fold, whose ranks are compared: of a few networks chance decides the ranks
-FINAL, MORE_DATA = "FinalModel", "more data"  # the latter are the two trainings behind C13
-SLOW_UPDATE = 8  # a photo trained alone takes as long as so many photos of a batch
-HIGH_ACCURACY, MISSED = 0.8, 0.5  # from which accuracy on, and below which recall, a class counts as missed
+LEAST_NETWORKS = 8  # per fold, for a comparison of ranks: with fewer networks chance decides the ranks
+FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" stands for the two trainings for C13
+SLOW_UPDATE = 8  # a training step on one photo takes as long as this many photos in a batch
+HIGH_ACCURACY, MISSED = 0.8, 0.5  # smallest accuracy counted as high; below this recall a class is missed
 # The figure that shows a measure.
 FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}
 INTERVAL = ["difference", "low", "high"]
@@ -43,7 +43,7 @@ INTERVAL = ["difference", "low", "high"]
 
 
 def cosine_schedule(split, epochs, balance, batch_size):
-    """A learning rate that falls from 0.001 to 0 at the last step of a training, as Keras describes it.
+    """Describe a learning rate that falls from 0.001 to 0 at the last step of a training, as Keras does.
 
     Parameters
     ----------
@@ -62,27 +62,27 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """The names of the variants that make no sense at `size` pixels per side: set of str."""
+    """Name the variants that are impossible or pointless at `size` pixels per side: set of str."""
     smallest = 2 ** len(filters)  # pixels per side that leave one pixel after the last pooling
     if size >= 2 * smallest:
         return set()
-    return {"half the side", "flatten"}  # of one pixel flatten is the same as averaging
+    return {"half the side", "flatten"}  # with one pixel, flattening equals averaging
 
 
 def chosen_variants(variants, own_variants, chosen, impossible):
-    """The names of the variants to train.
+    """Choose the variants to train.
 
     Parameters
     ----------
     variants, own_variants : dict of name to changes, a dict
-        Of the chapter and of the reader; the reader's are always trained.
+        The chapter's and the reader's variants; the reader's are always trained.
     chosen : list of str, or "all"
-        Of `variants` and "more data".
+        Names from `variants`, or "more data".
     impossible : set of str, see `too_small`
 
     Returns
     -------
-    list of str, in the order of the tables
+    list of str, names in the order of the tables
 
     Raises
     ------
@@ -91,7 +91,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
     """
     known = [*variants, MORE_DATA]
     if repeated := {*own_variants} & {*known, FINAL}:
-        raise InputError(f"own_variants names {repeated.pop()!r}, which this chapter has: take another name.")
+        raise InputError(f"own_variants names {repeated.pop()!r}, which this chapter already has: use another name.")
     names = known if chosen == "all" else list(chosen)
     for name in names:
         if name not in known:
@@ -100,7 +100,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
 
 
 def group_variants(variants, names):
-    """The variants of these names by group: dict of group to dict of name to changes."""
+    """Group the named variants: dict of group to dict of name to changes."""
     groups = {}
     for name, changes in variants.items():
         if name in names:
@@ -110,21 +110,21 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """The trainings of each variant, and those of FinalModel last: chapter 2 makes the same ones, perhaps just now.
+    """List the specs of each variant, and last those of FinalModel, which chapter 2 may be training at the same time.
 
     Parameters
     ----------
     groups : see `group_variants`
     base : dict
-        Arguments of `custom_cnn.cnn_spec` that all have in common: split, size, and
-        `custom_cnn.final_model_settings`; a variant with `layers` of its own takes no `filters`.
+        Arguments of `custom_cnn.cnn_spec` for all variants: split, size, and `custom_cnn.final_model_settings`; a
+        variant with its own `layers` takes no `filters`.
     epochs, seed, repeats : int
     claimed : set of str
-        Variants that a claim is about. The others get three repeats at most.
+        Variants with a claim about them. The others get three repeats at most.
 
     Returns
     -------
-    dict of name to list of spec, one for each repeat
+    dict of name to list of spec, one per repeat
     """
     specs = {}
     for name, changes in (pair for variants in groups.values() for pair in variants.items()):
@@ -144,7 +144,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
     train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of networks in which dead filters are looked for; of the others only the numbers are read.
+        Names of networks that are checked for dead filters; for the others only the scores are read.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
@@ -156,7 +156,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
 
 
 def variant_trainings(runs, groups):
-    """Every training in numbers.
+    """Tabulate every training.
 
     Parameters
     ----------
@@ -181,9 +181,9 @@ def variant_trainings(runs, groups):
 
 
 def score_functions(dead=None):
-    """How a run is scored in each measure: dict of measure to callable(Run) -> float.
+    """Return the score function of each measure: dict of measure to callable(Run) -> float.
 
-    `dead` has the dead filters of networks, see `dead_filters_of`.
+    `dead` lists the dead filters of the networks, see `dead_filters_of`.
     """
     scores = {
         "macro F1": lambda run: run.result["validation_macro_f1"],
@@ -196,7 +196,7 @@ def score_functions(dead=None):
 
 
 def differences_to_final(runs, folds):
-    """The mean macro F1 of each variant minus FinalModel's, over the pairs in which both converged.
+    """Compute mean macro F1 of each variant minus FinalModel's, over the pairs in which both converged.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def differences_to_final(runs, folds):
 
 
 def comparison_table(trainings, differences):
-    """Every variant in means over its repeats, with the states of its trainings and its difference to FinalModel.
+    """Tabulate every variant: means over its repeats, states of its trainings, and difference from FinalModel.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def comparison_table(trainings, differences):
 
 
 def dead_filters_of(runs, split):
-    """Find the dead filters of the networks that trained, on the photos that each of them held out.
+    """Find the dead filters of the networks that did train, on the photos that each network held out.
 
     Parameters
     ----------
@@ -265,13 +265,13 @@ def dead_filters_of(runs, split):
 
 
 def dead_filters_of_run(run, split):
-    """The dead filters of one network on the photos that it held out, see `dead_filters`: dict of column to array."""
+    """Find the dead filters of one network on the photos that it held out: dict of column to array."""
     images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
     return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
 
 def accuracy_table(runs, split):
-    """Accuracy and macro F1 of every network that converged, on the photos that it held out.
+    """Compute accuracy and macro F1 of every network that converged, on the photos that it held out.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ def accuracy_table(runs, split):
 
 
 def claim_records(said, evidence, trained, scores, costs, untested=None):
-    """The evidence on claims about a variant's measure, compared with FinalModel's.
+    """Collect the evidence on claims that compare a measure of a variant with FinalModel's.
 
     Parameters
     ----------
@@ -308,9 +308,9 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
     trained : dict of name to list of Run
     scores : dict of measure to callable, see `score_functions`
     costs : dict of variant to str
-        What it would take to train a variant that was not trained.
+        The cost of training a variant that was not trained.
     untested : dict of claim to str, optional
-        Claims that this run cannot test whatever it trains, and why.
+        Claims that this run cannot test with any training, and why.
 
     Returns
     -------
@@ -324,7 +324,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            score = scores.get(measure, lambda run: np.nan)  # of networks that did not train, which are no pairs
+            score = scores.get(measure, lambda run: np.nan)  # no network trained, so there are no pairs
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
                 claims.evidence(f"{measure}, {name} minus FinalModel", must_be, **pair, measure=measure)
@@ -335,7 +335,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
 
 
 def accuracy_record(said, networks):
-    """The evidence on C12: does accuracy rank the networks of a repeat as macro F1 does (Spearman 1904)?
+    """Collect the evidence on C12: whether accuracy and macro F1 rank the networks of a repeat alike (Spearman 1904).
 
     Parameters
     ----------
@@ -347,7 +347,7 @@ def accuracy_record(said, networks):
     counts = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else [0, 0]
     least, most = counts
     reason = (
-        f"it takes {LEAST_NETWORKS} networks in each of {claims.LEAST_REPEATS} folds, and this run has {most} at most"
+        f"it takes {LEAST_NETWORKS} networks in each of {claims.LEAST_REPEATS} folds, but this run has {most} at most"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"
@@ -355,20 +355,20 @@ def accuracy_record(said, networks):
     accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]
     note = (
         f"{(accurate['missed'] > 0).sum()} of {len(accurate)} networks with an accuracy of {HIGH_ACCURACY} or more "
-        "find fewer than half of the photos of some species"
+        "recognise fewer than half of the photos of some species"
     )
     record = {"claim": "C12", "said": said, "figure": "", "comparisons": [row]}
     return record | ({"note": note} if len(accurate) else {})
 
 
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
-    """The time that variants would take that are not trained, by FinalModel's time, their pixels and their epochs.
+    """Estimate the time of variants that are not trained from FinalModel's time, their pixels and their epochs.
 
     Parameters
     ----------
     variants : dict of name to changes
     names : list of str
-        Those that are trained.
+        Names of the trained variants.
     impossible : set of str, see `too_small`
     final_runs : list of Run
     base, epochs, repeats : see `variant_specs`
@@ -390,12 +390,12 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
 
 
 def not_trained_text(costs, names):
-    """Variants and what it would take to train them, as in "sigmoid (would take about 3 min)"."""
+    """List variants and the time to train them, as in "sigmoid (would take about 3 min)"."""
     return ", ".join(f"{name} ({costs[name]})" for name in names)
 
 
 def difference_texts(table):
-    """The differences of a `comparison_table` in words: list of str; a variant without three pairs says the reason."""
+    """Describe the differences of a `comparison_table`: list of str; with fewer than three pairs the reason."""
     rows = table[table.index != FINAL]
     text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [

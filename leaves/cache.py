@@ -1,4 +1,4 @@
-"""Results that are computed once and kept on disk, under a key that says all that they depend on."""
+"""Compute results once and keep them on disk, under a key of everything that they depend on."""
 
 import hashlib
 import inspect
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def computed_once(file, key, compute):
-    """The arrays in an .npz file, computed if they are not there or were computed under another key.
+    """Read the arrays of an .npz file; compute them if they are missing or have another key.
 
     Parameters
     ----------
@@ -30,17 +30,17 @@ def computed_once(file, key, compute):
 
 
 def read_arrays(file):
-    """The arrays of an .npz file by name; none if it is missing, or damaged, which is said."""
+    """Read the arrays of an .npz file by name: an empty dict if it is missing, or damaged, which is printed."""
     try:
-        with np.load(file) as stored:  # which refuses pickles
+        with np.load(file) as stored:  # refuses pickles
             return dict(stored)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        print(f"{file.parent.name}/{file.name} is damaged: what it held is computed again.")
+        print(f"{file.parent.name}/{file.name} is damaged: its content is computed again.")
     return {}
 
 
 def code_hash(*objects):
-    """First 16 hex digits of the SHA-256 of the source code of modules, classes or functions."""
+    """Hash the source code of modules, classes or functions: the first 16 hex digits of the SHA-256."""
     return hashlib.sha256("".join(map(inspect.getsource, objects)).encode()).hexdigest()[:16]

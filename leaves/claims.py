@@ -1,4 +1,4 @@
-"""Where a verdict on a claim of the study is reached: the rules, in words and in code."""
+"""Reach the verdicts on the claims of the study: the rules, in words and in code."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
-MARGIN = 0.05  # macro F1, or share of units: a difference inside it counts as none
-LEVEL = 0.05  # chance that a run without any effect decides something
+MARGIN = 0.05  # macro F1, or share of units; smaller differences count as none
+LEVEL = 0.05  # probability that a run without any effect decides something
 LEAST_REPEATS = 3
-REFIT = "refit"  # the measure of the refit: before it, one fold fewer trains
-LEAST_DEVIATION = 0.003  # between two differences: equal ones, of few photos, are no proof that others would be equal
-MOST_REPEATS = 30  # that are thought of when a claim is undecided
-MOVING = 0.001  # of a kernel's norm: the least change of it in an epoch that counts as moving
-ALIKE = 0.9  # rank correlation from which on accuracy and macro F1 rank networks alike
+REFIT = "refit"  # the measure of the refit, which trains on one fold less before it
+LEAST_DEVIATION = 0.003  # of differences: equal ones on few photos do not show that others would be equal
+MOST_REPEATS = 30  # largest number suggested for an undecided claim
+MOVING = 0.001  # share of a kernel's norm: the smallest change in an epoch that counts as moving
+ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 rank networks alike
 FAR_FEWER = 10  # times fewer parameters
 SMALL_LOSS = 0.1  # macro F1; a little more than the original's own 0.085
-FOLD_GAIN = 0.1  # macro F1 that the study claims for its refit: shown if the gain is not lower by the margin
+FOLD_GAIN = 0.1  # macro F1 that the study claims for its refit; confirmed if the gain is not lower by the margin
 
 # The rules of verdicts, in words. Notebooks show them, docs/verdicts.md repeats them, and a test compares.
 RULES = {
@@ -45,7 +45,7 @@ RULES = {
         "*not lower*, by the margin. A claim about an order of networks has no margin."
     ),
     "verdict": (
-        "A claim is **confirmed** if what it says was shown, and **refuted** if something was shown that excludes it. "
+        "A claim is **confirmed** if the evidence shows its statement, and **refuted** if the evidence excludes it. "
         "Otherwise it is **undecided**, with the reason. It is **not tested** if this run did not train its variant."
     ),
     "tie": (
@@ -53,7 +53,7 @@ RULES = {
         f"inside the margin of {MARGIN}. An interval that contains zero and is wider leaves it **undecided**."
     ),
 }
-# Which outcomes confirm a statement, and which refute it. Of every comparison exactly one outcome holds.
+# The outcomes that confirm a statement, and those that refute it. Each comparison has exactly one outcome.
 CONFIRM = {
     "higher": {"higher"},
     "lower": {"lower"},
@@ -68,7 +68,7 @@ REFUTE = {
     "not higher": {"higher"},
     "not lower": {"lower"},
 }
-# What an outcome means, for the reason of a verdict.
+# An outcome in words, for the reason of a verdict.
 SHOWN = {
     "same": "the difference is smaller than the margin of {}",
     "higher": "it is higher",
@@ -82,23 +82,23 @@ SHOWN = {
 
 
 def moderated_variances(variances, degrees):
-    """Draw variances towards a common one as far as they look alike: an empirical Bayes estimate (Smyth 2004).
+    """Moderate variances towards a common one, the more the closer they are: empirical Bayes (Smyth 2004).
 
-    With three repeats a variance has two degrees of freedom and decides almost nothing alone; the variants of a run
-    tell together how much trainings vary.
+    With three repeats a variance has two degrees of freedom and decides almost nothing alone; all variants of a run
+    together show how much trainings vary.
 
     Parameters
     ----------
     variances : array of float, shape (variants,), above 0
     degrees : array of int, shape (variants,)
-        Degrees of freedom of each.
+        Degrees of freedom of each variance.
 
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        All differences share FinalModel's trainings, which are half of their variance. So they tell less together than
-        independent ones would, and their degrees of freedom are at most those of a mean of variances with a
-        correlation of 1/4.
+        All differences share FinalModel's trainings, which cause half of their variance. They are less informative than
+        independent differences, so the degrees of freedom are at most those of a mean of variances with a correlation
+        of 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -106,7 +106,7 @@ def moderated_variances(variances, degrees):
     most = degrees / (1 / count + (1 - 1 / count) / 4)
     centred = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
     spread = centred.var(ddof=1) - polygamma(1, degrees / 2).mean()
-    if spread <= 0:  # no more than by chance: one variance for all
+    if spread <= 0:  # no more than by chance, so one variance for all
         return np.full(count, np.exp(centred.mean())), most
     prior = 2 * brentq(lambda half: polygamma(1, half) - spread, 1e-6, 1e9)
     common = np.exp(centred.mean() + digamma(prior / 2) - np.log(prior / 2))
@@ -115,7 +115,7 @@ def moderated_variances(variances, degrees):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired differences of one variant in numbers."""
+    """The paired differences between one variant and FinalModel in numbers."""
 
     difference: float  # mean over repeats
     low: float  # of its 95 % interval
@@ -127,9 +127,9 @@ class Comparison:
     margin: float
 
     def p_values(self, repeats=None):
-        """Three p-values: of no difference, of one above the margin and of one below minus the margin.
+        """Compute three p-values: for no difference, a difference above the margin and one below minus the margin.
 
-        With `repeats` those that so many repeats of the same mean and variance would give.
+        With `repeats`, the p-values for that many repeats of the same mean and variance.
         """
         count = repeats or self.repeats
         error = np.sqrt(self.variance * (1 / count + self.overlap))
@@ -141,10 +141,10 @@ class Comparison:
         )
 
     def outcome(self, different, at_most, at_least):
-        """The one word for what the three tests show: see `CONFIRM`. Without a margin only the first one counts.
+        """Return the outcome of the three tests, see `CONFIRM`; without a margin only the first test counts.
 
-        The words exclude each other: of a true difference inside the margin more repeats end at "same", of one beyond
-        it at "higher" or "lower".
+        The words exclude each other: with more repeats, a true difference inside the margin ends at "same", and one
+        beyond it at "higher" or "lower".
         """
         if self.margin and at_most and at_least:
             return "same"
@@ -158,18 +158,18 @@ class Comparison:
 def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
 
-    The mean of differences varies more than a mean of independent ones, because their trainings share most photos: its
-    variance is that of one difference times (1 / repeats + held-out photos per training photo), see Nadeau and Bengio
-    (2003), Machine Learning 52. Every repeat is scored on another fold, so repeats and photos are covered.
+    The mean of the differences varies more than a mean of independent ones, because their trainings share most photos.
+    Its variance is that of one difference times (1 / repeats + held-out photos per training photo), see Nadeau and
+    Bengio (2003), Machine Learning 52. Every repeat is scored on another fold, so repeats and photos are covered.
 
     Parameters
     ----------
     differences : dict of name to array of float, shape (repeats,), two or more each
-        A variant's score minus FinalModel's, pair by pair, all in one measure.
+        A variant's score minus FinalModel's in each pair, all in one measure.
     folds : int
-        Of the split, see `dataset.load_split`.
+        The number of folds, see `dataset.load_split`.
     margins : dict of name to float, optional
-        Where it is not `MARGIN`.
+        Margins other than `MARGIN`.
 
     Returns
     -------
@@ -189,9 +189,9 @@ def compare(differences, folds, margins=None):
 
 
 def holm(p_values):
-    """Which hypotheses are rejected so that any false rejection has a probability of `LEVEL` at most (Holm 1979).
+    """Reject hypotheses with a probability of at most `LEVEL` for any false rejection (Holm 1979).
 
-    By hand, because statsmodels collects garbage at every call: a simulation of these rules would take hours.
+    Not by statsmodels, which collects garbage at every call: a simulation of these rules would take hours.
 
     Parameters
     ----------
@@ -209,9 +209,9 @@ def holm(p_values):
 
 
 def outcomes(compared):
-    """What each comparison shows, all of them corrected together (Holm 1979).
+    """Return the outcome of each comparison, all of them corrected together (Holm 1979).
 
-    Of the three hypotheses of a comparison with a margin at most one is true.
+    At most one of the three hypotheses of a comparison with a margin is true.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def outcomes(compared):
 
 
 def repeats_needed(row, must_be, count):
-    """How many repeats of the same mean and variance would decide a statement among `count`; None if none up to 30."""
+    """Find how many repeats of the same mean and variance would decide a statement among `count`; None above 30."""
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
         shown = row.outcome(*(value < LEVEL / count for value in row.p_values(repeats)))
         if shown in CONFIRM[must_be] | REFUTE[must_be]:
@@ -242,7 +242,7 @@ def repeats_needed(row, must_be, count):
 
 
 def pairs(variant, baseline, score):
-    """The differences of two networks, pair by pair, and why there are none.
+    """Compute the differences of two networks in each pair, or the reason why there are too few.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def pairs(variant, baseline, score):
 
     Returns
     -------
-    dict of differences (list of float, of the pairs in which both converged) and reason (str, None if they are enough)
+    dict of differences (list of float, of the pairs in which both converged) and reason (str, None if there are enough)
     """
     both = list(zip(variant, baseline, strict=False))
     states = [[run.result["state"] for run in pair] for pair in both]
@@ -262,12 +262,12 @@ def pairs(variant, baseline, score):
 
 
 def missing_pairs(states):
-    """Why fewer than three pairs converged, in words; None if enough did.
+    """Say why fewer than three pairs converged; None if enough did.
 
     Parameters
     ----------
     states : list of list of str
-        Of each pair the states of its trainings, see `scoring.state_of`.
+        The states of the two trainings of each pair, see `scoring.state_of`.
     """
     failed = any({"diverged", "did not train"} & set(pair) for pair in states)  # networks that sometimes fail
     converged = sum(set(pair) == {"converged"} for pair in states)
@@ -280,22 +280,22 @@ def missing_pairs(states):
 
 
 def count_text(count, noun):
-    """A number with its noun, as in "1 repeat" and "3 repeats"."""
+    """Write a number with its noun, as in "1 repeat" and "3 repeats"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def evidence(what, must_be, differences, reason=None, measure="macro F1", margin=MARGIN, against=0.0):
-    """One comparison of a claim, JSON-able.
+    """Describe one comparison of a claim: dict, JSON-able.
 
     Parameters
     ----------
     what : str
         The difference in words.
     must_be : str
-        What the claim says of it, a key of `CONFIRM`.
+        The claim's statement about the difference, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        Variances of one measure, and of one kind of networks, are moderated together.
+        Variances of the same measure and kind of networks are moderated together.
     margin : float
     against : float
         A number that the differences are compared with, in place of zero.
@@ -312,23 +312,23 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """A comparison that is a count and needs no test, JSON-able: what was counted, and whether that is as claimed."""
+    """Describe a comparison that is a count and needs no test: dict, JSON-able; `is_shown` if it is as claimed."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
 def not_tested(reason):
-    """The comparisons of a claim that this run did not test."""
+    """Describe the comparisons of a claim that this run did not test."""
     return [{"what": "", "reason": f"not tested: {reason}"}]
 
 
 def judge(records, folds):
-    """The verdicts on all claims of a run, corrected together.
+    """Reach the verdicts on all claims of a run, corrected together.
 
     Parameters
     ----------
     records : list of dict
-        Of each claim: claim, said, figure, comparisons (list from `evidence`, `known` or `not_tested`) and, if there is
-        more to tell, note.
+        For each claim: claim, said, figure, comparisons (list from `evidence`, `known` or `not_tested`) and optionally
+        note.
     folds : int, see `compare`
 
     Returns
@@ -364,7 +364,7 @@ def judge(records, folds):
 
 
 def judge_one(row, compared, shown, count):
-    """The verdict on one comparison of a claim, the reason and the evidence in words.
+    """Judge one comparison of a claim: (verdict, reason, evidence in words).
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ def judge_one(row, compared, shown, count):
     compared : Comparison or None
     shown : str or None, see `outcomes`
     count : int
-        Comparisons of the run.
+        The number of comparisons of the run.
     """
     if "counted" in row:
         verdict = "undecided" if row["reason"] else "confirmed" if row["counted"] else "refuted"
@@ -399,7 +399,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """The verdict on a claim that says several things at once: confirmed only if each of those that were tested is."""
+    """Combine the verdicts on the statements of one claim: confirmed only if every tested one is confirmed."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

@@ -1,4 +1,4 @@
-"""The costs of models: parameters, seconds of training and milliseconds per photo; what several share counts once."""
+"""Add up the costs of models (parameters, training seconds, milliseconds per photo); shared costs count once."""
 
 from leaves.evaluation import MIRRORS, transfer_of
 
@@ -6,24 +6,24 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
 def seconds_parts(run, head=None):
-    """The seconds of one training, of the features it read and of the head it goes on from, by shareable names."""
+    """List the seconds of a training, of its features and of the head that it started from, by shareable names."""
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
-    if "seconds_before" in run.result:  # of a tail they count its head's training too
+    if "seconds_before" in run.result:  # for a tail it includes its head's training
         parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 
 
 def cost_parts(run, milliseconds, head=None, teacher=None):
-    """The costs of one model, by the parts that several models may share.
+    """List the costs of one model, divided into parts that several models may share.
 
     Parameters
     ----------
     run : Run
     milliseconds : dict of "whole" and, for a network on a backbone, "front", to float
     head : Run, optional
-        The transfer learning that a fine-tuned network goes on from.
+        The head that a fine-tuned network started from.
     teacher : dict of the part's name to dict, optional
-        What the training of a distilled network needs besides, see `seconds_parts`.
+        Further seconds for the training of a distilled network, see `seconds_parts`.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     if "seconds_before" in run.result:
         front = {"params": (head or run).result["parts"]["front"]}
         shared = {f"{run.spec['backbone']}, weights": front}
-        if "front" in milliseconds:  # two networks with photos of one size share its time too
+        if "front" in milliseconds:  # networks with the same photo size also share its time
             shared[f"{run.spec['backbone']}, pass"] = {"ms_per_image": milliseconds["front"]}
         for part in shared.values():
             own |= {key: own[key] - value for key, value in part.items()}
@@ -44,7 +44,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
 
 
 def teacher_parts(models, run):
-    """The seconds that a distilled network's teacher took: its parts if it is one of `models`, else their sum."""
+    """List the seconds of a distilled network's teacher: its parts if it is one of `models`, else their sum."""
     if "teacher_seconds" not in run.result:
         return {}
     folder = run.spec["teacher"]["run"].split()[0]
@@ -55,7 +55,7 @@ def teacher_parts(models, run):
 
 
 def total_cost(*models):
-    """The costs of several models together, each shared part counted once: dict with the keys of `COSTS`.
+    """Add the costs of several models, each shared part counted once: dict with the keys of `COSTS`.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def total_cost(*models):
 
 
 def cost_rows(models, times, ensembles):
-    """Name, size and costs of every model and ensemble: dict of label to a dict with some of `SCORE_COLUMNS`.
+    """List name, size and costs of every model and ensemble: dict of label to dict with some of `SCORE_COLUMNS`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What chapter 6 asks of trained networks: their answers to the test subset, and their scores."""
+"""Answer the test subset with trained networks, and compute the scores of chapter 6."""
 
 import functools
 import hashlib
@@ -32,24 +32,24 @@ MIRRORS = [
     lambda batch: batch[:, ::-1, ::-1],
 ]
 SCORE_COLUMNS = {
-    "model": "name; two rows of one backbone differ in the chapter",
-    "chapter": "that trained it",
+    "model": "name; the two rows of a backbone have different chapters",
+    "chapter": "the chapter that trained it",
     "initial_weights": "imagenet, random (a check of the pipeline) or none (trained from scratch)",
     "params": "all parameters",
-    "trainable_params": "those that learnt in the last training",
-    "epochs": "of the last training",
-    "train_seconds": "of one training with all that it builds on",
-    "validation_macro_f1": "of this training, on the validation subset",
+    "trainable_params": "parameters that learnt in the last training",
+    "epochs": "epochs of the last training",
+    "train_seconds": "seconds of one training and of everything that it builds on",
+    "validation_macro_f1": "macro F1 of this training on the validation subset",
     "test_accuracy": "share of right answers on the test subset",
     "test_macro_f1": "mean over the classes of their F1 on the test subset",
     "test_macro_f1_low": "lower end of its 95 % interval",
-    "test_macro_f1_high": "upper end",
+    "test_macro_f1_high": "upper end of its 95 % interval",
     "replaced_background_macro_f1": "test macro F1 on other backgrounds, of the leaves that can be cut out",
-    "unknown_auroc": "telling excluded species from known ones, by photos outside the test subset",
-    "external_accuracy": "on the second test set, if one is given",
-    "external_macro_f1": "the same, over the classes that occur there",
+    "unknown_auroc": "AUROC of separating excluded species from known ones, on photos outside the test subset",
+    "external_accuracy": "accuracy on the second test set, if one is given",
+    "external_macro_f1": "macro F1 there, over the classes that occur in it",
     "ms_per_image": "milliseconds for one photo, in float32",
-    "original_score": "the original study's, on its own test set",
+    "original_score": "the original study's score on its own test set",
 }
 
 
@@ -57,12 +57,12 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """The label of a recorded run: its name and, on a backbone, the step of its training."""
+    """Return the label of a recorded run: its name and, on a backbone, the step of its training."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
 def label_models(recorded):
-    """All recorded models by label.
+    """Label all recorded models.
 
     Parameters
     ----------
@@ -75,26 +75,26 @@ def label_models(recorded):
     Raises
     ------
     InputError
-        When chapter 4 has recorded other networks since chapter 5 went on from them.
+        When chapter 4 has recorded other networks than those that chapter 5 started from.
     """
     for name, run in recorded["05"].items():
         head = recorded["04"].get(name)  # None: the tail of the model for any background
         if head and "starts_from" in run.spec and run.spec["starts_from"].split()[0] != head.folder.name:
-            raise InputError("Chapter 4 has other networks than chapter 5 went on from: run 05_fine_tuning again.")
+            raise InputError("Chapter 5 started from other networks of chapter 4: run 05_fine_tuning again.")
     return {label_of(chapter, *row): row[1] for chapter, by_name in recorded.items() for row in by_name.items()}
 
 
 def label_repeats(recorded):
-    """All repeats of the models by label: dict of label to list of Run; `recorded` holds lists of Run."""
+    """Label all repeats of the models: dict of label to list of Run; `recorded` holds lists of Run."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
 
 def compared_models(models):
-    """The models that are compared, and in words those that are not.
+    """Choose the models to compare, and name the others in words.
 
-    A control, a network on a backbone with random weights, says nothing about transfer learning. One training may have
-    two labels, because a search may find nothing better.
+    A control, a network on a backbone with random weights, gives no information about transfer learning. One training
+    may have two labels, because a search may find nothing better.
 
     Parameters
     ----------
@@ -118,28 +118,28 @@ def compared_models(models):
 
 
 def transfer_of(models, run):
-    """The transfer learning that a fine-tuned network goes on from, as a Run; None if it is not among the models."""
+    """Find the Run of the head that a fine-tuned network started from; None if it is not among the models."""
     return models.get(run.name + STEPS["04"]) if "starts_from" in run.spec else None
 
 
 def validation_score(run):
-    """Macro F1 on the fold that a run held out; not a number if it diverged."""
+    """Return macro F1 on the fold that a run held out; NaN if it diverged."""
     return float("nan") if run.result["diverged"] else run.result["validation_macro_f1"]
 
 
 def rank_on_validation(models, repeats):
     """Rank single models by their mean macro F1 on the held-out folds; refits have learnt from them and are skipped.
 
-    The mean is over the first repeats, as many as every model has, so all models are scored on the same folds.
+    The mean is over the first repeats that every model has, so all models are scored on the same folds.
 
     Parameters
     ----------
     models : dict of label to Run
-    repeats : dict of label to list of Run; a model without any has one, its run
+    repeats : dict of label to list of Run; a model that is missing here has one repeat, its run
 
     Returns
     -------
-    Series of float, labels as index, the best first; its attrs hold the number of `repeats`
+    Series of float with labels as index, the best first; its attrs hold the number of `repeats`
     """
     trained = {label: repeats.get(label, [run]) for label, run in models.items() if not run.spec.get("refit")}
     count = min(map(len, trained.values()))
@@ -151,13 +151,13 @@ def rank_on_validation(models, repeats):
 
 @functools.lru_cache(maxsize=8)
 def load_network(folder):
-    """The whole network in a run's folder, from RGB pixels 0..255 to class probabilities, loaded once."""
+    """Load the whole network in a run's folder once: RGB pixels 0..255 to class probabilities."""
     return keras.models.load_model(folder / "model.keras")
 
 
 @functools.lru_cache(maxsize=8)
 def predictor(folder):
-    """The network in a run's folder as a compiled function of RGB pixels 0..255, see `batch_function`."""
+    """Return the network in a run's folder as a compiled function of RGB pixels 0..255, see `batch_function`."""
     return batch_function(load_network(folder))
 
 
@@ -177,46 +177,46 @@ class Answers:
         return {label: answer.argmax(axis=1) for label, answer in self.probabilities.items()}
 
     def macro_f1(self, label):
-        """Macro F1 over the classes that occur in the subset."""
+        """Compute macro F1 over the classes that occur in the subset."""
         return scoring.macro_f1(self.truth, self.predicted[label])
 
     def accuracy(self, label):
-        """Share of right answers."""
+        """Compute the share of right answers."""
         return accuracy_score(self.truth, self.predicted[label])
 
     def interval(self, label, draws):
-        """95 % bootstrap interval of a model's macro F1: (low, high)."""
+        """Compute the 95 % bootstrap interval of a model's macro F1: (low, high)."""
         return scoring.bootstrap_interval(self.truth, self.predicted[label], draws)
 
     def difference(self, label, baseline, draws):
-        """Macro F1 of a model minus that of another one, and its 95 % interval: (difference, low, high)."""
+        """Compute macro F1 of a model minus that of another one: (difference, low, high), a 95 % interval."""
         return scoring.paired_difference(self.truth, self.predicted[label], self.predicted[baseline], draws)
 
     def difference_text(self, label, baseline, draws):
-        """The same as text."""
+        """Write that difference and its interval as text."""
         return "{:+.3f} ({:+.3f} to {:+.3f})".format(*self.difference(label, baseline, draws))
 
 
 def subset_truth(split, subset):
-    """The species of a subset's photos, as positions in the sorted classes: array of int, shape (n,)."""
+    """Return the species of a subset's photos as positions in the sorted classes: array of int, shape (n,)."""
     return np.searchsorted(split.attrs["classes"], split.loc[split["split"] == subset, "label"])
 
 
 def validation_answers(models, split):
-    """`Answers` to the validation subset, which each training stored; without refits, which have learnt from it."""
+    """Read the stored `Answers` to the validation subset; refits, which have learnt from it, are skipped."""
     chosen = {label: run for label, run in models.items() if not run.spec.get("refit")}
     probabilities = {label: run.validation_probabilities for label, run in chosen.items()}
     return Answers(subset_truth(split, "validation"), probabilities)
 
 
 def answer_test_subset(models, split):
-    """Let every model answer to the test subset, once; its answers are kept beside its run.
+    """Let every model answer the test subset once; its answers are kept in the folder of its run.
 
     Returns
     -------
     answers : Answers
     milliseconds : dict of label to dict of float
-        Per image: "whole" and, of a network on a backbone, "front", the frozen part of it.
+        Per image: "whole" and, for a network on a backbone, "front", its frozen layers.
     """
     measured = {}
     for run in models.values():
@@ -233,7 +233,7 @@ def answer_test_subset(models, split):
 
 
 def measure(run, split):
-    """Probabilities on the test subset and milliseconds per image of a network that learns from pixels."""
+    """Compute test probabilities and milliseconds per image of a network that learns from pixels."""
     images, _ = load_images(split, "test", run.spec["image_size"])
     predict = batch_function(run.load_model())
     time_of_one = milliseconds(predict, tf.constant(images[:1], tf.float32))
@@ -241,7 +241,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """The same of both networks on a backbone, computed once: dict of each run's folder to dict of arrays."""
+    """Compute the same once for both networks on a backbone: dict of each run's folder to dict of arrays."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -251,9 +251,9 @@ def measured_on_backbone(transfer, tuned, split):
 
 
 def measure_on_backbone(transfer, tuned, split):
-    """Answer with a head alone and with the fine-tuned network in two steps; the frozen one is computed once for both.
+    """Answer with a head alone and with its fine-tuned network; the frozen layers are computed once for both.
 
-    Fine-tuning changes the numbers of a network and not its time: both have the same milliseconds.
+    Fine-tuning changes the weights of a network but not its time, so both have the same milliseconds.
     """
     network = transfer.load_model()
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
@@ -269,7 +269,7 @@ def measure_on_backbone(transfer, tuned, split):
 
 
 def predict_all(predict, images, change=lambda batch: batch):
-    """Probabilities for many images, which are read and changed batch by batch.
+    """Predict probabilities for many images, which are read and changed batch by batch.
 
     Parameters
     ----------
@@ -285,11 +285,11 @@ def predict_all(predict, images, change=lambda batch: batch):
 
 
 def milliseconds(predict, batch):
-    """Median time of 20 predictions, one photo at a time, after one to warm up.
+    """Measure the median time of 20 predictions, one photo at a time, after one prediction to warm up.
 
     Parameters
     ----------
-    batch : float32 tensor whose first axis has the length 1
+    batch : float32 tensor of one photo, shape (1, ...)
     """
     times = []
     for _ in range(21):
@@ -299,11 +299,11 @@ def milliseconds(predict, batch):
     return float(np.median(times[1:]))
 
 
-# ---------------------------------------------------------------- several predictions in one
+# ---------------------------------------------------------------- ensembles
 
 
 def with_ensembles(ensembles, models, split, subset, answers):
-    """`Answers` of single models to a subset, and those of the ensembles; the mirrored photos are answered once.
+    """Add the answers of the ensembles to those of single models; the mirrored photos are answered once.
 
     Parameters
     ----------
@@ -321,12 +321,12 @@ def with_ensembles(ensembles, models, split, subset, answers):
 
 
 def mirrored(run, images):
-    """A model's mean answer to images and their mirror images: array of float32, shape (n, classes)."""
+    """Average a model's answers to images and their mirror images: array of float32, shape (n, classes)."""
     return np.mean([predict_all(predictor(run.folder), images, mirror) for mirror in MIRRORS], axis=0)
 
 
 def combined(probabilities, ensembles, augmented):
-    """Probabilities by label, with those of test-time augmentation, which are given, and of the ensemble."""
+    """Add test-time augmentation (`augmented`) and the mean of the ensemble to probabilities by label."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 
@@ -335,7 +335,7 @@ def combined(probabilities, ensembles, augmented):
 
 
 def score_table(costs, on_test, on_validation, original, draws):
-    """The table of report/scores.csv, but for the scores on other photos.
+    """Make the table of report/scores.csv without the scores on other photos.
 
     Parameters
     ----------
@@ -369,7 +369,7 @@ def score_table(costs, on_test, on_validation, original, draws):
 
 
 def compare_with(best, labels, answers, draws):
-    """Macro F1 of models minus that of one of them, which validation chose.
+    """Compute macro F1 of models minus that of `best`, which validation chose.
 
     Returns
     -------
@@ -386,7 +386,7 @@ def compare_with(best, labels, answers, draws):
 
 
 def f1_per_class(answers, labels, classes):
-    """F1 of each class: DataFrame, one row per class, "name (number of photos)", and one column per label."""
+    """Compute F1 of each class: DataFrame, one row per class, "name (number of photos)", one column per label."""
     every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
     counts = np.bincount(answers.truth, minlength=len(classes))
     index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
@@ -394,7 +394,7 @@ def f1_per_class(answers, labels, classes):
 
 
 def calibration_table(labels, on_test, on_validation):
-    """The temperature that validation gives, and calibration error and log loss on test before and after it.
+    """Fit temperatures on validation; compute calibration error and log loss on test before and after.
 
     Returns
     -------

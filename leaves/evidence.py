@@ -1,4 +1,4 @@
-"""The evidence for claims that chapter 6 adds: for the one on FinalModel's size, and what the test subset says."""
+"""Collect the evidence of chapter 6: for the claim on FinalModel's size, and the notes on the test subset."""
 
 from html import escape
 
@@ -10,14 +10,14 @@ STARTS = {"none": "trained from scratch", "random": "random initial weights", "i
 
 
 def answer_in_words(scores, label, count):
-    """What the model that validation chose reaches on the test subset, in Markdown.
+    """Describe the test score of the model that validation chose, in Markdown.
 
     Parameters
     ----------
     scores : Series, the model's row of `evaluation.score_table`
     label : str
     count : int
-        Of test photos.
+        The number of test photos.
     """
     interval = f"{scores['test_macro_f1_low']:.3f} to {scores['test_macro_f1_high']:.3f}"
     return (
@@ -29,7 +29,7 @@ def answer_in_words(scores, label, count):
 
 
 def disagreement_in_words(ranked, scores):
-    """Where validation and test disagree on the order of the models.
+    """Say where validation and test disagree on the order of the models.
 
     Parameters
     ----------
@@ -50,13 +50,13 @@ def disagreement_in_words(ranked, scores):
 
 
 def evidence_of_size(large, small, models, repeats, on_test, draws):
-    """The evidence for claim C17: how many times fewer parameters a small network has, and which score it loses.
+    """Collect the evidence for claim C17: how many times fewer parameters a small network has, and its loss of score.
 
     Parameters
     ----------
     large : str, the label of a network on a backbone, or None if there is none with ImageNet weights
     small : list of str
-        The first label is that of the small network of the claim; the test subset tells of the others too.
+        The first label is the small network of the claim; the test note covers the others too.
     models : dict of label to Run
     repeats : dict of label to list of Run
     on_test : Answers
@@ -79,7 +79,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
 
 
 def with_test_notes(records, pairs, on_test, draws):
-    """The evidence for all claims in their order, with a note of what the test subset says.
+    """List the evidence for all claims in their order, with a note on the test subset.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def with_test_notes(records, pairs, on_test, draws):
 
     Returns
     -------
-    list of dict, one for each of `CLAIMS`; of a claim without a record that it was not tested
+    list of dict, one for each of `CLAIMS`; a claim without a record counts as not tested
     """
     absent = {"said": "", "figure": "", "comparisons": claims.not_tested("no chapter recorded evidence")}
     by_claim = {claim: {"claim": claim, "note": ""} | absent for claim in CLAIMS}

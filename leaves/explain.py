@@ -1,4 +1,4 @@
-"""Where a network looks: LayerCAM (Jiang et al. 2021), and how much of it lies on the leaf."""
+"""Show which pixels a network uses: LayerCAM (Jiang et al. 2021), and its share on the leaf."""
 
 import hashlib
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 CODE = hashlib.sha256(Path(__file__).read_bytes() + evaluation.CODE.encode()).hexdigest()[:8]
-FINE = 16  # places on a side of the maps: coarser ones cannot be read
+FINE = 16  # places per side of the maps; coarser maps cannot be read
 
 
 def fine_layer(network):
-    """The last layer of a network whose maps have 16 x 16 places or more; that with the most, if none has."""
+    """Find the last layer with maps of 16 x 16 places or more; if none has, the layer with the most places."""
     layers = [layer for layer in flat_layers(network) if len(layer.output.shape) == 4]
     fine = [layer for layer in layers if layer.output.shape[1] >= FINE]
     return fine[-1] if fine else max(layers, key=lambda layer: layer.output.shape[1])
@@ -31,7 +31,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list to which each eager call of a layer adds its output, wherever in a network the layer lies."""
+    """Yield a list to which each eager call of a layer adds its output, even of a layer in a nested model."""
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):
@@ -46,10 +46,10 @@ def recorded_output(layer):
 
 
 def layer_cam(network, images):
-    """How much each place of fine feature maps raises the answer that a network gives.
+    """Compute how much each place of fine feature maps raises the network's answer.
 
-    Each value of a map counts with its own gradient where that is positive (Jiang et al. 2021, "LayerCAM"), which keeps
-    maps of early layers sharp. The gradient is that of the log odds of the answer.
+    Each value of a map is weighted by its own gradient if that is positive (Jiang et al. 2021, "LayerCAM"), which keeps
+    the maps of early layers sharp. The gradient is that of the log odds of the answer.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def layer_cam(network, images):
 
     Returns
     -------
-    array of float32, shape (n, height, width), 0 or more; height and width are 16 or more if the images are large
-    enough
+    array of float32, shape (n, height, width), 0 or more; height and width are 16 or more if the images are
+    large enough
     """
     pixels = tf.constant(images, tf.float32)
     with recorded_output(fine_layer(network)) as outputs, tf.GradientTape() as tape:
@@ -72,17 +72,18 @@ def layer_cam(network, images):
 
 
 def brightness(heat):
-    """Maps as they are drawn, 0 to 1: the square root of a smoothed map, or a single place would outshine all."""
+    """Scale maps for drawing, 0 to 1: the square root of a smoothed map, so one place does not outshine the others."""
     smooth = np.sqrt(gaussian_filter(heat, (0, 1, 1)))
     return smooth / np.maximum(smooth.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
 def stored_heat(run, split, rows):
-    """`layer_cam` of some photos of the test subset, computed once.
+    """Compute `layer_cam` of some photos of the test subset once.
 
     Parameters
     ----------
     rows : array of int
+        Row numbers of photos in the test subset.
     """
     key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']} {rows.tolist()}"
 
@@ -95,9 +96,9 @@ def stored_heat(run, split, rows):
 
 
 def heat_examples(labels, models, on_test, split):
-    """Where models look in three test photos that they get right, and in three that they get wrong.
+    """Compute the maps of models for three test photos that they classify correctly and three that they do not.
 
-    Photos whose leaf was told from its background come first, so that its outline can be drawn.
+    Photos with a known outline of the leaf come first, so it can be drawn.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def heat_examples(labels, models, on_test, split):
 
 
 def share_on_leaf(heat, masks):
-    """The share of each map's weight that lies on the leaf: array of float, shape (n,); not a number for no weight.
+    """Compute the share of each map's weight on the leaf: array of float, shape (n,); NaN for a map of zeros.
 
     Parameters
     ----------
@@ -140,19 +141,19 @@ def share_on_leaf(heat, masks):
 
 
 def attention_table(labels, models, split, rows):
-    """How much of each model's maps lies on the leaf: DataFrame, one row a label.
+    """Tabulate the share of each model's maps on the leaf: DataFrame, one row per label.
 
     Parameters
     ----------
     labels : list of str
     models : dict of label to Run
     rows : array of int
-        Photos of the test subset; those whose leaf was not told from its background are skipped.
+        Photos of the test subset; those without a leaf mask are skipped.
 
     Returns
     -------
-    DataFrame of "weight on the leaf" and "area of the leaf" (means, float), "photos" (int, those whose map has any
-    weight) and "places" (str, of the maps); empty if no leaf was told
+    DataFrame of "weight on the leaf" and "area of the leaf" (means, float), "photos" (int, those with any weight in
+    the map) and "places" (str, of the maps); empty if no photo has a leaf mask
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]

@@ -1,4 +1,4 @@
-"""The best model to take away: one file that takes photos of any size and answers with names."""
+"""Export the best model to one file that takes photos of any size and returns the names of species."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ CODE = hashlib.sha256(Path(__file__).read_bytes() + VERSIONS.encode()).hexdigest
 
 
 def with_labels(network, size, classes, familiar):
-    """A network that takes pictures of any size, and answers with the names of classes and how familiar they are.
+    """Wrap a network: it takes pictures of any size, and returns class names and how familiar each picture is.
 
     Parameters
     ----------
@@ -34,27 +34,27 @@ def with_labels(network, size, classes, familiar):
     """
     pixels = keras.Input((None, None, 3), name="pixels")
     answer = network(resized(pixels, size), training=False)  # no dropout
-    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 is none of them
+    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 is for unknown names
     score = familiar.network(resized(pixels, familiar.size))
     of_species = {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer}
     return keras.Model(pixels, of_species | {"familiar": score, "is_familiar": score >= familiar.cut})
 
 
 def resized(pixels, size):
-    """Pictures of any size as whole numbers 0..255 in size x size pixels, as float32; of and as a Keras tensor."""
+    """Resize pictures to size x size pixels with whole numbers 0..255: Keras tensor to Keras tensor, float32."""
     changed = keras.layers.Resizing(size, size, interpolation="bicubic", antialias=True)(pixels)
     return keras.ops.round(keras.ops.clip(changed, 0, 255))
 
 
 def export_model(run, classes, familiar, file):
-    """Write the model of a run with `with_labels` to a file, and read it back: keras.Model."""
+    """Write a run's model with `with_labels` to a file, and read it back: keras.Model."""
     with atomic_path(file) as unfinished:
         with_labels(load_network(run.folder), run.spec["image_size"], classes, familiar).save(unfinished)
     return keras.models.load_model(file)
 
 
 def answers_of_export(model, run, familiar, split):
-    """What the exported model of a run answers to the photo files of the test subset, computed once.
+    """Compute the answers of a run's exported model to the photo files of the test subset once.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def answers_of_export(model, run, familiar, split):
 
 
 def answers_to_files(model, paths):
-    """Answers of an exported model to photo files of any size, see `answers_of_export`."""
+    """Classify photo files of any size with an exported model, see `answers_of_export`."""
     signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
     answer = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     pictures = (image_store.read_image(Path(path).read_bytes()) for path in paths)
@@ -76,7 +76,7 @@ def answers_to_files(model, paths):
 
 
 def read_photo(file):
-    """A photo as a Pillow image in RGB; InputError if the file is none that can be read."""
+    """Read a photo as a Pillow image in RGB; InputError if it cannot be read."""
     try:
         return image_store.read_image(read_regular(file))
     except Exception as error:
@@ -84,7 +84,7 @@ def read_photo(file):
 
 
 def classify(model, picture, classes):
-    """The name that an exported model gives to a Pillow image, and the probability of each class.
+    """Classify a Pillow image with an exported model.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A second test set: photos from another folder, which no model has learnt from, and the answers of all models."""
+"""Score all models on a second test set: photos from another folder, from which no model has learnt."""
 
 from leaves import image_store, places
 from leaves.duplicates import equal_files, seen_before
@@ -21,9 +21,9 @@ import pandas as pd
 
 
 def external_files(folder, classes):
-    """The photos of a second test set as a table (path, label, disease): labels "" if it has no sub-folders.
+    """List the photos of a second test set (path, label, disease); labels are "" if it has no sub-folders.
 
-    Prints which classes are skipped. InputError if the folder cannot be read or holds no photo that could be used.
+    Prints the skipped classes. InputError if the folder cannot be read or has no usable photo.
     """
     try:
         entries = [entry for entry in visible(folder) if can_be_written(entry.name)]
@@ -44,16 +44,16 @@ def external_files(folder, classes):
 
 
 def external_photos(folder, split, sizes):
-    """The usable photos of a second test set, with the facts of `inspect_images`; prints what is skipped.
+    """List the usable photos of a second test set with the facts of `inspect_images`; prints the skipped ones.
 
     Photos that equal, or nearly equal, a photo of the training or validation subset are skipped, because the models
-    have learnt from them or were chosen by them.
+    have learnt from them or were selected on them.
 
     Parameters
     ----------
     split : DataFrame from `dataset.load_split`
     sizes : iterable of int
-        Pixels per side at which the models want to read them.
+        The models' image sizes, in pixels per side.
     """
     listed = external_files(folder, split.attrs["classes"])
     for size in sizes:
@@ -62,7 +62,7 @@ def external_photos(folder, split, sizes):
     for row in excluded:
         print(f"Skipped: {row.path}, {reason(row)}.")
     inspected = inspected[~inspected["path"].isin([row.path for row in excluded])]
-    if (inspected["label"] != "").any():  # as in chapter 1, no photo counts twice or under two labels
+    if (inspected["label"] != "").any():  # as in chapter 1, a photo counts once and under one label
         copies = equal_files(inspected)
         for row in copies.itertuples():
             print(f"Skipped: {row.path}, {row.check}.")
@@ -71,7 +71,7 @@ def external_photos(folder, split, sizes):
     if seen.any():
         print(
             f"Skipped: {seen.sum()} photos that equal or nearly equal photos that the models learnt from or were "
-            "chosen by."
+            "selected on."
         )
     inspected = inspected[~seen]
     if inspected.empty:
@@ -80,20 +80,20 @@ def external_photos(folder, split, sizes):
 
 
 def known_to_models(inspected, split, size):
-    """Which photos equal, or nearly equal, one of the training or validation subset: array of bool, shape (n,).
+    """Find photos that equal, or nearly equal, one of train or validation: array of bool, shape (n,).
 
-    InputError if chapter 1 has not left the distance at which photos are nearly equal.
+    InputError if data/source.json lacks the distance at which photos are nearly equal.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
-    known, _ = inspect_images(learnt, size)  # which chapter 1 has inspected: nothing is opened again
+    known, _ = inspect_images(learnt, size)  # chapter 1 has inspected them, so no file is opened again
     if not (settings := last_source().get("settings")):
         raise InputError("data/source.json is missing or damaged: run notebook 01_data_split again.")
     return seen_before(inspected, known, settings["phash_distance"])
 
 
 def external_answers(folder, split, models, ensembles, familiar):
-    """Let every model and ensemble answer to the photos of a second test set; prints what is skipped.
+    """Let every model and ensemble classify the photos of a second test set; prints the skipped photos.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def external_answers(folder, split, models, ensembles, familiar):
     paths : Series of str
         The photos.
     answers : Answers
-        Their truth is None if the folder has no sub-folders, which would be the labels.
+        Their truth is None if the folder has no sub-folders, so no labels.
     scores : array of float, shape (n,)
         How familiar each photo is, see `familiarity.Familiarity`.
     """
@@ -124,14 +124,14 @@ def external_answers(folder, split, models, ensembles, familiar):
 
 
 def classified(paths, probabilities, classes, scores, cut):
-    """The table of report/predictions.csv: path, label, confidence, top_3 (the most likely classes) and familiar.
+    """Make the table of report/predictions.csv: path, label, confidence, top_3 (likeliest), familiarity, familiar.
 
     Parameters
     ----------
     paths : Series of str, length n
     probabilities : array of float, shape (n, classes)
     scores : array of float, shape (n,)
-        How familiar each photo is; below `cut` its label is not to be trusted.
+        How familiar each photo is; a label with a score below `cut` is not reliable.
     """
     order = probabilities.argsort(axis=1)[:, ::-1]
     return pd.DataFrame(
@@ -147,7 +147,7 @@ def classified(paths, probabilities, classes, scores, cut):
 
 
 def keep_predictions(table, model):
-    """Write the table of `classified` to report/predictions.csv; None deletes that of another second test set."""
+    """Write the table of `classified` to report/predictions.csv; None deletes an earlier file."""
     file = places.REPORT / "predictions.csv"
     if table is None:
         file.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Is this a leaf of a species that the model knows? Its distance to the training photos and its probability tell.
+"""Decide whether a photo shows a species that the model knows, by its distance to training photos and probability.
 
-Two scores on a frozen backbone, which no leaf has shaped: the angle to the fifth nearest training photo (deep nearest
-neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability of the head. The one finds pictures of other
-things, the other finds species that lie between known ones. Each becomes the share of validation photos that are no
-more familiar, in the manner of a conformal p-value (Bates et al. 2023), and their logarithms are added, as Fisher did.
-Judged by leaving species out in turn, beside the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018)
-and ViM (Wang et al. 2022).
+Two scores use a frozen backbone, which was not trained on leaves: the angle to the fifth nearest training photo (deep
+nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability of the head. The first one finds
+pictures of other things, the second one finds species that resemble several known ones. Each score becomes the share
+of validation photos that are no more familiar, like a conformal p-value (Bates et al. 2023), and Fisher's method adds
+their logarithms. Excluding species in turn compares them with the energy (Liu et al. 2020), the Mahalanobis distance
+(Lee et al. 2018) and ViM (Wang et al. 2022).
 """
 
 import functools
@@ -34,9 +34,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-NEIGHBOUR, KNOWN = 5, 2000  # which neighbour counts; training photos that are compared at most
-COMPONENTS = 256  # principal components of the features, in which all methods but the nearest neighbours work
-FALSE_WARNINGS = 0.05  # share of validation photos that are called unfamiliar
+NEIGHBOUR, KNOWN = 5, 2000  # rank of the neighbour; largest number of training photos compared
+COMPONENTS = 256  # principal components of the features, for all methods except the nearest neighbours
+FALSE_WARNINGS = 0.05  # share of validation photos classified as unfamiliar
 NEIGHBOURS, PROBABILITY = "angle to the 5th nearest training photo", "largest probability"
 BOTH = "angle and probability joined"
 
@@ -45,33 +45,33 @@ BOTH = "angle and probability joined"
 
 
 def similarity(features, known):
-    """The cosine of the angle between photos and their fifth nearest known photo: array of float, shape (n,)."""
+    """Compute the cosine of the angle between photos and their fifth nearest known photo: float, shape (n,)."""
     cosines = np.sort(normalize(features) @ known.T, axis=1)
     return cosines[:, -min(NEIGHBOUR, len(known))]
 
 
 def blur(usual):
-    """The width over which `share_below` blurs: a fifth of the spread of the usual values."""
+    """Return the width over which `share_below` smooths: a fifth of the spread of the usual values."""
     return max(float(np.std(usual)) / 5, 1e-4)
 
 
 def share_below(values, usual):
-    """The share of usual values that are no higher, a little smoothed, so that it rises strictly: float, 0 to 1."""
+    """Compute the share of usual values that are no higher, slightly smoothed so it rises strictly: float, 0 to 1."""
     return expit((np.asarray(values)[:, None] - usual) / blur(usual)).mean(axis=1)
 
 
 def join(nearness, probability, usual_nearness, usual_probability):
     """Join two scores by the logarithms of their shares: array of float, shape (n,), higher for more familiar."""
-    floor = 1 / len(usual_nearness)  # no share is 0, or one far photo would outweigh all
+    floor = 1 / len(usual_nearness)  # no share is 0, because its logarithm would outweigh the other score
     shares = share_below(nearness, usual_nearness), share_below(probability, usual_probability)
     return sum(np.log(share + floor) for share in shares)
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """What is needed to tell familiar photos: known features, and how familiar validation photos are."""
+    """The data that recognises familiar photos: known features, and the scores of the validation photos."""
 
-    folder: Path  # of the run on a frozen backbone, the features of which are compared
+    folder: Path  # of the run on a frozen backbone that computes the features
     size: int  # pixels per side of its photos
     known: np.ndarray  # float32, shape (k, channels): features of training photos, of length 1 each
     nearness: np.ndarray  # float32, shape (m,): `similarity` of the validation photos
@@ -95,7 +95,7 @@ class Familiarity:
     @functools.cached_property
     def network(self):
         """The score as a keras.Model: RGB pixels 0..255, shape (n, size, size, 3), to float32, shape (n,)."""
-        whole = keras.models.load_model(self.folder / "model.keras")  # a copy, because saved layers have one home
+        whole = keras.models.load_model(self.folder / "model.keras")  # a copy, because a layer is saved with one model
         features, answer = parts_of_answer(whole)
         known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
         cosines = known(keras.layers.UnitNormalization()(features))
@@ -110,12 +110,12 @@ class Familiarity:
         return keras.Model(whole.input, keras.ops.squeeze(score, axis=1), name="familiar")
 
     def of_images(self, images):
-        """Scores of RGB pixels 0..255: array of float32, shape (n,), of images of shape (n, size, size, 3)."""
+        """Score images, RGB pixels 0..255 of shape (n, size, size, 3): array of float32, shape (n,)."""
         return predict_all(batch_function(self.network), images) if len(images) else np.empty(0, np.float32)
 
 
 def share_layer(values, usual, name):
-    """The same as `share_below` in a network: Keras tensors of shape (n, 1)."""
+    """Apply `share_below` in a network: Keras tensors of shape (n, 1)."""
     layer = keras.layers.Dense(len(usual), activation="sigmoid", name=f"usual_{name}")
     shares = layer(values)
     layer.set_weights([np.full((1, len(usual)), 1 / blur(usual)), -usual / blur(usual)])
@@ -123,19 +123,19 @@ def share_layer(values, usual, name):
 
 
 def parts_of_answer(network):
-    """The features of the whole picture, shape (n, channels), and the probabilities, as Keras tensors of a network."""
+    """Return the features of the whole picture, shape (n, channels), and the probabilities, as Keras tensors."""
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
     features = last_block(front(network.input, training=False), training=False)
     return of_whole_picture(features), head(features, training=False)
 
 
 def of_whole_picture(features):
-    """The features of the whole picture, which stand first where there are windows too."""
+    """Select the features of the whole picture, which come before those of any windows."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 
 def stored_features(run, split):
-    """The stored features of a run on a frozen backbone: float32, shape (n, channels), all photos outside test."""
+    """Read the stored features of a run on a backbone: float32, shape (n, channels), all photos outside test."""
     network = load_network(run.folder)
     parts = network.get_layer("front"), network.get_layer("last_block")
     plain = run.spec | {"views": run.spec["views"] | {"count": 0}}
@@ -143,12 +143,12 @@ def stored_features(run, split):
 
 
 def on_frozen_backbone(run):
-    """The run whose features no leaf has shaped: the head that a fine-tuned network goes on from, or the run itself."""
+    """Return the run on a frozen backbone: the head that a fine-tuned network started from, or the run itself."""
     return read_run(places.RUNS / run.spec["starts_from"].split()[0]) if "starts_from" in run.spec else run
 
 
 def learn(run, split):
-    """`Familiarity` by a run's frozen backbone: training photos are known, validation photos are usual."""
+    """Fit a `Familiarity` on a run's frozen backbone: training photos are known, validation photos are usual."""
     run = on_frozen_backbone(run)
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
@@ -173,15 +173,15 @@ def of_backgrounds(familiar, split):
 
 
 def known_photos(train):
-    """The features of training photos that others are compared with, `KNOWN` at most, of length 1 each."""
+    """Choose the features of at most `KNOWN` training photos for comparison, each scaled to length 1."""
     return normalize(train[np.linspace(0, len(train) - 1, min(len(train), KNOWN)).astype(int)])
 
 
-# ---------------------------------------------------------------- judged by leaving species out
+# ---------------------------------------------------------------- test with excluded species
 
 
 def scores_of_methods(train, labels, photos):
-    """How familiar photos are by each method, higher for more: dict of the method's name to array of float.
+    """Score how familiar photos are by each method, higher for more: dict of the method's name to array of float.
 
     Parameters
     ----------
@@ -213,12 +213,12 @@ def scores_of_methods(train, labels, photos):
 
 
 def two_columns(logits):
-    """Logits of shape (n, classes), for two classes too, for which scikit-learn gives one column."""
+    """Return logits of shape (n, classes), also for two classes, for which scikit-learn has one column."""
     return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits
 
 
 def judge(run, split):
-    """The arrays of `leave_species_out`: methods, the areas of each pair, the shares warned, and excluded."""
+    """Compute the arrays of `leave_species_out`: methods, the areas of each pair, the shares warned, and excluded."""
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
     train = (outside_test["split"] == "train").to_numpy()
@@ -242,23 +242,22 @@ def judge(run, split):
 
 
 def leave_species_out(run, split):
-    """Judge the methods on species that are excluded from training: two or three at a time, each of them once.
+    """Test the methods on species that are excluded from training, two or three at a time, each of them once.
 
-    A photo of an excluded species should be unfamiliar, a validation photo of the others familiar. The
-    threshold of a warning keeps 95 % of the latter.
+    A photo of an excluded species should be unfamiliar, and a validation photo of the others familiar. The threshold
+    of a warning accepts 95 % of these validation photos.
 
     Parameters
     ----------
-    run : Run on a backbone, the features of which are compared as they were frozen; a linear head takes the place of
-        its own
+    run : Run on a backbone, compared by its frozen features; a linear head replaces the run's own head
 
     Returns
     -------
     table : DataFrame indexed by method
         "AUROC", its mean over the groups of species; "lowest", of one group; "warned", the share of photos of excluded
-        species that are called unfamiliar. None with fewer than four species.
+        species classified as unfamiliar. None with fewer than four species.
     excluded : array of float
-        How familiar each photo of an excluded species is, by both scores joined, 0 to 1.
+        The joined score of each photo of an excluded species, 0 to 1.
     """
     names = split.attrs["classes"]
     if len(names) < 4:
@@ -274,16 +273,16 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Say for what share of unknown species, and of pictures without a leaf, the page warns.
+    """Say how often the page warns about unknown species and about pictures without a leaf.
 
     Parameters
     ----------
     table : DataFrame from `leave_species_out`, or None
-    leafless : array of bool, whether each picture without a leaf is familiar; may be empty
+    leafless : array of bool, shape (n,), whether each picture without a leaf is familiar; n may be 0
     """
     parts = []
     if table is None:
-        parts.append("With fewer than four species none can be excluded, so the warning is not judged")
+        parts.append("With fewer than four species none can be excluded, so the warning is not tested")
     else:
         row = table.loc[BOTH]
         parts.append(

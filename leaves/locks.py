@@ -1,4 +1,4 @@
-"""Locks: one process at a time does a piece of work, and the others know who does it."""
+"""Lock files: one process at a time does a piece of work, and the others know which one."""
 
 import os
 import platform
@@ -14,21 +14,21 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(file, patience=10, work=""):
-    """Hold a lock file while this process does what it stands for; a process that dies releases it.
+    """Hold a lock file during a piece of work; a process that dies releases it.
 
     Parameters
     ----------
     file : Path
-        Beside it lies <file>.holder, which names the process that has the lock.
+        The file <file>.holder beside it names the process that holds the lock.
     patience : float
         Seconds to wait for another process.
     work : str, optional
-        What the other process is doing; if it has to be waited for, this is printed, once.
+        The other process's work, for a message that is printed once if this process has to wait.
 
     Raises
     ------
     InputError
-        When another process still has it; the sentence names it.
+        When another process still holds the lock; the message names that process.
     """
     lock, holder = FileLock(file, fallback_to_soft=False), file.with_name(f"{file.name}.holder")
     with disk_errors_explained(file), ExitStack() as stack:
@@ -54,7 +54,7 @@ def locked(file, patience=10, work=""):
 
 
 def name_of_holder(file):
-    """What a process that holds a lock wrote about itself; "another process" before it has written it."""
+    """Read the name of the process that holds a lock; "another process" until it has written it."""
     with suppress(OSError):
         return file.read_text(encoding="utf-8").strip() or "another process"
     return "another process"

@@ -1,4 +1,4 @@
-"""Does a score hold on other photos: test leaves on other backgrounds, and their background without the leaf."""
+"""Test models on other photos: test leaves on other backgrounds, and their backgrounds without the leaf."""
 
 import functools
 import hashlib
@@ -16,15 +16,15 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 CODE = hashlib.sha256(Path(__file__).read_bytes() + (backgrounds.CODE + evaluation.CODE).encode()).hexdigest()[:8]
-SEED = 2_000_000  # of the backgrounds that judge on test: no training has seen them
-PATCHES = 8  # on a side of a picture of background alone
+SEED = 2_000_000  # seed of the backgrounds for testing, which no training has seen
+PATCHES = 8  # patches per side of a picture of background alone
 OTHER, ALONE = "other backgrounds", "background alone"
 
 
 def free_patches(mask):
-    """The upper left corners of all square patches of background in which no leaf lies: array of int, shape (k, 2).
+    """Find the upper left corners of all square patches without any leaf: array of int, shape (k, 2).
 
-    A patch has an eighth of the mask's side.
+    The side of a patch is an eighth of the mask's side.
     """
     width = max(1, len(mask) // PATCHES)
     leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
@@ -34,7 +34,7 @@ def free_patches(mask):
 
 
 def background_alone(image, mask, rng):
-    """A photo without its leaf: patches of its background, from places drawn at random, fill the picture as a grid.
+    """Replace a photo by a grid of patches of its background, drawn from random places without the leaf.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def background_alone(image, mask, rng):
 
     Returns
     -------
-    uint8 array, shape (size, size, 3); the outline of the leaf is nowhere in it
+    uint8 array, shape (size, size, 3), without the outline of the leaf
     """
     places, ratio = free_patches(mask), len(image) / len(mask)
     chosen = (places[rng.integers(len(places), size=(PATCHES, PATCHES))] * ratio).astype(int)
@@ -55,12 +55,12 @@ def background_alone(image, mask, rng):
 
 
 def usable_rows(masks):
-    """The photos whose leaf was told, with a patch of background beside it: array of int."""
+    """Find the photos with a leaf mask and a free patch of background: array of int, row numbers."""
     return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
 
 
 def backgrounds_alone(split, size):
-    """The backgrounds of the test photos without leaves: uint8, shape (k, size, size, 3), of the `usable_rows`."""
+    """Make backgrounds without leaves of the test photos in `usable_rows`: uint8, shape (k, size, size, 3)."""
     images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
     rows = usable_rows(masks)
     alone = [background_alone(images[row], masks[row], np.random.default_rng([SEED, row])) for row in rows]
@@ -68,7 +68,7 @@ def backgrounds_alone(split, size):
 
 
 def pictures_elsewhere(split, size):
-    """The test leaves on other backgrounds, and their backgrounds alone, the same for all models but for their size.
+    """Make test leaves on other backgrounds, and their backgrounds alone; for all models the same except for the size.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def answered(run, images):
 
 
 def answers_elsewhere(models, split, ensembles):
-    """Let every model and ensemble answer to the pictures of `pictures_elsewhere`; kept beside its run.
+    """Let every model and ensemble classify `pictures_elsewhere`; the answers are kept in its run's folder.
 
     Networks with random weights, which only check the pipeline, are skipped.
 
@@ -98,7 +98,7 @@ def answers_elsewhere(models, split, ensembles):
 
     Returns
     -------
-    dict of `OTHER` and `ALONE` to Answers; empty if no leaf of the test subset could be told from its background
+    dict of `OTHER` and `ALONE` to Answers; empty if no test photo has a leaf mask
     """
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
@@ -124,7 +124,7 @@ def answers_elsewhere(models, split, ensembles):
 
 
 def holding_table(labels, on_test, elsewhere, split, external=None):
-    """Macro F1 of models on the test photos as they are and elsewhere: DataFrame, one row a label.
+    """Tabulate macro F1 of models on the unchanged test photos and on the others: DataFrame, one row per label.
 
     Parameters
     ----------
@@ -135,8 +135,8 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
 
     Returns
     -------
-    DataFrame of float; "as they are" is over the same photos as the columns beside it. Its attrs say of how many
-    "classes" each column is the mean: a second test set may have fewer.
+    DataFrame of float; "as they are" is over the same photos as the columns beside it. Its attrs "classes" has the
+    number of classes in each column's mean, because a second test set may have fewer.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
@@ -148,12 +148,12 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
 
 
 def effect_of_fine_tuning(labels, answers, draws):
-    """What fine-tuning changes on other backgrounds, in one sentence: the macro F1 minus that of the head alone.
+    """Say in one sentence how fine-tuning changes macro F1 on other backgrounds, compared with the head alone.
 
     Parameters
     ----------
-    labels : list of str, of the models that are compared
-    answers : Answers to the leaves on other backgrounds, or None: nothing is said
+    labels : list of str, labels of the compared models
+    answers : Answers to the leaves on other backgrounds, or None, which gives an empty sentence
     draws : int
         Bootstrap resamples behind each interval.
     """
@@ -171,7 +171,7 @@ def effect_of_fine_tuning(labels, answers, draws):
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
-    """Say what two models keep of their score on other photos, and what the background alone gives.
+    """Compare the scores of two models on other photos, and the score from the background alone.
 
     Parameters
     ----------
@@ -192,9 +192,9 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
             parts[-1] += f", {row['second test set']:.3f} on the second test set ({count} species)"
     told = f"Macro F1: {'; '.join(parts)}."
     if not elsewhere:
-        return f"{told} No leaf of the test subset could be told from its background: other backgrounds were not tried."
+        return f"{told} No leaf of the test subset could be cut out, so other backgrounds were not tested."
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
     told = f"{told} From the background alone {best} scores {alone}"
-    return f"{told}: it has learnt backgrounds, too." if low > chance else f"{told}, no better than guessing."
+    return f"{told}: it has also learnt backgrounds." if low > chance else f"{told}, no better than guessing."

@@ -1,4 +1,4 @@
-"""The parameters of the notebooks: what each means and which values it takes, in one place for all chapters.
+"""The parameters of the notebooks: the meaning and the values of each, in one place for all chapters.
 
 The command line (`leaves/report/options.py`) and every notebook check their values here. Standard library only.
 """
@@ -14,53 +14,53 @@ LARGEST_SEED = 2**31 - 1000  # a repeat adds its number to the seed
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter; the same in all chapters that have it."""
+    """One parameter, the same in all chapters that have it."""
 
-    meaning: str  # the comment beside it begins with these words in every parameters cell
+    meaning: str  # its comment in every parameters cell begins with these words
     takes: str  # its kind and its bounds, in words
     accepts: Callable[[object], bool]
     place: str = ""  # "folder" or "file" if it is a path, which must exist
 
 
 def is_whole(value, low, high):
-    """Whether a value is an int (no bool) between two bounds, both included."""
+    """Return whether a value is an int (no bool) between two bounds, both included."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_number(value, low, high):
-    """Whether a value is an int or a float (no bool, not infinite) between two bounds, both included."""
+    """Return whether a value is an int or a float (no bool, finite) between two bounds, both included."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_list(value, accepts, least, most=math.inf):
-    """Whether a value is a list or tuple of so many entries, each of them accepted."""
+    """Return whether a value is a list or tuple of `least` to `most` entries, each of them accepted."""
     return isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(accepts, value))
 
 
 def whole(meaning, low, high, none=False):
-    """A whole number between two bounds, or None where that is allowed."""
+    """Describe a whole number between two bounds, or None if that is allowed."""
     takes = f"a whole number from {low} to {high}" + " or None" * none
     return Parameter(meaning, takes, lambda value: (none and value is None) or is_whole(value, low, high))
 
 
 def number(meaning, low, high):
-    """A number between two bounds."""
+    """Describe a number between two bounds."""
     return Parameter(meaning, f"a number from {low:g} to {high:g}", lambda value: is_number(value, low, high))
 
 
 def numbers(meaning, low, high, least):
-    """A list of at least so many numbers, each between two bounds."""
+    """Describe a list of `least` numbers or more, each between two bounds."""
     takes = f"a list of {'numbers' if least == 0 else 'one number or more'} from {low:g} to {high:g}"
     return Parameter(meaning, takes, lambda value: is_list(value, lambda one: is_number(one, low, high), least))
 
 
 def choice(meaning, *words):
-    """One of a few words."""
+    """Describe a choice of one of a few words."""
     return Parameter(meaning, f"one of {', '.join(words)}", lambda value: value in words)
 
 
 def text(meaning, takes, place="", none=False):
-    """A text, for example a path."""
+    """Describe a text, for example a path."""
     return Parameter(meaning, takes, lambda value: (none and value is None) or isinstance(value, str), place)
 
 
@@ -68,7 +68,7 @@ AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # degrees, sha
 
 
 def is_augmentation(value):
-    """Whether a value is None or a dict with flip (bool), rotation, shift and zoom within their bounds."""
+    """Return whether a value is None or a dict with flip (bool), rotation, shift and zoom within their bounds."""
     return value is None or (
         isinstance(value, dict)
         and set(value) == {"flip", *AUGMENTATION_BOUNDS}
@@ -80,12 +80,12 @@ def is_augmentation(value):
     )
 
 
-# What a variant cannot change, because all variants share it.
+# A variant cannot change these, because all variants share them.
 SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "name", "refit", "log_layers")
 
 
 def are_variants(value):
-    """Whether a value is a dict of names to dicts of changes, none of them to what all variants share."""
+    """Return whether a value is a dict of names to dicts of changes, none of which change a shared parameter."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -175,7 +175,7 @@ PARAMETERS = {
 
 
 def fault_of_value(name, value):
-    """The sentence that says why a parameter cannot have a value, or None if it can."""
+    """Say in a sentence why a parameter cannot have a value; None if it can."""
     if PARAMETERS[name].accepts(value):
         return None
     return f"the parameter {name} takes {PARAMETERS[name].takes}, not {value!r}"
@@ -187,12 +187,12 @@ def check(names):
     Parameters
     ----------
     names : dict
-        The notebook's ``globals()``; names that are no parameters are passed over.
+        The notebook's ``globals()``; other names are ignored.
 
     Raises
     ------
     InputError
-        Names the first parameter that has a wrong value, and the values it takes.
+        Names the first parameter with a wrong value, and the values it takes.
     """
     for name in PARAMETERS:
         if name in names and (fault := fault_of_value(name, names[name])):

@@ -1,4 +1,4 @@
-"""Figures that say what their tables say: labels read back from the axes, and plain numbers on logarithmic axes."""
+"""Style figures, and check that a figure shows the numbers of its table."""
 
 import re
 
@@ -29,12 +29,12 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
-SERIES = "series:"  # before the name of a line that the page shows and hides, as its gid
+SERIES = "series:"  # prefix of the gid of a line that the page can show and hide
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
 def set_style():
-    """One look for every figure of the series."""
+    """Set one style for the figures of all chapters."""
     sns.set_theme(
         "notebook",
         "whitegrid",
@@ -43,13 +43,13 @@ def set_style():
             "figure.dpi": 110,
             "savefig.dpi": 110,
             "figure.constrained_layout.use": True,
-            "text.parse_math": False,  # a class may have a dollar in its name
+            "text.parse_math": False,  # a class name may contain a dollar sign
         },
     )
 
 
 def plain_log_ticks(figure):
-    """Write the ticks of logarithmic axes as plain numbers; Matplotlib's own are mathematical text."""
+    """Write the ticks of logarithmic axes as plain numbers, because Matplotlib's own are mathematical text."""
     for axes in figure.axes:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             if axis.get_scale() == "log" and isinstance(axis.get_major_formatter(), LogFormatter):
@@ -60,7 +60,7 @@ def plain_log_ticks(figure):
 
 
 def category_ticks(axis):
-    """Where names stand on one axis of an Axes: dict of position to name; empty if it has numbers or nothing."""
+    """Read the names on one axis of an Axes: dict of position to name; empty if it has numbers or no ticks."""
     formatter = axis.get_major_formatter()
     if not isinstance(formatter, FixedFormatter | FuncFormatter | StrCategoryFormatter):
         return {}
@@ -72,10 +72,10 @@ def category_ticks(axis):
 
 
 def drawn_points(axes):
-    """The data points of all marks in an Axes: array of float, shape (n, 2); of a bar its far end."""
+    """Read the data points of all marks in an Axes: array of float, shape (n, 2); for a bar its far end."""
     points = [np.empty((0, 2))]
     for line in axes.lines:
-        if line.get_transform() == axes.transData:  # no line across the whole Axes
+        if line.get_transform() == axes.transData:  # skips lines across the whole Axes
             points.append(np.column_stack([line.get_xdata(orig=False), line.get_ydata(orig=False)]))
     for collection in axes.collections:
         if isinstance(collection, LineCollection):
@@ -91,7 +91,7 @@ def drawn_points(axes):
 
 
 def drawn_values(axes):
-    """What is drawn at each name on an axis: dict of name to list of float; empty where no axis has names."""
+    """Read the values drawn at each name on an axis: dict of name to list of float; empty if no axis has names."""
     values, points = {}, drawn_points(axes)
     for number, axis in enumerate((axes.xaxis, axes.yaxis)):
         if not (ticks := category_ticks(axis)):
@@ -107,19 +107,18 @@ def drawn_values(axes):
 
 
 def has_categories(figure):
-    """Whether an axis of a figure has names for ticks."""
+    """Return whether an axis of a figure has names as ticks."""
     return any(category_ticks(axis) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis))
 
 
 def check_drawn(figure, table):
-    """Compare a figure whose axis has names with the table that it was drawn from.
+    """Compare a figure that has names on an axis with its table.
 
     Parameters
     ----------
     table : DataFrame or Series
-        Its index holds the names as they are written on the axis. Every number in a row (in a Series also lists of
-        numbers) must be drawn at the row's name, with whatever mark. Of a heat map: the matrix, with the names of both
-        axes.
+        Its index holds the names as written on the axis. Every number in a row (in a Series also lists of numbers) must
+        be drawn at the row's name, with any kind of mark. For a heat map: the matrix, with the names of both axes.
 
     Raises
     ------
@@ -147,7 +146,7 @@ def check_drawn(figure, table):
 
 
 def check_mesh(axes, mesh, table):
-    """`check_drawn` for a heat map."""
+    """Compare a heat map with its table, see `check_drawn`."""
     names = [[*category_ticks(axis).values()] for axis in (axes.yaxis, axes.xaxis)]
     if names != [[str(name).strip() for name in wanted] for wanted in (table.index, table.columns)]:
         raise ValueError(f"The axes and the table have different names: {names}.")
@@ -156,9 +155,9 @@ def check_mesh(axes, mesh, table):
 
 
 def plot_curves(runs, title):
-    """Training and validation loss and macro F1 over epochs, for a dict of name to Run; returns the figure."""
+    """Draw training and validation loss and macro F1 over epochs for a dict of name to Run; return the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then the colours tell its repeats apart
+    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then colours distinguish its repeats
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]

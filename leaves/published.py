@@ -1,4 +1,4 @@
-"""Read this project's own published results on real photos (results/), to show them beside any run."""
+"""Read this project's published results on real photos (results/), to show them beside any run."""
 
 from dataclasses import dataclass
 
@@ -31,11 +31,11 @@ def published_study():
 
 
 def introduction(study, split_hash):
-    """Say what was published, and whether the present run is on the same photos: list of str, one sentence or two each.
+    """Describe the published study and whether this run has the same photos: list of str, one or two sentences each.
 
     Parameters
     ----------
-    split_hash : str, of the present run's split
+    split_hash : str, hash of this run's split
     """
     facts = study.provenance
     made = f"{facts['trainings']} trainings, {facts['hours']} hours, published on {facts['date']}"
@@ -44,15 +44,15 @@ def introduction(study, split_hash):
     sentences = [
         f"The study on real photos: {photos}, {made}, commit {facts['commit']}.",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
-        "This section shows its scores, and the table of claims its verdicts. Its full page is results/report.html.",
+        "This section shows its scores, the table of claims its verdicts, and results/report.html its full page.",
     ]
     if facts["split"] == split_hash:
-        sentences.append("The present run has the same photos and the same split.")
+        sentences.append("This run has the same photos and the same split.")
     return sentences
 
 
 def answer(study):
-    """What the study found, in two sentences: its best single network, chosen on validation, FinalModel, the claims."""
+    """Summarise the study in two sentences: its best single network on validation, FinalModel, the claims."""
     scores, best = study.scores.set_axis(labels(study.scores)), study.ranking["model"].iloc[0]
     reached = [
         f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
@@ -65,20 +65,20 @@ def answer(study):
 
 
 def tally(verdicts):
-    """How many claims have which verdict, as in "3 confirmed, 2 refuted"."""
+    """Count the claims with each verdict, as in "3 confirmed, 2 refuted"."""
     counts = verdicts["verdict"].value_counts()
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 
 def labels(scores):
-    """The models of a scores.csv by the labels of chapter 6: a backbone's name has the step of its training."""
+    """Label the models of a scores.csv as in chapter 6: a backbone's name is followed by the step of its training."""
     is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains them all
     steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()})
     return scores["model"] + steps.where(is_backbone).fillna("")
 
 
 def scores_table(study):
-    """The best models of the study by macro F1 on its test subset: DataFrame of str, one row per model."""
+    """List the best models of the study by macro F1 on its test subset: DataFrame of str, one row per model."""
     scores = study.scores.assign(model=labels(study.scores))
     best = scores[scores["initial_weights"] != "random"].nlargest(MOST_ROWS, "test_macro_f1", keep="all")
     table = pd.DataFrame({"model": best["model"]})
@@ -95,7 +95,7 @@ def scores_beside(study, scores):
 
     Parameters
     ----------
-    scores : DataFrame, the scores.csv of the present run
+    scores : DataFrame, the scores.csv of this run
     """
     there, here = (
         table.assign(model=labels(table))[table["initial_weights"] != "random"].set_index("model")["test_macro_f1"]

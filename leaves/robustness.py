@@ -1,4 +1,4 @@
-"""Photos made worse on purpose, and how a model's score falls on them."""
+"""Corrupt photos, and measure how a model's score falls on them."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ JPEG_QUALITIES = (50, 30, 20, 10, 5)
 
 
 def on_other_paper(image, strength, rng):
-    """Blend the paper with a rough random colour; the paper is told from the leaf by its saturation."""
+    """Blend the paper with a rough random colour; its low saturation separates it from the leaf."""
     saturation = np.asarray(image.convert("HSV"))[..., 1]
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(image.size)
     other = Image.blend(image, coarse, 0.2 * strength)
@@ -30,7 +30,7 @@ def on_other_paper(image, strength, rng):
 
 
 def compressed(image, strength, _):
-    """Save and open again as a JPEG file of low quality."""
+    """Save an image as a JPEG file of low quality, and open it again."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=JPEG_QUALITIES[strength - 1])
     return Image.open(file)
@@ -48,7 +48,7 @@ CORRUPTIONS = {
 
 
 def corrupt(pictures, kind, strength, seed):
-    """Corrupted pictures: float32, shape (n, size, size, 3); with strength 0 as they are."""
+    """Corrupt pictures: float32, shape (n, size, size, 3); strength 0 leaves them unchanged."""
     rng = np.random.default_rng(seed)
     images = map(Image.fromarray, pictures)
     changed = (CORRUPTIONS[kind](image, strength, rng) if strength else image for image in images)
@@ -56,12 +56,12 @@ def corrupt(pictures, kind, strength, seed):
 
 
 def robustness_table(models, truth, seed, draws):
-    """Macro F1 of models on corrupted photos, with 95 % bootstrap intervals over the photos.
+    """Compute macro F1 of models on corrupted photos, with 95 % bootstrap intervals over the photos.
 
     Parameters
     ----------
     models : dict of a model's name to (predict, pictures)
-        `predict` as in `predict_all`; `pictures` uint8 of shape (n, size, size, 3), the same photos for all models.
+        `predict` as in `predict_all`; `pictures` are uint8 of shape (n, size, size, 3), the same photos for all models.
     truth : array of int, shape (n,)
 
     Returns
@@ -87,7 +87,7 @@ def robustness_table(models, truth, seed, draws):
 
 
 def stratified_rows(truth, count, seed):
-    """Row numbers of about `count` photos: every class in its proportion, and at least one photo of each.
+    """Choose about `count` photos: every class in proportion, and at least one photo of each.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def stratified_rows(truth, count, seed):
 
     Returns
     -------
-    sorted array of int, at most n of them, and at least as many as there are classes
+    sorted array of int, row numbers: at most n of them, and at least one per class
     """
     rng, rank = np.random.default_rng(seed), np.empty(len(truth))
     for label in np.unique(truth):
@@ -106,13 +106,13 @@ def stratified_rows(truth, count, seed):
 
 
 def stored_robustness(models, split, rows, seed, draws):
-    """The table of `robustness_table` for some photos of the test subset, computed once.
+    """Compute `robustness_table` once for chosen photos of the test subset.
 
     Parameters
     ----------
     models : dict of label to Run
     rows : array of int
-        Which photos of the test subset.
+        Row numbers of photos in the test subset.
     """
     key = {"runs": {label: [run.folder.name, run.result["train_seconds"]] for label, run in models.items()}}
     key |= {"rows": rows.tolist(), "split": split.attrs["hash"], "seed": seed, "draws": draws}
@@ -123,14 +123,14 @@ def stored_robustness(models, split, rows, seed, draws):
         images = {label: load_images(split, "test", size)[0][rows] for label, size in sizes.items()}
         probed = {label: (predictor(run.folder), images[label]) for label, run in models.items()}
         table = robustness_table(probed, evaluation.subset_truth(split, "test")[rows], seed, draws)
-        is_text = pd.api.types.is_string_dtype  # which is stored as such: an array of objects would not be read again
+        is_text = pd.api.types.is_string_dtype  # stored as str, because arrays of objects are not read back
         return {column: values.to_numpy(str if is_text(values) else None) for column, values in table.items()}
 
     return pd.DataFrame(computed_once(places.CACHE / f"robustness-{spec_hash(key)}.npz", spec_hash(key), compute))
 
 
 def costliest_in_words(robust):
-    """Which corruption costs each model most, and how much of its macro F1 is left then.
+    """Say which corruption costs each model most, and the macro F1 that remains.
 
     Parameters
     ----------

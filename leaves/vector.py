@@ -1,4 +1,4 @@
-"""Figures for the page: SVG whose ink and ground follow the page's colours, a narrow one for phones, and the data."""
+"""Save figures for the page: SVG in the page's colours, a narrow version for phones, and the data."""
 
 import base64
 import collections
@@ -16,20 +16,20 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.1  # of the page for a point of a figure, at most
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # text as text, the same names in every run
-DARK, LIGHT = 0x60, 0xC0  # greys below are ink, greys above are lines
-NARROW = 5.0  # inches wide: a figure on a phone, its panels one below another
-PHOTOS = {6: 3, 8: 4, 10: 4}  # of so many photos in a row, so many stand in a row of a narrow figure
-LETTERS = {"title": 40, "name": 20}  # on a line of a narrow figure
+PIXELS = 1.1  # at most so many pixels of the page for a point of a figure
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
+DARK, LIGHT = 0x60, 0xC0  # darker greys are ink, lighter greys are lines
+NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
+PHOTOS = {6: 3, 8: 4, 10: 4}  # photos in a row of a figure: photos in a row of its narrow version
+LETTERS = {"title": 40, "name": 20}  # letters per line of a narrow figure
 
 
 def save_figure(figure, file, metadata):
-    """Save a figure as PNG, its numbers as CSV, and two drawings for the page, the second one narrow.
+    """Save a figure as PNG, its numbers as CSV, and a wide and a narrow SVG for the page.
 
     Parameters
     ----------
-    file : Path, of the PNG; the others have the same name with .csv, .svg and -narrow.svg
+    file : Path of the PNG; the other files have the same name with .csv, .svg and -narrow.svg
     metadata : dict of str, for the PNG
     """
     with atomic_path(file) as unfinished:
@@ -46,12 +46,12 @@ def save_figure(figure, file, metadata):
 
 
 def svg_of(figure, name):
-    """A figure as an SVG element that takes its ink, lines and ground from the page's CSS variables.
+    """Convert a figure to an SVG element that takes its colours from the page's CSS variables.
 
     Parameters
     ----------
     name : str
-        Goes before every id, so several figures fit in one page.
+        Prefix of every id, so one page can contain several figures.
 
     Returns
     -------
@@ -75,13 +75,13 @@ def svg_of(figure, name):
 
 
 def unique(name, counts):
-    """An id attribute, numbered from its second use on; `counts` is a Counter of the names so far."""
+    """Make an id attribute, numbered from its second use on; `counts` is a Counter of the names so far."""
     counts[name] += 1
     return f'id="{name}"' if counts[name] == 1 else f'id="{name}-{counts[name]}"'
 
 
 def page_colour(found):
-    """The page's own variable in place of a grey of Matplotlib's; other colours stay."""
+    """Replace a grey of Matplotlib's with the page's own variable; other colours stay."""
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     if not red == green == blue:
@@ -94,7 +94,7 @@ def page_colour(found):
 
 
 def smaller_picture(found):
-    """A PNG in base64 as WebP, which takes a fifth of the space."""
+    """Convert a PNG in base64 to WebP, which takes a fifth of the space."""
     smaller = io.BytesIO()
     picture = Image.open(io.BytesIO(base64.b64decode(found[1])))
     picture.save(smaller, "WEBP", quality=85, method=3)
@@ -132,7 +132,7 @@ def make_narrow(figure):
 
 
 def move_below(figure, legend):
-    """Draw a legend that stands beside or below the panels again, below them and as narrow as a phone."""
+    """Draw a legend beside or below the panels again, below them and narrow enough for a phone."""
     handles, texts = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.remove()
@@ -141,7 +141,7 @@ def move_below(figure, legend):
 
 
 def drawn_data(figure):
-    """The numbers in a figure: DataFrame of panel, series, x and y, one row per drawn point; empty for photos."""
+    """Read the numbers in a figure: DataFrame of panel, series, x and y, one row per point; empty for photos."""
     rows = []
     for number, axes in enumerate(figure.axes):
         panel = axes.get_title() or axes.get_xlabel() or str(number + 1)
@@ -158,7 +158,7 @@ def drawn_data(figure):
 
 
 def series_of(axes):
-    """The series of an Axes: list of (name, points), points an array of float, shape (n, 2)."""
+    """Read the series of an Axes: list of (name, points), points an array of float, shape (n, 2)."""
     series = [(line.get_label(), line.get_xydata()) for line in axes.lines if line.get_transform() == axes.transData]
     for collection in axes.collections:
         if isinstance(collection, LineCollection):

@@ -45,7 +45,7 @@ def test_names_choose_what_is_trained():
     ("own", "names", "sentence"),
     [
         ({}, ["no dropuot"], "no variant 'no dropuot' .did you mean no dropout"),
-        ({"ReLU": {}}, [], "own_variants names 'ReLU', which this chapter has"),
+        ({"ReLU": {}}, [], "own_variants names 'ReLU', which this chapter already has"),
         ({"FinalModel": {}}, [], "own_variants names 'FinalModel'"),
     ],
 )

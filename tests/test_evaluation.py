@@ -99,7 +99,7 @@ def test_a_network_from_pixels_has_no_step_in_its_label_whatever_its_chapter(rec
     starts = {label: evaluation.transfer_of(models, run) for label, run in models.items()}
     assert starts == dict.fromkeys(models) | {tail: models[head] for head, tail in zip(heads, tails[:2], strict=True)}
     recorded["04"]["ResNet50"] = on_backbone("ResNet50", "04", 0.71)
-    with pytest.raises(InputError, match="Chapter 4 has other networks than chapter 5 went on from"):
+    with pytest.raises(InputError, match="Chapter 5 started from other networks of chapter 4"):
         evaluation.label_models(recorded)
 
 

@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_named_and_not_used(project, capsys):
     checkpoint = runs.run_folder(spec) / "checkpoint.npz"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     assert contents(train(spec, project)) == whole
-    assert "checkpoint.npz is damaged: what it held is computed again" in capsys.readouterr().out
+    assert "checkpoint.npz is damaged: its content is computed again" in capsys.readouterr().out
 
 
 def test_a_training_begun_with_another_number_of_threads_begins_anew(project, every_epoch, capsys, monkeypatch):

@@ -122,7 +122,7 @@ def test_without_any_outline_nothing_is_said_of_other_backgrounds(project, monke
     assert table.loc["X, fine tuning"].tolist() == [1, 0.5]
     told = other_photos.holding_sentence(table, "X, fine tuning", "X, fine tuning", {}, 100)
     assert "0.500 on the second test set" in told
-    assert "other backgrounds were not tried" in told
+    assert "other backgrounds were not tested" in told
     assert figures.draw_holding(table, 1 / 3)[0].axes[0].get_title() == "Best on the test photos: X, fine tuning"
     assert other_photos.pictures_elsewhere(project, 32)[other_photos.ALONE].shape == (0, 32, 32, 3)
 

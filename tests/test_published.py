@@ -177,7 +177,7 @@ def test_a_table_of_photos_that_are_elsewhere_or_none_is_refused(two_folders):
     with pytest.raises(InputError, match=r"other has none of the photos of photos\.csv: name their folder with --data"):
         sources.listed_photos(folder / "other", str(table))
     table.write_text("path,label\n")
-    with pytest.raises(InputError, match="no CSV file with a column sha256"):
+    with pytest.raises(InputError, match="not a CSV file with a column sha256"):
         sources.listed_photos(folder / "whole", str(table))
 
 
@@ -332,7 +332,7 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
 def test_on_the_same_photos_nothing_is_compared(published_results):
     write_atomic(places.SOURCE_JSON, json.dumps({"split": published_results.attrs["hash"]}))
     section = render.study_section()
-    assert section["sentences"][-1] == "The present run has the same photos and the same split."
+    assert section["sentences"][-1] == "This run has the same photos and the same split."
     assert len(section["tables"]) == 1
 
 

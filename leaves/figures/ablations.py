@@ -16,12 +16,12 @@ def style_comparison(table):
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
     shown = table.drop(columns="group").rename(columns=names)
-    caption = "Means over the repeats; the difference to FinalModel with its 95 % interval"
+    caption = "Means over the repeats, and the difference from FinalModel with its 95 % interval"
     return shown.style.format(formats, na_rep="").set_caption(caption)
 
 
 def plot_differences(table):
-    """Draw the difference of each variant to FinalModel with its 95 % interval.
+    """Draw the difference of each variant from FinalModel with its 95 % interval.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def plot_differences(table):
     -------
     figure : matplotlib Figure
     caption : str
-    drawn : DataFrame of low, difference and high, by the names on the axis
+    drawn : DataFrame of low, difference and high, indexed by the names on the axis
     """
     rows = table[table["difference"].notna()]
     excludes_zero = (rows["low"] > 0) | (rows["high"] < 0)
@@ -59,7 +59,7 @@ def plot_differences(table):
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 of each variant minus FinalModel's on the held-out photos, mean over the repeats with 95 % "
-    caption += f"interval; grey band: differences below {MARGIN}."
+    caption += f"interval. The grey band marks differences below {MARGIN}."
     return figure, caption, rows[["low", "difference", "high"]].set_axis(names)
 
 
@@ -83,11 +83,11 @@ def plot_gaps(table):
     widest = table["gap"].idxmax()
     axis.set(xlabel="macro F1", title=f"The widest gap: {widest} ({table.loc[widest, 'gap']:+.3f})")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure, "Macro F1 on the training and on the held-out photos, means over the repeats: the line is the gap."
+    return figure, "Mean macro F1 of the repeats on the training and on the held-out photos; the line is the gap."
 
 
 def plot_dead_units(dead, activations):
-    """Draw the share of dead units in each block, one dot for each network.
+    """Draw the mean share of dead units in each block, and its range over the networks.
 
     Parameters
     ----------
@@ -106,14 +106,14 @@ def plot_dead_units(dead, activations):
     marks = {"hue_order": order, "dodge": 0.4, "linestyle": "none", "errorbar": ("pi", 100)}
     sns.pointplot(shares, x="block", y="dead units in %", hue="variant", markers=list("os^")[: len(order)], **marks)
     mean = shares.groupby("variant")["dead units in %"].mean()[order]
-    title = f"Dead units of all blocks: {', '.join(f'{name} {share:.1f} %' for name, share in mean.items())}"
+    title = f"Dead units in all blocks: {', '.join(f'{name} {share:.1f} %' for name, share in mean.items())}"
     axis.set(ylim=(-1, max(5, 1.1 * shares["dead units in %"].max())), title=title, xlabel="block of convolution")
     axis.legend(title="", fontsize="small")
-    return figure, "Share of dead units in each block by activation: mean and range over the networks of all repeats."
+    return figure, "Share of dead units in each block by activation: mean and range over all networks."
 
 
 def style_accuracies(networks):
-    """Accuracy beside macro F1, the means of each network's repeats; returns a pandas Styler.
+    """Show accuracy beside macro F1, both averaged over each network's repeats; returns a pandas Styler.
 
     Parameters
     ----------

@@ -8,17 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.calibration import calibration_curve
 
-BELOW = {"loc": "outside lower center", "fontsize": "small"}  # of all Axes, for a legend
+BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legend, below all Axes
 
 
 def look(label):
-    """Colour and marker of a model, by its label: those of its name, whatever the step of its training."""
+    """Choose colour and marker of a model by the name in its label; the step of the training plays no role."""
     name = label.partition(", ")[0]
     return {"color": MODEL_COLOURS[name], "marker": MODEL_MARKERS[name]}
 
 
 def single_mark(label, **options):
-    """Keywords that draw one model as a mark without a line, half-filled if its head alone was trained."""
+    """Make keywords that draw a model as a mark without a line, half-filled if only its head was trained."""
     fill = "left" if "transfer" in label else "full"
     return look(label) | {"label": label, "fillstyle": fill, "linestyle": "none"} | options
 
@@ -31,7 +31,7 @@ def draw_scores(scores, against, best):
 
     Parameters
     ----------
-    scores : DataFrame from `evaluation.score_table`, the rows that are drawn
+    scores : DataFrame from `evaluation.score_table`, the rows to draw
     against : DataFrame from `evaluation.compare_with`
     best : str
         Label of the single model that validation chose.
@@ -49,17 +49,17 @@ def draw_scores(scores, against, best):
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
     better = (against["verdict"] == "better").sum()
-    axis.set_title(f"Validation chose {best}; {better or 'no'} other is shown to be better on test")
-    caption = "Test macro F1 of every model with 95 % bootstrap intervals; stars: the original study's scores."
+    axis.set_title(f"Validation chose {best}. Models shown to be better on test: {better or 'none'}")
+    caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
 
 
-# ---------------------------------------------------------------- confidence and worse photos
+# ---------------------------------------------------------------- confidence and corrupted photos
 
 
 def draw_calibration(answers, label, temperature):
-    """Draw the share of right answers against the confidence, as trained and with a temperature.
+    """Draw the share of right answers against the confidence, before and after a temperature.
 
     Parameters
     ----------
@@ -79,22 +79,22 @@ def draw_calibration(answers, label, temperature):
         error = scoring.calibration_error(answers.truth, answer)
         axis.plot(mean, share, marker=marker, label=f"{name}: error {error:.3f}")
         below.hist(answer.max(axis=1), bins=np.linspace(0, 1, 21), histtype="step")
-    axis.set(ylabel="share that is right", title=f"Calibration of {label} on test")
+    axis.set(ylabel="share of right answers", title=f"Calibration of {label} on test")
     axis.legend(fontsize="small")
     below.set(xlabel="confidence", ylabel="images")
     return figure, (
-        f"Share of right answers of {label} against its confidence, before and after the temperature; below, how often."
+        f"Share of right answers of {label} against its confidence, with and without the temperature. Below: counts."
     )
 
 
 def draw_robustness(robust, count):
-    """Draw the macro F1 of models on corrupted photos against the strength, one panel for each corruption.
+    """Draw the macro F1 of models on corrupted photos against the strength, one panel per corruption.
 
     Parameters
     ----------
     robust : DataFrame from `robustness.stored_robustness`
     count : int
-        How many photos were corrupted.
+        The number of photos.
 
     Returns
     -------
@@ -113,6 +113,6 @@ def draw_robustness(robust, count):
     figure.supylabel(f"macro F1 on {count} test images")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
-        f"Macro F1 on {count} test images that were made worse in six ways, against the strength, with 95 % "
-        "bootstrap intervals; 0: as they are."
+        f"Macro F1 on {count} test images with six kinds of corruption, against its strength (0: none), with 95 % "
+        "bootstrap intervals."
     )

@@ -1,4 +1,4 @@
-"""Figures of chapter 6 about costs: what a score costs in parameters, time and photos."""
+"""Figures of chapter 6 about costs: scores against parameters, time and number of photos."""
 
 from leaves.figures.comparison import BELOW, look, single_mark
 
@@ -24,7 +24,7 @@ def draw_learning_curve(curve):
         axis.fill_between(rows["photos"], rows["low"], rows["high"], color=look(label)["color"], alpha=0.2)
         axis.plot(rows["photos"], rows["macro F1"], label=label, **look(label))
     axis.set(xscale="log", ylim=(0, 1), xlabel="training photos", ylabel="macro F1 on test")
-    axis.set_title("What more photos bring")
+    axis.set_title("Macro F1 with more training photos")
     counts = sorted(set(curve["photos"]))
     axis.set_xticks(counts, counts)
     axis.minorticks_off()
@@ -35,7 +35,7 @@ def draw_learning_curve(curve):
 
 
 def pareto_front(scores, cost):
-    """The rows that no other row beats in both cost and score, cheapest first.
+    """Select the rows that no other row beats in both cost and score, the cheapest first.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def draw_costs(scores):
 
     Parameters
     ----------
-    scores : DataFrame from `evaluation.score_table`, the rows that are shown
+    scores : DataFrame from `evaluation.score_table`, the rows to draw
 
     Returns
     -------
     figure, caption
     """
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
-    short = EngFormatter(sep="")  # 3M; but 0.3 would be 300m
+    short = EngFormatter(sep="")  # writes 3M; it would write 300m for 0.3
     for axis, (cost, title) in zip(axes, COSTS.items(), strict=True):
         front = pareto_front(scores, cost)
         steps = {"color": "0.5", "drawstyle": "steps-post", "linewidth": 1, "label": "Pareto front"}
@@ -78,5 +78,5 @@ def draw_costs(scores):
     figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
         "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
-        "front; half-filled: the head alone."
+        "front. In half-filled marks only the head was trained."
     )

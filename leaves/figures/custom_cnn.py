@@ -1,4 +1,4 @@
-"""Figures of chapter 2: FinalModel, and what it learns."""
+"""Figures of chapter 2: augmentation, and the gradients of FinalModel."""
 
 from leaves.batches import augment
 
@@ -10,14 +10,14 @@ MARKERS = "os^Dv*P"
 
 
 def plot_augmentation(image, augmentations, seed):
-    """Draw an image and seven augmented views of it, a row for each augmentation.
+    """Draw an image and seven augmented views of it, one row per augmentation.
 
     Parameters
     ----------
     image : array of uint8, shape (size, size, 3)
     augmentations : dict of title to dict, see `batches.augment`
     seed : int
-        Of the views: all rows draw the same random numbers.
+        Seed of the views; all rows use the same random numbers.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def plot_augmentation(image, augmentations, seed):
 
 
 def plot_gradients(gradients, changes):
-    """Draw each kernel's gradient norm and its change in an epoch, as shares of its own norm, over the epochs.
+    """Draw each kernel's gradient norm and change per epoch, divided by the norm of the kernel, over the epochs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Figures of chapter 6: does a score hold on other photos, and where do the networks look."""
+"""Figures of chapter 6: scores on other photos, and the pixels that the networks use."""
 
 from leaves.other_photos import ALONE, OTHER
 
@@ -10,13 +10,13 @@ MARKS = {"as they are": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X"
 
 
 def draw_holding(table, chance):
-    """Draw what each model's score rests on: the test photos as they are, on other backgrounds, without the leaf.
+    """Draw each model's macro F1 on the unchanged test photos, on other backgrounds and without the leaf.
 
     Parameters
     ----------
     table : DataFrame from `other_photos.holding_table`
     chance : float
-        Macro F1 of guessing.
+        Macro F1 of guessing, for a line.
 
     Returns
     -------
@@ -33,11 +33,11 @@ def draw_holding(table, chance):
     where = "the test photos" if column == "as they are" else column
     axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"Best on {where}: {ordered.index[-1]}")
     figure.legend(loc="outside lower center", ncols=5, fontsize="small")
-    return figure, f"What each model's score rests on: macro F1 on the test photos, {', '.join(table)}.", ordered
+    return figure, f"Macro F1 of each model on the test photos: {', '.join(table)}.", ordered
 
 
 def draw_heat(examples, classes):
-    """Draw where models looked: photos, the heat of LayerCAM on them, and the outline of the leaf where it was told.
+    """Draw photos with the LayerCAM map of each model and, if known, the outline of the leaf.
 
     Parameters
     ----------
@@ -64,6 +64,6 @@ def draw_heat(examples, classes):
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, (
-        f"LayerCAM of {' and '.join(examples)}: three right answers (=), three wrong ones (≠); the line is the leaf's "
+        f"LayerCAM of {' and '.join(examples)}: three right (=) and three wrong answers (≠). The line is the leaf's "
         "outline."
     )

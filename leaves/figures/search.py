@@ -1,31 +1,31 @@
-"""The search of chapter 3 in a table and in words."""
+"""Show the search of chapter 3 in a table and in words."""
 
 from leaves.claims import count_text
 from leaves.search import FINAL
 
 
 def last_scores(search):
-    """The scores in the last round, Series of float by trial, and the number of repeats of which each is the mean."""
+    """Return the mean scores in the last round, Series of float by trial, and the number of repeats of each."""
     last = search.rounds[search.rounds["round"] == search.rounds["round"].max()]
     return last.set_index("number")["score"], int(last["repeats"].iloc[0])
 
 
 def finding(search):
-    """The sentences that say what a `search.Search` found."""
+    """Describe the result of a `search.Search` in a few sentences."""
     (scores, repeats), trials = last_scores(search), search.rounds["number"].nunique()
     rounds, over = search.rounds["round"].nunique(), f"mean of {count_text(repeats, 'repeat')}"
     text = f"The search compared {count_text(trials, 'network')} in {count_text(rounds, 'round')}; one is FinalModel."
     if search.number == FINAL:
-        return f"{text} None of the others beat its validation macro F1 of {scores[FINAL]:.3f} ({over}): it is kept."
+        return f"{text} No other network beat its validation macro F1 of {scores[FINAL]:.3f} ({over}), so it is kept."
     best, final = scores[search.number], scores[FINAL]
     return (
         f"{text} Trial {search.number} has a validation macro F1 of {best:.3f} and FinalModel {final:.3f} ({over}). "
-        f"The difference of {best - final:+.3f} is optimistic: these photos chose the best of {trials} trials."
+        f"The difference of {best - final:+.3f} is optimistic: these photos selected the best of {trials} trials."
     )
 
 
 def style_rounds(search):
-    """Format the ten trials that came furthest, each in its last round; returns a pandas Styler."""
+    """Format the ten trials that reached the latest rounds, each in its last round; returns a pandas Styler."""
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
     formats = {"score": "{:.3f}", "width": "{:g}", "dropout": "{:.2f}", "L2": "{:g}", "learning rate": "{:.2g}"}
     title = f"The best of {search.rounds['number'].nunique()} trials; trial {FINAL} is FinalModel"

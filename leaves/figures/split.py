@@ -1,4 +1,4 @@
-"""Figures of chapter 1: photos with a finding, the classes, the nearest photos of two subsets, backgrounds."""
+"""Figures of chapter 1: photos with a finding, classes, the nearest photos of two subsets, and backgrounds."""
 
 import os
 
@@ -10,7 +10,7 @@ import seaborn as sns
 
 
 def picture_grid(rows, columns, **options):
-    """A figure of Axes without ticks, for pictures; returns figure and Axes, an array of shape (rows, columns)."""
+    """Make a figure of Axes without ticks for pictures: figure and Axes, an array of shape (rows, columns)."""
     figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -18,7 +18,7 @@ def picture_grid(rows, columns, **options):
 
 
 def draw_findings(examples, pictures):
-    """Draw photos with a finding, one row a check.
+    """Draw photos with a finding, one row per check.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def draw_findings(examples, pictures):
 
 
 def draw_class_counts(split, counts):
-    """Draw how many photos of each class each subset has.
+    """Draw the number of photos of each class in each subset.
 
     Parameters
     ----------
@@ -63,11 +63,11 @@ def draw_class_counts(split, counts):
     axis.set(xlabel="", ylabel="images")
     title = f"{totals.index[0]} has {totals.max() / totals.min():.1f} times as many images as {totals.index[-1]}"
     axis.set_title(title, parse_math=False)
-    return figure, f"Images per class in each subset, {len(split)} in all: {subset_sizes(split)}."
+    return figure, f"Images per class in each subset, {len(split)} in total: {subset_sizes(split)}."
 
 
 def draw_classes(images, labels, classes, seed):
-    """Draw two photos of each class, drawn at random.
+    """Draw two random photos of each class.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def draw_classes(images, labels, classes, seed):
 
 
 def draw_leak_pairs(pairs, pictures, twins):
-    """Draw the nearest photos of two subsets, two pairs in a row.
+    """Draw the nearest photos of two subsets, two pairs per row.
 
     Parameters
     ----------
@@ -118,11 +118,11 @@ def draw_leak_pairs(pairs, pictures, twins):
         left.set_title(f"{pair.bits} bits apart:", fontsize="small")
         right.imshow(twin)
         right.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
-    return figure, "The nearest photos of two subsets, two pairs in a row, with class and subset."
+    return figure, "The nearest photos of two subsets with class and subset, two pairs per row."
 
 
 def draw_backgrounds(pixels, labels, classes):
-    """Draw the background colours of every class: one row a class, one stripe a photo, from dark to light.
+    """Draw the background colours of every class: one row per class, one stripe per photo, from dark to light.
 
     Parameters
     ----------
@@ -145,4 +145,4 @@ def draw_backgrounds(pixels, labels, classes):
         axis.imshow(np.uint8(np.concatenate([mean, colours]))[None], aspect="auto", interpolation="nearest")
         axis.axvline(len(mean) - 0.5, color="black", linewidth=2)
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
-    return figure, "Background colours: the median of eight border pixels, of each class and photo."
+    return figure, "Background colour of each class and photo: the median of eight border pixels."

@@ -1,4 +1,4 @@
-"""The tables of chapter 6: scores, claims and their verdicts, the confusion matrix with its photos, mistakes."""
+"""Tables of chapter 6: scores, claims and their verdicts, the confusion matrix with its photos, and mistakes."""
 
 import base64
 import io
@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 THUMBNAIL, LARGE = 72, 224  # pixels per side of a photo in the confusion matrix, and on the cover
-MOST_PHOTOS = 12  # in a cell of the confusion matrix
-# The mark of each verdict, so that its colour does not say it alone.
+MOST_PHOTOS = 12  # per cell of the confusion matrix
+# The mark of each verdict, which is also readable without its colour.
 MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "–"}
 
 
@@ -23,18 +23,18 @@ MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "
 
 
 def interval_text(row):
-    """A model's test macro F1 with its interval, as in "0.857 (0.782 to 0.917)"."""
+    """Write a model's test macro F1 with its interval, as in "0.857 (0.782 to 0.917)"."""
     return f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
 
 
 def style_summary(scores, best, external=None):
-    """The cover's table: score, costs and what is left of the score on other photos, the best on test first.
+    """Make the cover's table: score, score on other photos and costs, the best on test first.
 
     Parameters
     ----------
-    scores : DataFrame from `evaluation.score_table`, the rows that are shown
+    scores : DataFrame from `evaluation.score_table`, the rows to show
     best : str
-        Label of the single model that validation chose, in bold.
+        Label of the single model that validation chose; its row is bold.
     external : Answers to the second test set, if its photos have labels
 
     Returns
@@ -58,7 +58,7 @@ def style_summary(scores, best, external=None):
 
 
 def style_scores(scores, against, repeats, best):
-    """The table of chapter 6: how sure each score is, and what it is compared with; the best model in bold.
+    """Make the table of chapter 6: each score with its interval and comparisons; the best model in bold.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ def style_scores(scores, against, repeats, best):
 
 
 def verdict_html(verdict):
-    """A verdict with its mark, in its colour."""
+    """Write a verdict with its mark, in its colour: HTML."""
     return f'<span class="verdict {verdict.replace(" ", "-")}">{MARKS[verdict]} {verdict}</span>'
 
 
 def style_claims(verdicts):
-    """The verdicts on all claims as a styled table, each with a link to its figure and the published study's verdict.
+    """Make a table of the verdicts on all claims, with links to figures and the published study's verdicts.
 
     Parameters
     ----------
@@ -117,20 +117,20 @@ def style_claims(verdicts):
 
 
 def tally_html(verdicts, title):
-    """How many claims have which verdict, as rows of linked claims.
+    """Count the claims with each verdict, in rows of linked claims: HTML.
 
     Parameters
     ----------
     verdicts : DataFrame of claim, said and verdict
     title : str
-        What the verdicts rest on.
+        The caption, which names the data of the verdicts.
     """
     rows = []
     for verdict in MARKS:
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        decided = verdict in ("confirmed", "refuted")  # told in words, the others by their numbers
+        decided = verdict in ("confirmed", "refuted")  # written in words, the others by number
         links = [
             f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * decided}'
             for row in own.itertuples()
@@ -144,7 +144,7 @@ def tally_html(verdicts, title):
 
 
 def picture_html(image, side, text):
-    """A photo, `side` pixels per side, as an HTML element with a text for those who do not see it."""
+    """Make an HTML element of a photo, `side` pixels per side, with alternative text."""
     smaller, out = Image.fromarray(image).convert("RGB"), io.BytesIO()
     smaller.thumbnail((side, side))
     smaller.save(out, "WEBP", quality=75, method=4)
@@ -153,13 +153,13 @@ def picture_html(image, side, text):
 
 
 def confusion_html(answers, label, images, classes):
-    """The confusion matrix of a model as a table of counts; on the page, each count shows its photos.
+    """Make the confusion matrix of a model as a table of counts; on the page, each count shows its photos.
 
     Parameters
     ----------
     answers : Answers
     label : str
-    images : array or StoredImages, uint8, shape (n, size, size, 3), of the same photos
+    images : array or StoredImages, uint8, shape (n, size, size, 3), the photos of the answers
     classes : list of str
 
     Returns
@@ -188,7 +188,7 @@ def confusion_html(answers, label, images, classes):
 
 
 def mistakes_html(answers, label, images, classes, count):
-    """The mistakes of which a model was surest, as photos with the true and the predicted species.
+    """Show the most confident mistakes of a model: photos with the true and the predicted species.
 
     Parameters
     ----------
@@ -216,18 +216,18 @@ def mistakes_html(answers, label, images, classes, count):
 
 
 def photo_html(photo, name, species, probabilities, familiar, model):
-    """A photo, and the five classes that a model finds most likely.
+    """Show a photo and the five classes that a model finds most likely.
 
     Parameters
     ----------
     photo : Pillow image
     name : str
-        Of the file.
+        The file's name.
     species : str
-        What the model answers.
+        The model's prediction.
     probabilities : Series of float, one per class
     familiar : bool
-        Whether the photo is like those that the model knows.
+        Whether the photo resembles those that the model knows.
     model : str
         The model's label.
 

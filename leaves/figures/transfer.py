@@ -1,4 +1,4 @@
-"""Figures of chapters 4 and 5: what backbones find alike, and what fine tuning changes."""
+"""Figures of chapters 4 and 5: photos with similar features, and the effect of fine-tuning."""
 
 from leaves.figures.split import picture_grid
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def draw_neighbours(alike):
-    """Draw a validation leaf and its nearest training photos, one row a backbone.
+    """Draw a validation leaf and its nearest training photos, one row per backbone.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ def draw_neighbours(alike):
         row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="x-small")
     caption = (
         f"One {true} leaf of the validation subset and its nearest training photos by each backbone's features. "
-        "Percentage: the share of the same species among the five nearest photos of every validation leaf."
+        "The percentage is the share of the same species among the five nearest photos, over all validation leaves."
     )
     return figure, caption
 
 
 def draw_switch(heads, tails):
-    """Draw macro F1 over the epochs of transfer learning and of the fine tuning that goes on from its best epoch.
+    """Draw macro F1 over the epochs of transfer learning and of the fine-tuning that starts from its best epoch.
 
     Parameters
     ----------
@@ -58,15 +58,15 @@ def draw_switch(heads, tails):
         axis.set(xlabel="epoch", ylim=(0, 1))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("macro F1 (dashed: training)")
-    return figure, "Macro F1 over the epochs of transfer learning and, right of the dotted line, of fine tuning."
+    return figure, "Macro F1 over the epochs of transfer learning and, right of the dotted line, of fine-tuning."
 
 
 def draw_repeats(models):
-    """Draw the validation macro F1 of every training, one row a model.
+    """Draw the validation macro F1 of every training, one row per model.
 
     Parameters
     ----------
-    models : dict of label to list of Run; a label begins with the model's name, which a comma may end
+    models : dict of label to list of Run; a label is the model's name, or begins with it and a comma
 
     Returns
     -------
