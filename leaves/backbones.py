@@ -243,11 +243,11 @@ def misfit(error):
 
 
 def preprocess(name, kind, pixels):
-    """What the backbone expects of RGB pixels 0..255, as layers, so that a saved model holds it.
+    """Convert RGB pixels 0..255 to the input of a backbone by layers, which a saved model contains.
 
-    "caffe" is blue, green, red, less ImageNet's mean; "none" is for a network that rescales inside. So does Keras's
-    EfficientNet, but for a division by the root of ImageNet's standard deviation, which it leaves out unless it
-    fetches the weights itself: that is made up for here.
+    "caffe" means blue, green, red, minus ImageNet's mean; "none" is for a network that rescales inside. Keras's
+    EfficientNet also rescales inside, but it divides by the root of ImageNet's standard deviation only if it downloads
+    the weights itself. The layers here add that division.
     """
     if BACKBONES[name].preprocessing == "caffe":
         blue_green_red = keras.ops.flip(pixels, axis=-1)
@@ -260,12 +260,12 @@ def preprocess(name, kind, pixels):
 
 
 def cut_backbone(name, network, kind, windows=None):
-    """Cut a headless network in two, at the layer that `BACKBONES` names; the parts share its layers.
+    """Cut a headless network in two, at the layer that `BACKBONES` names; the two parts share its layers.
 
     Parameters
     ----------
     windows : float, optional
-        Side of the windows of `window_means`, as a share of the picture's.
+        Side of the windows of `window_means`, as a share of the picture's side.
 
     Returns
     -------
@@ -285,16 +285,16 @@ def cut_backbone(name, network, kind, windows=None):
 
 
 def window_means(maps, share):
-    """The mean of each feature map over the whole picture, and over windows on a grid, two to four a side.
+    """Average each feature map over the whole picture and over windows on a grid, two to four per side.
 
-    A head that answers to each window and averages its answers finds a leaf that does not fill the picture. It costs
-    one pass through the backbone, where crops of the photo cost one each.
+    A head that classifies each window and averages its answers also recognises a leaf that does not fill the picture.
+    It costs one pass through the backbone, whereas crops of the photo cost one pass each.
 
     Parameters
     ----------
     maps : Keras tensor, shape (n, side, side, channels)
     share : float
-        Of the maps' side that a window's side takes.
+        Side of a window, as a share of the maps' side.
 
     Returns
     -------

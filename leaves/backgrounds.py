@@ -1,6 +1,6 @@
-"""Leaf and background: told apart by colour, and the leaf put on other backgrounds.
+"""Separate leaf and background by colour, and place the leaf on other backgrounds.
 
-The score on photos of one collection can be high for the wrong reason: the paper tells the species (Noyan 2022,
+The score on photos of one collection can be high for the wrong reason: the paper reveals the species (Noyan 2022,
 "Uncovering bias in the PlantVillage dataset", arXiv:2206.04374).
 """
 
@@ -21,25 +21,25 @@ from skimage.filters import threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
 
 CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-LIGHT = 0.4  # weight of lightness beside the two colour axes: a shadow differs from its paper in lightness above all
-AREA = 0.05, 0.9  # least and largest share of the picture that a leaf covers
-LEAST_PLAIN = 0.5  # least share of photos with a plain background, for which the control is made
-NEAR_CHANCE = 0.05  # macro F1 above chance that counts as near it
-MOST_OF_BORDER = 0.5  # share of the border's pixels that may be leaf, and never more than in the middle
+LIGHT = 0.4  # weight of lightness against the two colour axes; a shadow differs from paper mostly in lightness
+AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
+LEAST_PLAIN = 0.5  # smallest share of photos with a plain background for which the control runs
+NEAR_CHANCE = 0.05  # macro F1 above chance that still counts as near chance
+MOST_OF_BORDER = 0.5  # largest share of leaf in the border, which is also less than in the middle
 NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be shadow or edge
-LEAST_OF_FOREGROUND = 0.7  # least share of the largest component in all that is not background
-SCALES = 0.4, 1.2  # of a leaf that is placed, to its size in the photo
-KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds, and how often each is drawn
+LEAST_OF_FOREGROUND = 0.7  # smallest share of the largest component in the foreground
+SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
+KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
 
 
 # ---------------------------------------------------------------- masks
 
 
 def leaf_mask(image):
-    """Tell the leaf from a plain background.
+    """Separate the leaf from a plain background.
 
-    The distance of each pixel's colour to the median of the border is smoothed and cut by Otsu's threshold (1979). What
-    lies above it is the leaf with its leaflets and stalk; its holes are filled.
+    The distance of each pixel's colour to the median of the border is smoothed, and Otsu's threshold (1979) divides it.
+    Pixels above it are the leaf with its leaflets and stalk; its holes are filled.
 
     Parameters
     ----------
@@ -47,14 +47,14 @@ def leaf_mask(image):
 
     Returns
     -------
-    array of bool, shape (height, width); False everywhere if leaf and background cannot be told apart, because the leaf
+    array of bool, shape (height, width); False everywhere if leaf and background cannot be separated, because the leaf
     would be too small or too large, be in pieces, or cover more of the border than of the middle
     """
     nothing = np.zeros(image.shape[:2], bool)
     colour = rgb2lab(image).astype(np.float32) * (LIGHT, 1, 1)
     distance = np.linalg.norm(colour - np.median(border_of(colour), axis=0), axis=-1)
     distance = gaussian_filter(distance, len(image) / 128)
-    if np.ptp(distance) < 1:  # one colour all over
+    if np.ptp(distance) < 1:  # a single colour
         return nothing
     foreground = distance > threshold_otsu(distance)
     pieces, count = label(foreground)
@@ -62,18 +62,18 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # or paper beside a leaf that fills the picture
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # or it is paper beside a leaf that fills the picture
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 
 
 def border_of(picture):
-    """The outermost pixels of a picture, once around it: array of shape (pixels, ...)."""
+    """Return the outermost pixels of a picture, once around it: array of shape (pixels, ...)."""
     return np.concatenate([picture[0, :-1], picture[:-1, -1], picture[-1, :0:-1], picture[:0:-1, 0]])
 
 
 def leaf_masks(split, subset):
-    """The masks of all photos of a subset, computed once, at half the side of the photos.
+    """Compute the masks of all photos of a subset once, at half the side of the photos.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def leaf_masks(split, subset):
 
 
 def cut_out(image, mask):
-    """The leaf as a Pillow image in RGBA, transparent outside of its mask, whose edge is drawn in and softened."""
+    """Cut out the leaf: a Pillow image in RGBA, transparent outside its mask, which is shrunk a little and softened."""
     leaf = Image.fromarray(image)
     alpha = Image.fromarray(np.uint8(255 * mask)).resize(leaf.size, Image.Resampling.BILINEAR)
     leaf.putalpha(alpha.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.GaussianBlur(0.7)))
@@ -111,7 +111,7 @@ def cut_out(image, mask):
 
 
 def placed(leaf, size, scale, rng, spread=0.12):
-    """A leaf on a transparent square of `size` pixels: turned, mirrored or not, scaled and shifted."""
+    """Place a leaf on a transparent square of `size` pixels: turned, sometimes mirrored, scaled and shifted."""
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
     zoom, middle = leaf.width / (size * scale), leaf.width / 2
@@ -122,7 +122,7 @@ def placed(leaf, size, scale, rng, spread=0.12):
 
 
 def in_other_light(picture, rng):
-    """A Pillow image in other light: brighter or darker by a third, warmer or colder by a tenth."""
+    """Change the light of a Pillow image: brighter or darker by up to a third, warmer or colder by up to a tenth."""
     bright, warm = rng.uniform(0.65, 1.3), rng.uniform(0.9, 1.1)
     table = np.clip(np.outer([bright * warm, bright, bright / warm], np.arange(256)), 0, 255).astype(np.uint8)
     table = [*table.ravel().tolist(), *(range(256) if picture.mode == "RGBA" else ())]
@@ -130,7 +130,7 @@ def in_other_light(picture, rng):
 
 
 def rough_ground(size, rng):
-    """Noise on several scales about one colour, mostly an earthy one: soil, wood, stone or cloth."""
+    """Draw noise on several scales around one colour, mostly an earthy one: soil, wood, stone or cloth."""
     earthy = rng.random() < 0.6
     colour = rng.uniform((60, 50, 35), (190, 170, 140)) if earthy else rng.uniform(0, 255, 3)
     ground = np.zeros((size, size, 3), np.float32)
@@ -143,7 +143,7 @@ def rough_ground(size, rng):
 
 
 def blurred_photo(size, other, rng):
-    """A part of another photo, enlarged and out of focus."""
+    """Enlarge and blur a part of another photo."""
     part = rng.uniform(0.3, 0.9) * other.width
     left, top = rng.uniform(0, other.width - part, 2)
     small = other.resize((size // 2, size // 2), Image.Resampling.BILINEAR, (left, top, left + part, top + part))
@@ -152,7 +152,7 @@ def blurred_photo(size, other, rng):
 
 
 def foliage(size, leaf, scale, rng):
-    """Copies of a leaf, of about its size, before dark ground and a little out of focus."""
+    """Draw copies of a leaf, about as large as it, on dark ground and slightly blurred."""
     half = size // 2
     ground = rough_ground(half, rng).point(lambda value: value // 2)
     small = leaf.resize((half, half), Image.Resampling.BILINEAR)
@@ -164,12 +164,12 @@ def foliage(size, leaf, scale, rng):
 
 
 def replace_background(image, mask, other, rng):
-    """One leaf on another background, in another place, size and light.
+    """Place a leaf on another background, in another position, size and light.
 
     Parameters
     ----------
-    image, other : uint8 arrays, shape (size, size, 3), RGB; `other` is the photo that a blurred background is cut from
-    mask : array of bool, shape (side, side), see `leaf_mask`; without any leaf the photo keeps its background
+    image, other : uint8 arrays, shape (size, size, 3), RGB; `other` is the photo for a blurred background
+    mask : array of bool, shape (side, side), see `leaf_mask`; with an empty mask the photo keeps its background
     rng : numpy.random.Generator
 
     Returns
@@ -199,12 +199,12 @@ def replace_background(image, mask, other, rng):
 
 @dataclass(frozen=True)
 class OtherBackgrounds:
-    """Photos with their leaves on other backgrounds: view `number`, a function of (seed, number, index).
+    """Photos with their leaves on other backgrounds: view `number`, a pure function of (seed, number, index).
 
-    A blurred background comes from another photo of the same group: of the same fold, so that no training sees a part
-    of a photo that it holds out.
+    A blurred background comes from another photo of the same group. The groups are the folds, so a training sees no
+    background of a photo that it holds out.
 
-    Like an array of uint8, shape (n, size, size, 3), computed when indexed by an array of int or a slice.
+    It behaves like an array of uint8, shape (n, size, size, 3), computed when indexed by an array of int or a slice.
     """
 
     images: np.ndarray  # or StoredImages, shape (n, size, size, 3)
@@ -221,7 +221,7 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """The photos of the group of one of them, or how many there are in the only group: for `Generator.choice`."""
+        """Return the photos of a photo's group, or their number if there is one group, for `Generator.choice`."""
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 
     def __getitem__(self, rows):
@@ -235,11 +235,11 @@ class OtherBackgrounds:
             return np.stack([*pool.map(replace_background, self.images[rows], self.masks[rows], others, generators)])
 
 
-# ---------------------------------------------------------------- what a background gives away
+# ---------------------------------------------------------------- background control
 
 
 def eight_pixels(image, mask):
-    """Eight pixels of the background, spread evenly along the picture's border; those at the leaf's edge are skipped.
+    """Choose eight background pixels, spread evenly along the picture's border and not at the edge of the leaf.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def eight_pixels(image, mask):
 
     Returns
     -------
-    uint8 array, shape (8, 3); None without a leaf, or if it covers all but seven pixels of the border
+    uint8 array, shape (8, 3); None without a leaf, or if it leaves fewer than eight pixels of the border
     """
     near_leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
     background = border_of(image)[~border_of(near_leaf)]
@@ -258,12 +258,12 @@ def eight_pixels(image, mask):
 
 
 def border_pixels(images, masks):
-    """The `eight_pixels` of all photos that have them.
+    """Collect the `eight_pixels` of all photos that have them.
 
     Returns
     -------
     pixels : uint8 array, shape (k, 8, 3)
-    rows : array of int, shape (k,): which photos these are
+    rows : array of int, shape (k,), row numbers of these photos
     """
     found = {row: eight_pixels(images[row], mask) for row, mask in enumerate(masks)}
     rows = [row for row, pixels in found.items() if pixels is not None]
@@ -271,10 +271,10 @@ def border_pixels(images, masks):
 
 
 def background_control(split, draws=1000, seed=0):
-    """How well eight background pixels tell the species: a random forest on them (Breiman 2001), as Noyan (2022) did.
+    """Predict the species from eight background pixels with a random forest (Breiman 2001), as Noyan (2022) did.
 
-    Each fold is predicted by a forest that learnt from the other folds; no test photo takes part, and no photo without
-    a plain background.
+    A forest that learnt from the other folds predicts each fold. Test photos and photos without a plain background take
+    no part.
 
     Parameters
     ----------
@@ -306,14 +306,14 @@ def background_control(split, draws=1000, seed=0):
 
 
 def in_words(control):
-    """What `background_control` found, in words."""
+    """Describe the result of `background_control` in words."""
     if control is None:
-        return "Too few photos have a plain background to ask how much it tells of the species."
+        return "Too few photos have a plain background to measure how much it reveals about the species."
     score, low, high, chance = (control[key] for key in ("macro F1", "low", "high", "chance"))
     measured = f"Eight background pixels alone give a macro F1 of {score:.3f} (95 % interval {low:.3f} to {high:.3f}, "
     measured += f"{control['photos']} photos, chance {chance:.3f})."
     if low > chance:
-        return f"{measured} The background tells the species: part of every score below may come from the paper."
+        return f"{measured} The background reveals the species, so part of every score below may come from the paper."
     if high < chance + NEAR_CHANCE:
-        return f"{measured} That is near chance: the background does not give the species away."
-    return f"{measured} That cannot be told from chance: with so few photos the question stays open."
+        return f"{measured} That is near chance: the background does not reveal the species."
+    return f"{measured} That cannot be distinguished from chance with so few photos, so the question stays open."

@@ -74,10 +74,10 @@ def augment(images, uniform, augmentation):
     ----------
     images : float32 tensor, shape (n, height, width, 3)
     uniform : float32 tensor, shape (n, 6)
-        Random numbers in [0, 1), one row per image: two flips, angle, two shifts, zoom.
+        Random numbers in [0, 1), one row per image: two flips, one angle, two shifts, one zoom.
     augmentation : dict like `AUGMENTATION`, or None
-        None leaves the images as they are. A rotation of `QUARTER_TURNS` turns them by 0, 90, 180 or 270 degrees: no
-        pixel is interpolated, so nothing is blurred.
+        None leaves the images unchanged. A rotation of `QUARTER_TURNS` turns them by 0, 90, 180 or 270 degrees
+        without interpolation, which would blur them.
 
     Returns
     -------

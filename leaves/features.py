@@ -29,7 +29,7 @@ from sklearn.neighbors import NearestNeighbors
 
 @dataclass(frozen=True)
 class View:
-    """Images under augmentation number `number`, a function of (seed, number, index); computed when sliced."""
+    """Images with augmentation `number`, a pure function of (seed, number, index); computed when sliced."""
 
     images: np.ndarray  # or StoredImages: shape (n, size, size, 3)
     augmentation: dict | None  # None: the images as they are

@@ -1,10 +1,10 @@
-"""Decode images right, once, and keep them on disk, whatever their number.
+"""Decode images once and correctly, and keep any number of them on disk.
 
-The store of one size is two files that only grow: images-<size>-<code>.uint8 holds one decoded image after the other,
-the .txt beside it the SHA-256 of the file that each came from. An image is found by the content of its file, so that
-renamed files, other folders and added photos decode nothing anew. What an interrupted run left incomplete at the end
-of the two files does not count, and the next run writes over it. Another version of this code or of Pillow, which may
-decode otherwise, has a store of its own.
+The store of one size has two files that only grow: images-<size>-<code>.uint8 holds the decoded images one after
+another, and the .txt file beside it the SHA-256 of each image's file. An image is found by the content of its file, so
+renamed files, other folders and added photos decode no image again. The next run overwrites incomplete images that an
+interrupted run left at the end. Another version of this code or of Pillow may decode differently, so it has its own
+store.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # told from the content; Pillow's other decoders stay closed
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # recognised by the content; Pillow's other decoders are not used
 INDEX_LINE = 65  # bytes: 64 hex digits and a line end
 CODE = hashlib.sha256(Path(__file__).read_bytes() + PIL.__version__.encode()).hexdigest()[:8]
 
@@ -31,16 +31,16 @@ CODE = hashlib.sha256(Path(__file__).read_bytes() + PIL.__version__.encode()).he
 def read_image(content):
     """Decode an image file to its last byte, as a Pillow image in RGB.
 
-    It is turned upright by its EXIF tag; 16-bit grey is scaled to 8 bits; what is transparent lies on white paper.
+    The EXIF tag rotates it upright, 16-bit grey is scaled to 8 bits, and transparent pixels become white.
 
     Parameters
     ----------
-    content : bytes of a file in one of `FORMATS`, whatever the file is called
+    content : bytes of a file in one of `FORMATS`; its name does not matter
 
     Raises
     ------
     Exception
-        Pillow's own, of many kinds, for a file that is no image, is cut short or damaged.
+        One of Pillow's many types, for a file that is not an image, or is truncated or damaged.
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
@@ -53,12 +53,12 @@ def read_image(content):
 
 
 def shrink_image(image, size):
-    """A Pillow image as uint8 of shape (size, size, 3), resized with an antialiased bicubic filter."""
+    """Resize a Pillow image to uint8 of shape (size, size, 3) with an antialiased bicubic filter."""
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def in_parallel(function, items, count, title):
-    """Yield function(item) in order, on all processor cores, with progress; few results wait at a time."""
+    """Yield function(item) in order, on all processor cores, with progress; few results are held at a time."""
     items = iter(items)
     with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, mininterval=2, delay=1) as bar:
         while block := list(itertools.islice(items, 256)):
@@ -69,7 +69,7 @@ def in_parallel(function, items, count, title):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images of the store; read from disk when indexed, otherwise like an array of shape (n, size, size, 3)."""
+    """Images of the store: read from disk when indexed, otherwise like an array of shape (n, size, size, 3)."""
 
     pixels: np.memmap
     rows: np.ndarray
@@ -83,17 +83,17 @@ class StoredImages:
 
     def __getitem__(self, index):
         images = np.array(self.pixels[self.rows[index]])
-        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # or pages that were read would count as used memory
+        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise pages already read count as used memory
         return images
 
 
 def store_files(folder, size):
-    """The two files of a store: pixels and index."""
+    """Name the two files of a store: pixels and index."""
     return folder / f"images-{size}-{CODE}.uint8", folder / f"images-{size}-{CODE}.txt"
 
 
 def stored_rows(folder, size):
-    """The row of each image that is already decoded to size x size: dict of a file's SHA-256 to int."""
+    """Find the row of each image that is already decoded to size x size: dict of a file's SHA-256 to int."""
     pixels, index = store_files(folder, size)
     if not (pixels.exists() and index.exists()):
         return {}
@@ -102,7 +102,7 @@ def stored_rows(folder, size):
 
 
 def store_images(folder, size, decoded):
-    """Append decoded images to the store, one by one: memory does not grow with their number.
+    """Append decoded images to the store one by one, so memory does not grow with their number.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def store_images(folder, size, decoded):
     Raises
     ------
     OSError
-        When the disk is full; the images already written stay.
+        When the disk is full; images already written stay in the store.
     """
     end_plan("decoded photos")
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """The stored images of the files with these SHA-256, as `StoredImages`; KeyError if one was never stored."""
+    """Open the stored images of the files with these SHA-256 as `StoredImages`; KeyError if one is not stored."""
     rows = stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(rows), size, size, 3))
     return StoredImages(pixels, np.array([rows[name] for name in sha256], int))

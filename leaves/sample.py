@@ -1,6 +1,6 @@
 """Render leaves of 14 crop species, the project's default data set.
 
-Photographs may not always be redistributed, and a reader may have no network. This module draws a stand-in:
+A reader may have no network, and photographs may not always be redistributed. This module draws a substitute:
 single leaves on plain paper under sun or shade, healthy or diseased, in the proportions of the photographed set.
 
 The botany is data (``SPECIES``); a few shared functions turn it into an image:
@@ -8,7 +8,7 @@ The botany is data (``SPECIES``); a few shared functions turn it into an image:
 1. anatomy: outline, margin and veins as polylines in leaf coordinates (u from base 0 to apex 1, v across);
 2. pose: bend, warp, squeeze, rotation and scale carry them to the pixels of the frame;
 3. pigment: colour of the blade, its veins and its diseases;
-4. relief and light: a height field, sunken at the veins, shaded by one lamp that also casts the shadow;
+4. relief and light: a height field, lower at the veins, shaded by one lamp that also casts the shadow;
 5. camera: white balance, exposure, blur, grain.
 
 Command line: ``python -m leaves.sample --out DIR [--count 1000] [--size 128] [--seed 0]``.
@@ -32,10 +32,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-SUPERSAMPLE = 2  # fields are computed at twice the asked size, then averaged: smooth edges and thin veins
+SUPERSAMPLE = 2  # fields are computed at twice the requested size and averaged, for smooth edges and thin veins
 MIN_PER_CLASS = 5
 MIN_SIZE = 32
-# The papers of the photographed set, for every species alike, and the share of leaves on black.
+# The papers of the photographed set, the same for every species, and the share of leaves on black.
 PAPERS = ((150, 142, 150), (136, 132, 144), (168, 158, 166), (192, 180, 184), (140, 108, 107), (102, 100, 104))
 DARK_PAPER = 0.02
 
@@ -67,7 +67,7 @@ class Blade:
     heart: Range = (0.0, 0.0)  # depth of a heart-shaped base
     lobes: tuple[tuple[float, float, float], ...] = ()  # palmate: (angle in degrees, length, half width)
     margin: tuple[Teeth, ...] = ()
-    wave: float = 0.012  # how far the silhouette wanders from the ideal, in leaf lengths
+    wave: float = 0.012  # deviation of the outline from the ideal, in leaf lengths
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Venation:
     arch: float = 0.10
     rungs: int = 3  # small veins that link neighbouring side veins
     basal: bool = False  # a strong first pair from the very base (three main veins)
-    contrast: float = 0.30  # how much paler than the blade
+    contrast: float = 0.30  # how much paler the veins are than the blade
     midrib: float = 1.0  # thickness of the midrib, relative
     colour: RGB = (172, 188, 128)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Colour anchors (mixed at random) and what makes the relief."""
+    """Colour anchors (mixed at random) and the parameters of the relief."""
 
     colours: tuple[RGB, ...]
     spread: float = 0.09  # spread of brightness between leaves
@@ -164,7 +164,7 @@ class Disease:
 
 @dataclass(frozen=True)
 class Species:
-    """Everything the renderer knows of a species; ``photos`` is its count in the photographed set."""
+    """The description of a species for the renderer; ``photos`` is its count in the photographed set."""
 
     photos: int
     blade: Blade
@@ -469,7 +469,7 @@ def _vein(half, start, angle, arch, reach=0.97):
 
 
 def _pinnate_half(half, venation, rng):
-    """Side veins of one half and the rungs between them."""
+    """Return the side veins of one half and the rungs between them."""
     pairs = rng.integers(venation.pairs[0], venation.pairs[1] + 1)
     length = half[-1, 0]
     starts = length * (0.03 + 0.85 * (np.arange(pairs) + rng.uniform(-0.18, 0.18, pairs).clip(-0.1)) / pairs)
@@ -490,7 +490,7 @@ def _pinnate_half(half, venation, rng):
 
 
 def _palmate_half(half, blade, venation, rng):
-    """One main vein per lobe, each with its own side veins."""
+    """Return one main vein per lobe, each with its own side veins."""
     veins = []
     mains = []
     for angle, *_ in blade.lobes:
@@ -619,7 +619,7 @@ class Pose:
         return Anatomy(outlines, veins, stalks)
 
     def to_leaf(self, n):
-        """Return u and v of every pixel of an n x n frame, float32 (ripples are left out: they are small)."""
+        """Return u and v of every pixel of an n x n frame, float32, without the small ripples."""
         y, x = np.mgrid[0:n, 0:n].astype(np.float32)
         inverse = np.linalg.inv(self.matrix).astype(np.float32)
         x, y = x - np.float32(self.offset[0]), y - np.float32(self.offset[1])
@@ -634,7 +634,7 @@ class Pose:
 
 
 def choose_pose(species, anatomy, n, rng):
-    """Lay a leaf in an n x n frame at random, as its habit says; return the `Pose`."""
+    """Lay a leaf in an n x n frame at random, according to its habit; return the `Pose`."""
     habit = species.habit
     k = 4
     ripples = np.column_stack([
@@ -697,7 +697,7 @@ class Canvas:
 
 
 def _distance(inside, scale):
-    """Distance (leaf lengths) to the nearest False pixel, computed on every second pixel for speed."""
+    """Compute the distance (leaf lengths) to the nearest False pixel, on every second pixel for speed."""
     coarse = ndimage.distance_transform_edt(inside[::2, ::2]).astype(np.float32) * np.float32(2 / scale)
     image = Image.fromarray(coarse).resize(inside.shape[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image)
@@ -767,7 +767,7 @@ def _spot_field(canvas, count, radius, stretch, ragged):
 
 
 def _fade(field_, edge, width):
-    """1 below ``edge``, 0 above, a linear step of ``width`` between."""
+    """Return 1 below ``edge``, 0 above, with a linear step of ``width`` between."""
     return np.clip((edge - field_) / width + 0.5, 0, 1)
 
 
@@ -923,7 +923,7 @@ def _shadow(coverage, light, rng, n):
     image = Image.fromarray((coverage * 255).astype(np.uint8))
     total = np.zeros((n, n), np.float32)
     softness = n * (0.003 + 0.02 * (1 - light.sun) ** 1.5)
-    for share in (0.5, 1.0):  # a leaf touches the paper here and stands off there
+    for share in (0.5, 1.0):  # the distance between leaf and paper varies
         dx, dy = -1.5 * throw * share * light.direction[:2]
         blurred = _shifted(image, dx, dy).filter(ImageFilter.GaussianBlur(softness * (0.5 + share)))
         total = np.maximum(total, np.asarray(blurred, np.float32) / 255)
@@ -933,7 +933,7 @@ def _shadow(coverage, light, rng, n):
 def paint_paper(light, n, rng):
     """Return plain paper with grain, a gradient of light and vignetting, float32 (3, n, n).
 
-    It knows nothing of the species: in the photographed set the paper gives the species away, here it must not.
+    It does not depend on the species. In the photographed set the paper reveals the species; here it must not.
     """
     if rng.random() < DARK_PAPER:
         return np.zeros((3, n, n), np.float32)
@@ -983,7 +983,7 @@ def render_leaf(species, rng, size=128):
     species : str
         A key of ``SPECIES``, such as "Apple".
     rng : numpy.random.Generator
-        The only source of chance: an equal state gives an equal image.
+        The only source of randomness: equal states give equal images.
     size : int
         Side of the image in pixels, at least 32.
 
@@ -1045,7 +1045,7 @@ def class_counts(count):
     exact = count * photos / photos.sum()
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
-    while shares.min() < MIN_PER_CLASS:  # the largest class gives what the smallest lack
+    while shares.min() < MIN_PER_CLASS:  # the largest class gives to the smallest
         shares[shares.argmax()] -= 1
         shares[shares.argmin()] += 1
     return dict(zip(SPECIES, shares.tolist(), strict=True))
@@ -1060,15 +1060,15 @@ def _render_file(task):
 def render_dataset(out, count=1000, size=128, seed=0, workers=None):
     """Render a data set of one folder per species.
 
-    The set is rendered in a hidden folder beside ``out`` and renamed when whole, so that ``out`` never holds
-    half a set. Workers are spawned: a script that calls this needs the usual ``if __name__ == "__main__"``.
+    The set is rendered in a hidden folder beside ``out`` and renamed when complete, so ``out`` never holds an
+    incomplete set. Workers are spawned, so a script that calls this needs ``if __name__ == "__main__"``.
 
     Parameters
     ----------
     out : str or pathlib.Path
-        Folder to make; it may exist if it is empty.
+        Folder to create; it may exist if it is empty.
     count : int
-        Images altogether, shared out as `class_counts` says.
+        Number of images, divided among the species by `class_counts`.
     size : int
         Side of each image in pixels.
     seed : int
@@ -1084,7 +1084,7 @@ def render_dataset(out, count=1000, size=128, seed=0, workers=None):
     Raises
     ------
     ValueError
-        If count, size, seed or workers is out of range, or ``out`` is a file or a folder that holds something.
+        If count, size, seed or workers is out of range, or ``out`` is a file or a folder that is not empty.
     """
     out = Path(out)
     counts = class_counts(count)
@@ -1133,8 +1133,8 @@ def _render_all(tasks, workers):
 def main(arguments=None):
     """Run the command line; exit with status 2 and one sentence if an argument is bad."""
     parser = argparse.ArgumentParser(description="Render a data set of leaves of 14 crop species.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make, one sub-folder per species")
-    parser.add_argument("--count", type=int, default=1000, help="images altogether (default: 1000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to create, with one sub-folder per species")
+    parser.add_argument("--count", type=int, default=1000, help="number of images (default: 1000)")
     parser.add_argument("--size", type=int, default=128, help="side of an image in pixels (default: 128)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal images (default: 0)")
     options = parser.parse_args(arguments)

@@ -142,13 +142,13 @@ def control_of(project, monkeypatch):
 def test_paper_that_follows_the_species_is_found(control_of):
     control = control_of("of the class")
     assert control["low"] > control["chance"]
-    assert "tells the species" in backgrounds.in_words(control)
+    assert "reveals the species" in backgrounds.in_words(control)
 
 
 def test_paper_that_does_not_follow_the_species_is_near_chance(control_of):
     control = control_of("any")
     assert control["low"] <= control["chance"]
-    assert "tells the species" not in backgrounds.in_words(control)
+    assert "reveals the species" not in backgrounds.in_words(control)
 
 
 def test_photos_without_plain_background_have_no_control(project, monkeypatch):
