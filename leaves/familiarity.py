@@ -158,7 +158,7 @@ def learn(run, split):
 
 
 def of_backgrounds(familiar, split):
-    """How familiar the backgrounds of the test photos are without their leaves, computed once.
+    """Score how familiar the test photos' backgrounds without leaves are, computed once.
 
     Returns
     -------

@@ -82,7 +82,7 @@ def pictures_elsewhere(split, size):
 
 
 def answered(run, images):
-    """A model's answer to images: array of float32, shape (n, classes)."""
+    """Classify images with a model: array of float32, shape (n, classes)."""
     return predict_all(predictor(run.folder), images)
 
 

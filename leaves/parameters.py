@@ -95,7 +95,7 @@ def are_variants(value):
     )
 
 
-# Pretrained networks. The weights of the first come with a package, so it is always there to compare others with.
+# Pretrained networks. A package contains the weights of the first one, so every run can compare others with it.
 BACKBONES = ("EfficientNetLite0", "ResNet50", "VGG16", "EfficientNetB4")
 
 PARAMETERS = {
