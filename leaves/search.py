@@ -52,8 +52,7 @@ def search_final_model(
     final_runs : list of Run
         The repeats of FinalModel with these settings, size, epochs and seed.
     settings : dict, see `custom_cnn.final_model_settings`
-    epochs, first_epochs : int, epochs of the last and of the first round
-    trials : int, trials of the first round, FinalModel included
+    epochs, trials, first_epochs : int, epochs of the last round, trials (with FinalModel) and epochs of the first
     """
     changes, known = {}, {}
 
