@@ -1,25 +1,68 @@
 #!/usr/bin/env bash
 # Finds a supported Python, makes .venv and installs requirements.txt into it, each only if need be.
-#   ./setup.sh            set everything up
+#   ./setup.sh            set everything up; after an interruption, the same command goes on
 #   ./setup.sh --python   only print the Python that would be used (PYTHON=... names another)
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+venv=$here/.venv
+stamp=$venv/requirements.installed # a copy of what was installed, written last: without it, .venv is recreated
+origin=$venv/project.installed     # the folder for which .venv was made: its commands name that folder
+
+fail() {
+  echo "$1" >&2
+  exit 1
+}
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.13 python3.11 python3 python; do
-    if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+  local candidate candidates=(python3.12 python3.13 python3.11 python3.14 python3 python) found="none was found"
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON") found="PYTHON=$PYTHON is not one"
+  for candidate in "${candidates[@]}"; do
+    if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
       command -v -- "$candidate"
       return
     fi
-    if [ "$candidate" = "${PYTHON:-}" ]; then
-      break
-    fi
   done
-  local found="none was found"
-  [ -z "${PYTHON:-}" ] || found="PYTHON=$PYTHON is not one"
-  echo "The report needs Python 3.11, 3.12 or 3.13 with venv, and $found: install one, or name it as PYTHON=/path/to/python3.12." >&2
-  return 1
+  fail "The report needs Python 3.11, 3.12, 3.13 or 3.14 with venv, and $found: install one (apt install python3-venv, brew install python@3.12, uv python install 3.12), or name it as PYTHON=/path/to/python3.12."
+}
+
+wanted() { cat "$here/requirements.txt" "$here/constraints.txt"; }
+
+works() { "$venv/bin/python" -c '' 2>/dev/null; }
+
+is_complete() { works && wanted | cmp -s - "$stamp" && { [ -L "$venv" ] || [ "$(cat "$origin" 2>/dev/null)" = "$here" ]; }; }
+
+# The system ends the lock with the last process that holds it, however that ends. macOS has no command flock, every Python has.
+wait_for_other_setups() {
+  exec 9<"$venv"
+  "$python" -c 'if True:
+    import fcntl, signal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another set-up of this folder is under way: waiting for its end", flush=True)
+        fcntl.flock(9, fcntl.LOCK_EX)' || true # a file system without locks
+}
+
+# uv takes a quarter of pip's time. pip installs the packages where uv cannot be installed or fails.
+install_packages() {
+  local pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check) index output reason="uv could not be installed"
+  if "${pip[@]}" install --constraint "$here/constraints.txt" uv 2>/dev/null; then
+    index=${PIP_INDEX_URL:-$("${pip[@]}" config get global.index-url 2>/dev/null || true)} # uv does not read pip's settings
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    # Python writes bytecode when it first imports a module, unless this variable tells it not to: then each start would take longer.
+    ! output=$("$venv/bin/uv" pip install --quiet ${PYTHONDONTWRITEBYTECODE:+--compile-bytecode} --python "$venv/bin/python" \
+      --requirement "$here/requirements.txt" 2>&1) || return 0
+    case $output in *"No solution found"*)
+      fail "$output
+The versions in requirements.txt and constraints.txt do not go together with $("$venv/bin/python" --version): see uv's message above."
+      ;;
+    esac
+    reason="uv failed ($(head -n 1 <<<"$output"))"
+  fi
+  echo "$reason: pip installs the packages instead, which takes a few minutes"
+  "${pip[@]}" install --requirement "$here/requirements.txt" ||
+    fail "The packages of requirements.txt could not be installed: see pip's message above, check the network, and run the same command again."
 }
 
 python=$(find_python)
@@ -27,30 +70,29 @@ if [ "${1:-}" = --python ]; then
   echo "$python"
   exit
 fi
-
-venv=$here/.venv
-stamp=$venv/requirements.installed
-if ! [ -w "$here" ] && ! cat "$here/requirements.txt" "$here/constraints.txt" | cmp -s - "$stamp"; then
-  echo "The folder $here cannot be written to, and .venv must be made in it: change its permissions, or copy it elsewhere." >&2
-  exit 1
+! is_complete || exit 0
+[ -w "$here" ] || fail "The folder $here cannot be written to, and .venv must be made in it: change its permissions, or copy it elsewhere."
+if [ -L "$venv" ]; then # it belongs to another folder
+  works || fail "$venv is a link to a folder without a working Python: remove the link, and run the same command again."
+  echo "The linked .venv was not made from this folder's requirements.txt: it is used as it is"
+  exit
 fi
-if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
+
+trap 'echo "Interrupted: give the same command again to go on" >&2; exit 130' INT TERM
+mkdir -p "$venv"
+wait_for_other_setups
+! is_complete || exit 0
+if ! works || ! [ -e "$stamp" ] || [ "$(cat "$origin" 2>/dev/null)" != "$here" ]; then
   echo "Making .venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
+  echo "$here" >"$origin"
 fi
-if ! cat "$here/requirements.txt" "$here/constraints.txt" | cmp -s - "$stamp"; then
-  echo "Installing requirements.txt into .venv (a few minutes, once)"
-  if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt"; then
-    echo "The packages of requirements.txt could not be installed: see pip's message above, check the network, and run the same command again." >&2
-    exit 1
-  fi
-  cat "$here/requirements.txt" "$here/constraints.txt" >"$stamp"
-fi
-# Notebooks find helpers.py and leaves/ wherever they are started from. A linked .venv belongs to another folder.
-if ! [ -L "$venv" ] && [ "$(cat "$venv/project.installed" 2>/dev/null)" != "$here" ]; then
-  if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable "$here"; then
-    echo "The project could not be installed into .venv: see pip's message above, and run the same command again." >&2
-    exit 1
-  fi
-  echo "$here" >"$venv/project.installed"
-fi
+rm -f "$stamp"
+echo "Installing requirements.txt into .venv: downloads about 900 MB (600 on ARM) where the packages are not in uv's cache"
+install_packages
+# Notebooks find helpers.py and leaves/ wherever they are started from.
+site_packages=("$venv"/lib/python3*/site-packages)
+echo "$here" >"${site_packages[0]}/leaf-report.pth"
+wanted >"$stamp.unfinished"
+mv "$stamp.unfinished" "$stamp"
+echo "Set up in $SECONDS s"

@@ -80,7 +80,7 @@ def test_an_unsupported_python_is_refused(run_all, tmp_path):
     old.chmod(0o755)
     done = run_all(PYTHON=str(old))
     assert done.returncode == 1
-    assert "needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert "needs Python 3.11, 3.12, 3.13 or 3.14" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
