@@ -393,12 +393,13 @@ def run_in(copy, name, port=0):
 
 
 @contextlib.contextmanager
-def served(copy, name, port, log):
-    """One of `COMMANDS` as long as it is needed; Ctrl-C ends it."""
+def served(copy, name, port, log, **names):
+    """One of `COMMANDS` as long as it is needed, with names of its own in the environment; Ctrl-C ends it."""
     with open(copy / log, "w", encoding="utf-8") as out:
         text = COMMANDS[name].replace("{port}", str(port))
+        env = environment(copy) | names
         process = subprocess.Popen(
-            ["bash", "-c", text], cwd=copy, env=environment(copy), stdout=out, stderr=out, start_new_session=True
+            ["bash", "-c", text], cwd=copy, env=env, stdout=out, stderr=out, start_new_session=True
         )
         try:
             yield process

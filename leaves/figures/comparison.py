@@ -49,7 +49,8 @@ def draw_scores(scores, against, best):
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
     better = (against["verdict"] == "better").sum()
-    axis.set_title(f"Validation chose {best}. Models shown to be better on test: {better or 'none'}")
+    # Two lines: in one it would be wider than the figure.
+    axis.set_title(f"Validation chose {best}.\nModels shown to be better on test: {better or 'none'}")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
