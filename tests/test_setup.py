@@ -98,7 +98,10 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    return Project(tmp_path)
+    made = Project(tmp_path)
+    yield made
+    (tmp_path / "go").touch()  # what a failed test left waiting ends
+    time.sleep(0.05)
 
 
 def test_uv_installs_once(project):
