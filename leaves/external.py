@@ -14,7 +14,6 @@ from leaves.photos import (
     usable,
     visible,
 )
-from leaves.sources import last_source
 
 import numpy as np
 import pandas as pd

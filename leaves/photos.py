@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leaves import files, image_store, places
 from leaves.dataset import shrunk_side
-from leaves.files import InputError, disk_errors_explained, read_regular, user_path, write_atomic
+from leaves.files import InputError, disk_errors_explained, read_regular, user_path
 
 import imagehash
 import numpy as np
@@ -323,7 +323,7 @@ def inspect_images(images, size=None):
         known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
         others = read_record(record, [*key, *FACTS])
         others = others[~others["path"].isin(images["path"])]
-        write_atomic(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
+        files.write_with_checksum(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
     return images.merge(known, on=key).drop(columns=key[1:]), size
 
 
@@ -338,14 +338,17 @@ def half_median_side(known):
 
 def read_record(file, columns):
     """Read the facts of earlier inspections; an empty table if the record is missing or damaged."""
+    nothing = pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
+    if not file.exists():
+        return nothing
     try:
         known = pd.read_csv(file, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
-        return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
-    except FileNotFoundError:
-        pass
+        if files.matches_checksum(file):
+            return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
     except (ValueError, KeyError):
-        print(f"data/cache/{file.name} is damaged: the photos are inspected again.")
-    return pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
+        pass
+    print(f"data/cache/{file.name} is damaged: the photos are inspected again.")
+    return nothing
 
 
 def stamp(path):
