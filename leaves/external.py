@@ -14,6 +14,7 @@ from leaves.photos import (
     usable,
     visible,
 )
+from leaves.sources import last_source
 
 import numpy as np
 import pandas as pd

