@@ -112,6 +112,8 @@ def find_in_class(folder):
             f"The name of the class folder {folder.name!a} is not UTF-8 or has a carriage return in it: rename it."
         )
     label, disease = fold_class(folder.name)
+    if {label[:1], disease[:1]} & {*"=+-@"}:
+        raise InputError(f"The class folder {folder.name!a} begins as a spreadsheet's formula does: rename it.")
     images, issues = [], []
     for entry in visible(folder):
         if not can_be_written(entry.name):

@@ -229,7 +229,7 @@ def memory_of_split(**settings):
         before = pd.Series(["damaged"])
     if not (files.matches_checksum(file) and before.isin(SUBSETS).all()):
         raise InputError(
-            f"data/splits/{file.name} is damaged: restore a copy and its .sha256, or delete it to divide all photos again."
+            f"data/splits/{file.name} is damaged: restore it and its .sha256, or delete it to divide all photos again."
         )
     return file, before.to_dict()
 
@@ -292,7 +292,7 @@ def link_folders(split, folder):
             original = os.path.realpath(places.ROOT / row.path)
             link = unfinished / row.split / row.label / Path(row.path).name
             if link.exists():  # merged classes may contain the same name twice
-                link = link.with_name(f"{row.sha256[:8]}-{link.name}")
+                link = link.with_name(f"{row.sha256[:8]}-{link.stem[:50]}{link.suffix}")
             link_or_copy(original, link)
         (unfinished / stamp_file.name).write_text(stamp)
         shutil.rmtree(folder, ignore_errors=True)

@@ -468,7 +468,7 @@ def test_the_memory_of_a_split_belongs_to_its_settings(working_folder):
     file.parent.mkdir()
     file.write_text("sha256,split\nab,nowhere\n")
     with pytest.raises(
-        InputError, match=f"data/splits/{file.name} is damaged: restore a copy and its .sha256, or delete it"
+        InputError, match=f"data/splits/{file.name} is damaged: restore it and its .sha256, or delete it"
     ):
         splitting.memory_of_split(validation_share=0.2, test_share=0.2)
 
