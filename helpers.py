@@ -5,7 +5,6 @@ Nothing is read, written or trained at import. The machinery is the package `lea
 
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from leaves import parameters, places, plots
 from leaves.claims import RULES
 from leaves.dataset import load_split
-from leaves.files import InputError, file_hash, read_json, write_atomic
+from leaves.files import InputError, file_hash, read_json, write_json
 from leaves.progress import tell_outcomes, training_bar
 from leaves.runs import WEIGHTS, Run, find_runs, folder_named, free_first, read_run, spec_hash, train_once
 from leaves.training import OnEpoch, gpus
@@ -103,7 +102,7 @@ def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = No
     record["runs"] = {name: run.folder.name for name, run in runs.items()}
     record["results"] = {name: file_hash(run.folder / "result.json") for name, run in runs.items()}
     record["repeats"] = {name: [run.folder.name for run in repeated] for name, repeated in (repeats or {}).items()}
-    write_atomic(places.RUNS / f"{chapter}.json", json.dumps(record, indent=1))
+    write_json(places.RUNS / f"{chapter}.json", record)
 
 
 def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:

@@ -9,7 +9,6 @@ weights is another candidate (Wortsman et al. 2022, WiSE-FT).
 
 import hashlib
 import itertools
-import json
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from leaves.cache import computed_once
 from leaves.dataset import shrunk_side
 from leaves.evaluation import predict_all, subset_truth
 from leaves.features import frozen_outputs
-from leaves.files import InputError, file_hash, write_atomic
+from leaves.files import InputError, file_hash, write_json
 from leaves.locks import locked
 from leaves.runs import find_run, repeat, run_folder, spec_hash, training_spec, write_run
 from leaves.training import batch_function, prepare_training
@@ -193,7 +192,7 @@ def mean_of_both(tail, split):
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
             folder = run_folder(spec)
             shutil.rmtree(folder, ignore_errors=True)  # with the answers of an older network
-            write_atomic(folder / "spec.json", json.dumps(spec, indent=1))
+            write_json(folder / "spec.json", spec)
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
     return find_run(spec)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from leaves import image_store, places
@@ -16,7 +16,7 @@ from leaves.backgrounds import OtherBackgrounds, leaf_masks
 from leaves.batches import Views, augment
 from leaves.cache import code_hash
 from leaves.dataset import DEVELOPMENT, load_images
-from leaves.files import InputError, atomic_file, write_atomic
+from leaves.files import InputError, atomic_file, file_hash, read_json, write_json
 from leaves.progress import tqdm
 from leaves.runs import slug
 from leaves.training import batch_function, computing_in
@@ -191,15 +191,18 @@ def compute_once(load, images, key, title, outputs):
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     files = {output: places.CACHE / f"{name}-{output}.npy" for output in outputs}
     note = places.CACHE / f"{name}{'-cut' if outputs == ('cut',) else ''}.json"
-    stored = {output: open_whole(file) for output, file in files.items()}
-    with suppress(OSError, ValueError, KeyError):  # a missing or damaged note counts as missing arrays
-        seconds = json.loads(note.read_text(encoding="utf-8"))["seconds"]
-        if all(array is not None for array in stored.values()):
-            return stored, seconds
+    known = read_json(note)
+    hashes = known.get("hashes", {})  # an earlier version wrote none
+    stored = {output: open_whole(file, hashes.get(output)) for output, file in files.items()}
+    if "seconds" in known and all(array is not None for array in stored.values()):
+        return stored, known["seconds"]
+    if note.exists() and not known:
+        print(f"data/cache/{note.name} is damaged: its arrays are computed again.")
     start = time.perf_counter()
     write_outputs(load, images, files, key["precision"], title)
     seconds = round(time.perf_counter() - start, 2)
-    write_atomic(note, json.dumps({"seconds": seconds, "key": key}, indent=1))
+    hashes = {output: file_hash(file) for output, file in files.items()}
+    write_json(note, {"seconds": seconds, "key": key, "hashes": hashes})
     return {output: open_whole(file) for output, file in files.items()}, seconds
 
 
@@ -235,12 +238,14 @@ def check_room(shapes, title):
         )
 
 
-def open_whole(file):
-    """Open a stored array as a memory map; None if it is missing or damaged."""
+def open_whole(file, expected=None):
+    """Open a stored array as a memory map; None if it is missing, damaged, or does not have the expected hash."""
     try:
-        return np.load(file, mmap_mode="r")
+        if expected in (None, file_hash(file)):
+            return np.load(file, mmap_mode="r")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError):
-        print(f"data/cache/{file.name} is damaged: it is computed again.")
-        return None
+    except Exception:  # noqa: BLE001, S110 - NumPy raises many kinds, for as many ways to be damaged
+        pass
+    print(f"data/cache/{file.name} is damaged: it is computed again.")
+    return None

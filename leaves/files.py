@@ -128,13 +128,27 @@ def write_atomic(file, text):
         out.write(text.encode())
 
 
+def content_hash(content):
+    """SHA-256 of a JSON-able dict, in whatever order its keys stand and however it is written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(file, content):
+    """Write a dict as JSON, whole or not at all, with its own SHA-256 as the last entry, which `read_json` checks."""
+    write_atomic(file, json.dumps({**content, "sha256": content_hash(content)}, indent=1))
+
+
 def read_json(file):
-    """The dict that a JSON file holds; an empty one if the file is missing or damaged."""
+    """The dict that a JSON file holds; an empty one if the file is missing or damaged.
+
+    Damaged is also one that is not as `write_json` wrote it; one without a SHA-256 is taken as it is.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    is_sound = isinstance(content, dict) and content.pop("sha256", None) in (None, content_hash(content))
+    return content if is_sound else {}
 
 
 def file_hash(file):
@@ -151,8 +165,11 @@ def _hash_of(file, *_):
 
 def write_with_checksum(file, text):
     """Write a text whole, and its SHA-256 into <file>.sha256, as `sha256sum --check` reads it."""
+    checksum = file.with_name(f"{file.name}.sha256")
+    with disk_errors_explained(checksum):
+        checksum.unlink(missing_ok=True)  # or a kill between the next two lines would leave a wrong one
     write_atomic(file, text)
-    write_atomic(file.with_name(f"{file.name}.sha256"), f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
+    write_atomic(checksum, f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
 
 
 def matches_checksum(file):

@@ -1,10 +1,10 @@
 """Decode images once and correctly, and keep any number of them on disk.
 
 The store of one size has two files that only grow: images-<size>-<code>.uint8 holds the decoded images one after
-another, and the .txt file beside it the SHA-256 of each image's file. An image is found by the content of its file, so
-renamed files, other folders and added photos decode no image again. The next run overwrites incomplete images that an
-interrupted run left at the end. Another version of this code or of Pillow may decode differently, so it has its own
-store.
+another, and the .txt file beside it a line for each image: the SHA-256 of its file and the CRC-32 of its pixels, which
+is checked whenever they are read. An image is found by the content of its file, so renamed files, other folders and
+added photos decode no image again. The next run overwrites incomplete images that an interrupted run left at the end.
+Another version of this code or of Pillow may decode differently, so it has its own store.
 """
 
 import fcntl
@@ -12,10 +12,12 @@ import hashlib
 import io
 import itertools
 import mmap
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaves.files import InputError
 from leaves.planning import end_plan
 from leaves.progress import tqdm
 
@@ -24,7 +26,7 @@ import PIL
 from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # recognised by the content; Pillow's other decoders are not used
-INDEX_LINE = 65  # bytes: 64 hex digits and a line end
+INDEX_LINE = 74  # bytes: 64 hex digits, a space, 8 hex digits and a line end
 CODE = hashlib.sha256(Path(__file__).read_bytes() + PIL.__version__.encode()).hexdigest()[:8]
 
 
@@ -73,6 +75,7 @@ class StoredImages:
 
     pixels: np.memmap
     rows: np.ndarray
+    checksums: np.ndarray  # of the rows: CRC-32 of the pixels in eight hex digits, as bytes
 
     @property
     def shape(self):
@@ -84,7 +87,16 @@ class StoredImages:
     def __getitem__(self, index):
         images = np.array(self.pixels[self.rows[index]])
         self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise pages already read count as used memory
+        shape = self.pixels.shape[1:]
+        if [*map(checksum, images.reshape(-1, *shape))] != np.atleast_1d(self.checksums[index]).tolist():
+            name = Path(self.pixels.filename).name
+            raise InputError(f"data/cache/{name} is damaged: delete it and run again, which decodes the photos again.")
         return images
+
+
+def checksum(pixels):
+    """Compute the CRC-32 of an image's pixels in eight hex digits, as bytes."""
+    return b"%08x" % zlib.crc32(pixels)
 
 
 def store_files(folder, size):
@@ -92,13 +104,18 @@ def store_files(folder, size):
     return folder / f"images-{size}-{CODE}.uint8", folder / f"images-{size}-{CODE}.txt"
 
 
-def stored_rows(folder, size):
-    """Find the row of each image that is already decoded to size x size: dict of a file's SHA-256 to int."""
+def read_index(folder, size):
+    """Read the lines of a store's index for which there are pixels: array of bytes, shape (n,)."""
     pixels, index = store_files(folder, size)
     if not (pixels.exists() and index.exists()):
-        return {}
+        return np.empty(0, f"S{INDEX_LINE}")
     whole = min(pixels.stat().st_size // (size * size * 3), index.stat().st_size // INDEX_LINE)
-    return {name: row for row, name in enumerate(index.read_text().split()[:whole])}
+    return np.fromfile(index, f"S{INDEX_LINE}", whole)
+
+
+def stored_rows(folder, size):
+    """Find the row of each image that is already decoded to size x size: dict of a file's SHA-256 to int."""
+    return {line[:64].decode("latin-1"): row for row, line in enumerate(read_index(folder, size))}
 
 
 def store_images(folder, size, decoded):
@@ -125,11 +142,13 @@ def store_images(folder, size, decoded):
             if sha256 not in rows:
                 rows[sha256] = len(rows)
                 images.write(image.tobytes())
-                names.write(f"{sha256}\n".encode())
+                names.write(b"%s %s\n" % (sha256.encode(), checksum(image)))
 
 
 def open_images(folder, size, sha256):
     """Open the stored images of the files with these SHA-256 as `StoredImages`; KeyError if one is not stored."""
-    rows = stored_rows(folder, size)
-    pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(rows), size, size, 3))
-    return StoredImages(pixels, np.array([rows[name] for name in sha256], int))
+    lines, rows = read_index(folder, size), stored_rows(folder, size)
+    pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(lines), size, size, 3))
+    rows = np.array([rows[name] for name in sha256], int)
+    checksums = np.array([line[65:73] for line in lines], "S8")[rows]
+    return StoredImages(pixels, rows, checksums)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leaves import files, image_store, places
 from leaves.dataset import shrunk_side
-from leaves.files import InputError, disk_errors_explained, read_regular, user_path, write_atomic
+from leaves.files import InputError, disk_errors_explained, read_regular, user_path
 
 import imagehash
 import numpy as np
@@ -112,6 +112,8 @@ def find_in_class(folder):
             f"The name of the class folder {folder.name!a} is not UTF-8 or has a carriage return in it: rename it."
         )
     label, disease = fold_class(folder.name)
+    if {label[:1], disease[:1]} & {*"=+-@"}:
+        raise InputError(f"The class folder {folder.name!a} begins as a spreadsheet's formula does: rename it.")
     images, issues = [], []
     for entry in visible(folder):
         if not can_be_written(entry.name):
@@ -323,7 +325,7 @@ def inspect_images(images, size=None):
         known = known.astype({"bytes": int, "changed": int, "width": int, "height": int})
         others = read_record(record, [*key, *FACTS])
         others = others[~others["path"].isin(images["path"])]
-        write_atomic(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
+        files.write_with_checksum(record, pd.concat([others, known[known["sha256"] != ""]]).to_csv(index=False))
     return images.merge(known, on=key).drop(columns=key[1:]), size
 
 
@@ -338,14 +340,17 @@ def half_median_side(known):
 
 def read_record(file, columns):
     """Read the facts of earlier inspections; an empty table if the record is missing or damaged."""
+    nothing = pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
+    if not file.exists():
+        return nothing
     try:
         known = pd.read_csv(file, dtype={"phashes": str, "thumb": str}, keep_default_na=False)
-        return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
-    except FileNotFoundError:
-        pass
+        if files.matches_checksum(file):
+            return known[columns].astype({"bytes": int, "changed": int, "width": int, "height": int})
     except (ValueError, KeyError):
-        print(f"data/cache/{file.name} is damaged: the photos are inspected again.")
-    return pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
+        pass
+    print(f"data/cache/{file.name} is damaged: the photos are inspected again.")
+    return nothing
 
 
 def stamp(path):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from leaves import places
-from leaves.files import read_json
+from leaves.files import InputError, file_hash, read_json
 from leaves.progress import STEPS
 
 import pandas as pd
@@ -22,12 +22,19 @@ class Study:
 
 
 def published_study():
-    """The published `Study`, or None if results/ has none."""
-    provenance = read_json(places.RESULTS / "provenance.json")
-    if not provenance:
+    """The published `Study`, or None if results/ has none; InputError if a file of it is not as it was published."""
+    record = places.RESULTS / "provenance.json"
+    if not record.exists():
         return None
-    tables = (pd.read_csv(places.RESULTS / f"{name}.csv") for name in ("scores", "ranking", "verdicts"))
-    return Study(provenance, *tables)
+    provenance, tables = (
+        read_json(record),
+        [places.RESULTS / f"{name}.csv" for name in ("scores", "ranking", "verdicts")],
+    )
+    for file in (record, *tables):
+        expected = provenance.get("files", {}).get(f"results/{file.name}")
+        if not provenance or not file.exists() or expected not in (None, file_hash(file)):
+            raise InputError(f"results/{file.name} is damaged: bring it back with `git checkout results`.")
+    return Study(provenance, *map(pd.read_csv, tables))
 
 
 def introduction(study, split_hash):

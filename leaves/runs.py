@@ -13,15 +13,7 @@ from pathlib import Path
 from leaves import places
 from leaves.batches import BALANCES, evaluation_batches
 from leaves.cache import computed_once
-from leaves.files import (
-    InputError,
-    atomic_file,
-    atomic_path,
-    disk_errors_explained,
-    file_hash,
-    read_json,
-    write_atomic,
-)
+from leaves.files import InputError, atomic_file, atomic_path, disk_errors_explained, file_hash, read_json, write_json
 from leaves.locks import locked
 from leaves.progress import training_name
 from leaves.scoring import constant_score, macro_f1, state_of
@@ -31,7 +23,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
@@ -198,7 +189,7 @@ def keep_evidence(run):
     if (has > {*files} or (same and has == {*files})) and not fault_of_run(folder, run.spec):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    write_atomic(folder / "spec.json", json.dumps(run.spec))
+    write_json(folder / "spec.json", run.spec)
     with atomic_file(folder / "history.csv") as out:
         run.history.to_csv(out, index=False, float_format="%.7g")
     with atomic_file(folder / "validation.npy") as out:
@@ -207,7 +198,7 @@ def keep_evidence(run):
         with atomic_path(folder / name) as unfinished:
             shutil.copyfile(run.folder / name, unfinished)
     hashes = {name: file_hash(folder / name) for name in files}
-    write_atomic(folder / "result.json", json.dumps(run.result | {"hashes": hashes}, indent=1))
+    write_json(folder / "result.json", run.result | {"hashes": hashes})
 
 
 def fault_of_run(folder, spec=None):
@@ -236,15 +227,17 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
     """
     with locked(places.RUNS / "locks" / spec_hash(spec), patience, f"The training of {training_name(spec)},"):
         folder = run_folder(spec)
-        fault = fault_of_run(folder, spec)
-        if not fault:  # another process has just finished it
+        if not (fault := fault_of_run(folder, spec)):  # another process has just finished it
             return
         if (folder / "result.json").exists():
             print(f"{folder.name} is trained again: {fault}.")
         another = without_labels(read_json(folder / "spec.json")) != without_labels(spec)
         if another or (folder / "result.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
-        write_atomic(folder / "spec.json", json.dumps(spec, indent=1))
+        for kept in (places.RESULTS / "runs").glob(f"*-{spec_hash(spec)}"):
+            if reason := fault_of_run(kept, spec):
+                print(f"results/runs/{kept.name} is not used: {reason}.")
+        write_json(folder / "spec.json", spec)
         training, history, seconds = fit(spec, split, prepare, *callbacks, folder=folder)
         write_run(folder, spec, training, history, seconds)
         (folder / "checkpoint.npz").unlink(missing_ok=True)
@@ -299,7 +292,7 @@ def write_run(folder, spec, training, history, seconds):
     with atomic_path(folder / "model.keras") as unfinished:
         training.whole.save(unfinished)
     result["hashes"] = {name: file_hash(folder / name) for name in ("history.csv", "validation.npy", "model.keras")}
-    write_atomic(folder / "result.json", json.dumps(result, indent=1))
+    write_json(folder / "result.json", result)
 
 
 def state_of_training(spec, training, history):
@@ -351,14 +344,19 @@ def logged(run, folder, kind):
         "layers" and "gradient" or "change" (numbers, see `LayerLog`); "train" and "histogram" (arrays of shape
         (buckets, 3): left edge, right edge, count).
     """
-    place, everything = str(run.folder / "tensorboard" / folder), {"tensors": 0}
-    events = EventAccumulator(place, size_guidance=everything, purge_orphaned_data=False).Reload()
-    found = {}
-    for tag in events.Tags()["tensors"]:
-        if kind in tag:  # a training that was stopped may have logged an epoch twice
-            steps = {event.step: event.tensor_proto for event in events.Tensors(tag)}
-            found[tag] = [tf.make_ndarray(steps[step]) for step in sorted(steps)]
-    return found
+    found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
+    for file in files:
+        try:
+            for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+                event = tf.compat.v1.Event.FromString(record)
+                for value in event.summary.value:  # a training that was stopped may have logged an epoch twice
+                    if kind in value.tag:
+                        found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
+        except tf.errors.DataLossError:  # so a kill may leave a file: the next one has what is missing
+            is_whole = file != files[-1]
+    if not (found and is_whole) or any(len(steps) != run.result["epochs"] for steps in found.values()):
+        raise InputError(f"runs/{run.folder.name}/tensorboard is damaged: delete runs/{run.folder.name} and run again.")
+    return {tag: [steps[step] for step in sorted(steps)] for tag, steps in found.items()}
 
 
 def layer_log(run, kind):

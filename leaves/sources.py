@@ -40,8 +40,10 @@ def last_source():
 
 
 def photos_in_words():
-    """Describe the photos of the current split in a few words."""
+    """Describe the photos of the current split in a few words; InputError if data/source.json is damaged."""
     source = last_source()
+    if not source and places.SOURCE_JSON.exists():
+        raise InputError("data/source.json is damaged: run notebook 01_data_split again.")
     if source.get("name", "").startswith("synthetic"):
         return "synthetic leaves, which a program has drawn, not photographs"
     return f"photos of {source.get('name', 'an unknown source')}"

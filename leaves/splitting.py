@@ -1,17 +1,16 @@
 """Split photos without a leak: give each a group and a subset, write them to disk and check the result."""
 
 import hashlib
-import json
 import os
 import shutil
 import warnings
 from fractions import Fraction
 from pathlib import Path
 
-from leaves import places
+from leaves import files, places
 from leaves.dataset import SUBSETS, load_split
 from leaves.duplicates import nearest
-from leaves.files import InputError, disk_errors_explained, link_or_copy, write_atomic, write_with_checksum
+from leaves.files import InputError, disk_errors_explained, link_or_copy, write_atomic, write_json
 from leaves.photos import issue_table
 from leaves.progress import tqdm
 
@@ -118,9 +117,8 @@ def exclude_bridges(photos, pairs, before):
         rank = earlier.map({"test": 0, "validation": 1, "train": 2})
         lesser = rank.isna() if whose == "new" else rank > rank.groupby(group).transform("min")
         out = photos[torn & lesser]
-        issues += [
-            (row.path, row.label, "bridge", f"{whose}, resembles photos of two subsets", "") for row in out.itertuples()
-        ]
+        detail = f"{whose}, resembles photos of two subsets"
+        issues += [(row.path, row.label, "bridge", detail, "") for row in out.itertuples()]
         photos = photos.drop(out.index).reset_index(drop=True)
     return photos, issues
 
@@ -229,9 +227,9 @@ def memory_of_split(**settings):
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])
-    if not before.isin(SUBSETS).all():
+    if not (files.matches_checksum(file) and before.isin(SUBSETS).all()):
         raise InputError(
-            f"data/splits/{file.name} is damaged: restore a copy, or delete it to divide all photos again."
+            f"data/splits/{file.name} is damaged: restore it and its .sha256, or delete it to divide all photos again."
         )
     return file, before.to_dict()
 
@@ -245,7 +243,7 @@ def remember_split(file, before, photos):
     photos : DataFrame with the columns sha256 and split
     """
     decisions = before | dict(zip(photos["sha256"], photos["split"], strict=True))
-    write_atomic(file, pd.Series(decisions, name="split").to_csv(index_label="sha256"))
+    files.write_with_checksum(file, pd.Series(decisions, name="split").to_csv(index_label="sha256"))
 
 
 def write_split(photos, issues, data, name, settings):
@@ -266,11 +264,10 @@ def write_split(photos, issues, data, name, settings):
     inside = str(places.ROOT) + os.sep
     photos = photos.assign(path=photos["path"].str.removeprefix(inside))
     issues = issues.assign(**{column: issues[column].str.removeprefix(inside) for column in ("path", "other")})
-    write_with_checksum(places.SPLIT_CSV, photos[COLUMNS].to_csv(index=False))
+    files.write_with_checksum(places.SPLIT_CSV, photos[COLUMNS].to_csv(index=False))
     write_atomic(places.DATA / "data_issues.csv", issues.to_csv(index=False))
     split = load_split()
-    record = {"data": data, "name": name, "split": split.attrs["hash"], "settings": settings}
-    write_atomic(places.SOURCE_JSON, json.dumps(record, indent=1))
+    write_json(places.SOURCE_JSON, {"data": data, "name": name, "split": split.attrs["hash"], "settings": settings})
     return split
 
 
@@ -285,7 +282,7 @@ def link_folders(split, folder):
     """
     stamp_file = folder / ".made-for"
     stamp = hashlib.sha256(split[["path", "label", "split", "sha256"]].to_csv(index=False).encode()).hexdigest()
-    count = sum(len(files) for _, _, files in os.walk(folder)) - 1  # without the stamp
+    count = sum(len(names) for _, _, names in os.walk(folder)) - 1  # without the stamp
     if stamp_file.exists() and stamp_file.read_text() == stamp and count == len(split):
         return False
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -295,7 +292,7 @@ def link_folders(split, folder):
             original = os.path.realpath(places.ROOT / row.path)
             link = unfinished / row.split / row.label / Path(row.path).name
             if link.exists():  # merged classes may contain the same name twice
-                link = link.with_name(f"{row.sha256[:8]}-{link.name}")
+                link = link.with_name(f"{row.sha256[:8]}-{link.stem[:50]}{link.suffix}")
             link_or_copy(original, link)
         (unfinished / stamp_file.name).write_text(stamp)
         shutil.rmtree(folder, ignore_errors=True)

@@ -151,7 +151,7 @@ def test_a_spec_is_trained_once(project, tmp_path):
     }
     again = train(spec, project, prepare=lambda *_: pytest.fail("trained again"))
     assert again.folder == run.folder
-    assert again.result == json.loads((run.folder / "result.json").read_text())
+    assert again.result == files.read_json(run.folder / "result.json")
 
 
 def test_a_run_without_a_result_is_trained_again(project):

@@ -9,7 +9,7 @@ import helpers
 from leaves import ablations, custom_cnn, duplicates, photos, places, published, runs, sources, splitting
 from leaves.dead_units import DEAD_FILTERS
 from leaves.figures import tables
-from leaves.files import InputError, file_hash, write_atomic
+from leaves.files import InputError, file_hash, read_json, write_atomic
 from leaves.report import publish, render
 from leaves.report.chapters import CHAPTERS, NUMBERS, chapter_parameters, read_by
 
@@ -240,6 +240,7 @@ def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
         (lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'), "Chapter 05_fine_tuning read something"),
         (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
         (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html takes 6.1 MB"),
+        (lambda: (places.REPORT / "report.html.sha256").write_text("0"), "report/report.html is missing or damaged"),
     ],
 )
 def test_an_unfinished_study_is_not_published_but_its_evidence_is_kept(study, spoil, sentence):
@@ -313,7 +314,7 @@ def test_the_table_of_claims_has_the_published_verdicts(published_results):
 
 def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(published_results):
     write_atomic(places.SOURCE_JSON, '{"split": "another"}')
-    section = render.study_section()
+    section = render.study_section({})
     assert section["tally"] == "2 refuted, 1 confirmed"
     best, small = "0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"
     assert section["answer"].startswith(f"ResNet50, fine tuning, which validation chose, reaches a macro F1 of {best}")
@@ -331,14 +332,14 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
 
 def test_on_the_same_photos_nothing_is_compared(published_results):
     write_atomic(places.SOURCE_JSON, json.dumps({"split": published_results.attrs["hash"]}))
-    section = render.study_section()
+    section = render.study_section({})
     assert section["sentences"][-1] == "This run has the same photos and the same split."
     assert len(section["tables"]) == 1
 
 
 def test_without_a_published_study_the_page_has_no_section(working_folder):
     assert published.published_study() is None
-    assert render.study_section() is None
+    assert render.study_section({}) is None
 
 
 # ---------------------------------------------------------------- what is committed
@@ -346,9 +347,9 @@ def test_without_a_published_study_the_page_has_no_section(working_folder):
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "results" / "runs").glob("*")), ids=lambda folder: folder.name)
 def test_committed_evidence_is_whole(folder):
-    spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    spec = read_json(folder / "spec.json")
     assert runs.fault_of_run(folder, spec) is None
     assert folder.name.endswith(runs.spec_hash(spec))
-    run = runs.Run(folder, spec, json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    run = runs.Run(folder, spec, read_json(folder / "result.json"))
     assert len(run.history) == run.result["epochs"]
     assert run.validation_probabilities.sum(axis=1) == pytest.approx(1, abs=0.01)

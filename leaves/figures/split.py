@@ -8,6 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
+MOST_CLASSES = 50  # drawn one by one: Matplotlib takes minutes for hundreds of panels
+
+
+def classes_in_words(classes):
+    """Say how many classes a figure shows, as in "14 classes" and "first 50 of 200 classes"."""
+    first = f"first {MOST_CLASSES} of " if len(classes) > MOST_CLASSES else ""
+    return f"{first}{len(classes)} classes"
+
 
 def picture_grid(rows, columns, **options):
     """Make a figure of Axes without ticks for pictures: figure and Axes, an array of shape (rows, columns)."""
@@ -80,18 +88,19 @@ def draw_classes(images, labels, classes, seed):
     -------
     figure, caption
     """
-    rng = np.random.default_rng(seed)
+    rng, shown = np.random.default_rng(seed), classes[:MOST_CLASSES]
     pairs = 5  # in a row
-    rows = -(-len(classes) // pairs)
+    rows = -(-len(shown) // pairs)
     figure, axes = picture_grid(rows, 2 * pairs, figsize=(9.6, 1.2 * rows))
     for axis in axes.flat:
         axis.set_frame_on(False)
-    for number, (label, pair) in enumerate(zip(classes, axes.reshape(-1, 2), strict=False)):
+    for number, (label, pair) in enumerate(zip(shown, axes.reshape(-1, 2), strict=False)):
         chosen = rng.permutation(np.flatnonzero(labels == number))[:2]
         for axis, picture in zip(pair, images[chosen], strict=False):
             axis.imshow(picture)
         pair[0].set_title(label, loc="left", fontsize="small", parse_math=False)
-    return figure, f"Two training photos of each of the {len(classes)} classes, {images.shape[1]} pixels wide."
+    of_classes = f"each of the {classes_in_words(classes)}"
+    return figure, f"Two training photos of {of_classes}, {images.shape[1]} pixels wide."
 
 
 def draw_leak_pairs(pairs, pictures, twins):
@@ -134,8 +143,9 @@ def draw_backgrounds(pixels, labels, classes):
     -------
     figure, caption
     """
-    figure, axes = picture_grid(len(classes), 1, figsize=(7, 0.3 * len(classes) + 0.4))
-    for axis, (number, name) in zip(axes[:, 0], enumerate(classes), strict=True):
+    shown = classes[:MOST_CLASSES]
+    figure, axes = picture_grid(len(shown), 1, figsize=(7, 0.3 * len(shown) + 0.4))
+    for axis, (number, name) in zip(axes[:, 0], enumerate(shown), strict=True):
         colours = np.median(pixels[labels == number], axis=1)
         colours = colours[colours.sum(axis=1).argsort(kind="stable")]
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small", parse_math=False)
@@ -145,4 +155,5 @@ def draw_backgrounds(pixels, labels, classes):
         axis.imshow(np.uint8(np.concatenate([mean, colours]))[None], aspect="auto", interpolation="nearest")
         axis.axvline(len(mean) - 0.5, color="black", linewidth=2)
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
-    return figure, "Background colour of each class and photo: the median of eight border pixels."
+    shown = f"the {classes_in_words(classes)}" if len(classes) > MOST_CLASSES else "each class and photo"
+    return figure, f"Background colour of {shown}: the median of eight border pixels."

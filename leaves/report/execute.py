@@ -1,5 +1,6 @@
 """Execute one chapter with papermill, in a kernel that ends with it."""
 
+import json
 import re
 import threading
 import time
@@ -7,7 +8,7 @@ import time
 from leaves import places
 from leaves.files import disk_errors_explained, write_atomic
 from leaves.report.chapters import chapter_parameters, read_by
-from leaves.report.keep import FAILED
+from leaves.report.keep import FAILED, left_by, seal
 
 import nbformat
 import papermill
@@ -75,14 +76,20 @@ def execute_chapter(notebook, parameters, said, kernel):
         cell.outputs = merge_logs(cell.outputs)
     if any(cell.source and cell.execution_count is None for cell in code):
         stopped = stopped or f"The kernel ended early; see {failed.relative_to(places.ROOT)}."
-    executed.metadata |= {"read": read_by(notebook.name[:2]), "stopped": stopped}
-    write_atomic(unfinished, nbformat.writes(executed))
+    write_atomic(unfinished, stamped(executed, notebook.name[:2], stopped))
     if stopped:
         unfinished.replace(failed)
         raise RuntimeError(stopped)
     unfinished.replace(output)
     failed.unlink(missing_ok=True)
     return time.monotonic() - start
+
+
+def stamped(executed, number, stopped):
+    """Write an executed chapter as text; its metadata say what it read and left, why it stopped, and its own hash."""
+    executed.metadata |= {"read": read_by(number), "stopped": stopped, "left": left_by(number)}
+    executed.metadata["sha256"] = seal(json.loads(nbformat.writes(executed)))
+    return nbformat.writes(executed)
 
 
 def run_papermill(notebook, output, parameters, said, kernel, log):

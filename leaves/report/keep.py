@@ -5,7 +5,7 @@ import json
 import shutil
 
 from leaves import places
-from leaves.files import file_hash, link_or_copy
+from leaves.files import content_hash, file_hash, link_or_copy
 from leaves.report.chapters import CHAPTERS, read_by
 
 FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
@@ -15,6 +15,29 @@ LEFT_BY = {
     "06": ["scores.csv", "ranking.csv", "verdicts.csv", "predictions.csv", "best_model.keras"],
 }
 REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "figures/*.*")
+
+
+def left_by(number):
+    """What a chapter has left beside its page: dict of a file's name in report/ to its hash."""
+    files = [places.REPORT / name for name in LEFT_BY.get(number, ())]
+    files += sorted(places.REPORT.glob(f"figures/{number}-*"))
+    return {str(file.relative_to(places.REPORT)): file_hash(file) for file in files if file.exists()}
+
+
+def seal(executed):
+    """The hash of an executed chapter (dict as nbformat writes it), but for the entry of its metadata that holds it."""
+    metadata = {key: value for key, value in executed["metadata"].items() if key != "sha256"}
+    return content_hash({**executed, "metadata": metadata})
+
+
+def read_executed(file):
+    """An executed chapter as a dict; an empty one if it is missing, or is not as it was executed."""
+    try:
+        chapter = json.loads(file.read_text(encoding="utf-8"))
+        is_sound = chapter["metadata"].get("sha256") in (None, seal(chapter))  # None: an earlier version executed it
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return chapter if is_sound else {}
 
 
 def last_report():
@@ -44,11 +67,8 @@ def keep_last_report():
 
 def split_of(report):
     """The hash of the split that the last chapter of a report was executed for; nothing without that chapter."""
-    try:
-        executed = json.loads((report / CHAPTERS[-1].name).read_text(encoding="utf-8"))
-        return executed["metadata"]["read"]["01"]
-    except (OSError, ValueError, KeyError):
-        return ""
+    executed = read_executed(report / CHAPTERS[-1].name)
+    return executed["metadata"].get("read", {}).get("01", "") if executed else ""
 
 
 def settle_last_report(stale):
@@ -60,7 +80,7 @@ def settle_last_report(stale):
     if not last.exists():
         return
     if stale:
-        set_aside(f"chapters {', '.join(stale)} of it read something that has changed")
+        set_aside(f"chapters {', '.join(stale)} of it are damaged or read something that has changed")
     elif not places.SPLIT_CSV.exists() or split_of(last) != file_hash(places.SPLIT_CSV):
         set_aside("its photos were others")
     else:
@@ -94,11 +114,9 @@ def forget_stale():
     stale = set()
     for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):
         number = executed.name.removeprefix(FAILED)[:2]
-        try:
-            was_read = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("read")
-        except (ValueError, KeyError):
-            was_read = "nothing that can be read"
-        if was_read != read_by(number):
+        if not (chapter := read_executed(executed)):
+            print(f"report/{executed.name} is damaged: ./run_all.sh --only {number} executes this chapter again.")
+        if not chapter or chapter["metadata"].get("read") != read_by(number):
             executed.unlink()
             if not executed.name.startswith(FAILED):
                 stale.add(number)
@@ -119,7 +137,7 @@ def shown_chapters():
     shown = []
     for chapter in CHAPTERS:
         good, failed = places.REPORT / chapter.name, places.REPORT / f"{FAILED}{chapter.name}"
-        stopped = json.loads(failed.read_text(encoding="utf-8"))["metadata"]["stopped"] if failed.exists() else None
+        stopped = read_executed(failed)["metadata"]["stopped"] if failed.exists() else None
         if good.exists() or failed.exists():
             shown.append((good if good.exists() else failed, stopped))
     return shown

@@ -4,7 +4,6 @@
 """
 
 import datetime
-import json
 import platform
 import shutil
 import sys
@@ -12,14 +11,13 @@ from pathlib import Path
 
 from leaves import places
 from leaves.dataset import load_split
-from leaves.files import InputError, atomic_path, file_hash, read_json, write_atomic
+from leaves.files import InputError, atomic_path, file_hash, matches_checksum, read_json, write_atomic, write_json
 from leaves.locks import locked
 from leaves.report.chapters import CHAPTERS, chapter_parameters, read_by
-from leaves.report.keep import FAILED
+from leaves.report.keep import FAILED, read_executed
 from leaves.report.render import commit, processor, versions
 from leaves.runs import fault_of_run, keep_evidence, read_run
 
-import nbformat
 import yaml
 
 PROFILE = "study"
@@ -68,17 +66,20 @@ def check_finished():
         executed = places.REPORT / chapter.name
         if not executed.exists() or (places.REPORT / f"{FAILED}{chapter.name}").exists():
             raise InputError(f"Chapter {chapter.stem} did not reach its end: {WAY}.")
-        metadata = nbformat.read(executed, as_version=4).metadata
+        metadata = read_executed(executed).get("metadata", {})
         if metadata.get("read") != read_by(chapter.name[:2]):
             raise InputError(f"Chapter {chapter.stem} read something that has changed: {WAY}.")
-        given = chapter_parameters(chapter) | metadata.papermill.parameters
+        for name, expected in metadata.get("left", {}).items():
+            if not (places.REPORT / name).exists() or file_hash(places.REPORT / name) != expected:
+                raise InputError(f"report/{name} is not as chapter {chapter.stem} left it: {WAY}.")
+        given = chapter_parameters(chapter) | metadata["papermill"]["parameters"]
         expected = chapter_parameters(chapter) | wanted
         for name in given.keys() - CHOSEN_BY_THE_READER:
             if given[name] != expected[name]:
                 raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {WAY}.")
-    for table in (*TABLES, "report.html"):
-        if not (places.REPORT / table).exists():
-            raise InputError(f"report/{table} is missing: {WAY}.")
+    for name in (*TABLES, "report.html"):
+        if not matches_checksum(places.REPORT / name):
+            raise InputError(f"report/{name} is missing or damaged: {WAY}.")
 
 
 def publish(split, runs):
@@ -105,7 +106,7 @@ def publish(split, runs):
     write_atomic(places.RESULTS / "photos.csv", table.to_csv(index=False))
     published.append(places.RESULTS / "photos.csv")
     record["files"] = {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
-    write_atomic(places.RESULTS / "provenance.json", json.dumps(record, indent=1))
+    write_json(places.RESULTS / "provenance.json", record)
     print(f"Published: {len(figures)} figures in figures/, and the numbers, {sizes['all'] / 1e6:.1f} MB, in results/.")
 
 

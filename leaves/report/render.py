@@ -3,6 +3,7 @@
 import ast
 import base64
 import datetime
+import functools
 import importlib.metadata
 import io
 import os
@@ -12,7 +13,7 @@ from html import escape
 from pathlib import Path
 
 from leaves import places
-from leaves.files import read_json, write_atomic
+from leaves.files import InputError, file_hash, read_json, write_with_checksum
 from leaves.published import answer, introduction, published_study, scores_beside, scores_table, tally
 from leaves.report.page import PLACE, SLOTS, finish_page
 
@@ -56,24 +57,25 @@ def render_report(shown, page, profile, command, seconds):
     """
     chapters = [read_chapter(*one) for one in shown]
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
+    damaged = damaged_files(chapters)
     drawn = {}  # of place to HTML: large, and put in when the page is in order
 
     def place_of_drawing(name, png, text):
         place = PLACE.format(f"drawing-{name}")
-        drawn[place] = drawing(name, png, text)
+        drawn[place] = drawing(name, png, text, damaged)
         return place
 
     exporter.register_filter("drawing", place_of_drawing)
-    exporter.register_filter("data_of_figure", data_of_figure)
+    exporter.register_filter("data_of_figure", functools.partial(data_of_figure, damaged=damaged))
     report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
-    report |= {"study": study_section()}
+    report |= {"study": study_section(damaged)}
     report |= {"slots": SLOTS, "facts": cover_facts(profile, command, seconds)}
     report |= {"provenance": provenance(chapters, profile, command)}
     html, _ = exporter.from_notebook_node(merge_chapters(chapters), resources={"report": report})
     html = finish_page(html)
     for place, content in drawn.items():
         html = html.replace(place, content)
-    write_atomic(page, html)
+    write_with_checksum(page, html)
     return page
 
 
@@ -105,19 +107,33 @@ def style():
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
 
 
-def files_of_figure(name, png):
+def damaged_files(chapters):
+    """The files in report/ which the page would show, and which are not as their chapters left them: set of Path.
+
+    It says so of each.
+    """
+    damaged = set()
+    for name, expected in (entry for chapter in chapters for entry in chapter.metadata.get("left", {}).items()):
+        file = places.REPORT / name
+        if name.startswith(("figures/", "scores.csv")) and file.exists() and file_hash(file) != expected:
+            print(f"report/{name} is damaged: the page does without it until ./run_all.sh executes its chapter again.")
+            damaged.add(file)
+    return damaged
+
+
+def files_of_figure(name, png, damaged):
     """The drawings of a figure (list of Path) and its numbers (Path or None), if they are of this very picture."""
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
     if not picture.exists() or picture.read_bytes() != base64.b64decode(png):
         return [], None
     drawn = [file for file in (folder / f"{name}.svg", folder / f"{name}-narrow.svg") if file.exists()]
-    return drawn, numbers if numbers.exists() else None
+    return [] if damaged & {*drawn} else drawn, numbers if numbers.exists() and numbers not in damaged else None
 
 
-def drawing(name, png, text):
+def drawing(name, png, text, damaged):
     """A figure as HTML: its SVG, a wide and a narrow one, or the picture if there is none."""
-    drawn, _ = files_of_figure(name, png)
+    drawn, _ = files_of_figure(name, png, damaged)
     if not drawn:
         return f'<img alt="{escape(text)}" src="{image_source(png)}">'
     kinds = ("wide", "narrow") if len(drawn) > 1 else ("",)
@@ -129,9 +145,9 @@ def drawing(name, png, text):
     )
 
 
-def data_of_figure(name, png):
+def data_of_figure(name, png, damaged):
     """The address of a figure's numbers beside the page; "" if it has none."""
-    _, numbers = files_of_figure(name, png)
+    _, numbers = files_of_figure(name, png, damaged)
     return f"figures/{numbers.name}" if numbers else ""
 
 
@@ -156,13 +172,18 @@ def cover_facts(profile, command, seconds):
     }
 
 
-def study_section():
-    """The published study beside this run, for the page: dict of sentences, tally and tables; None if there is none."""
+def study_section(damaged):
+    """The published study beside this run, for the page: dict of sentences, tally and tables; None if there is none.
+
+    `damaged` is from `damaged_files`.
+    """
     if not (study := published_study()):
         return None
     split_hash, own = read_json(places.SOURCE_JSON).get("split"), places.REPORT / "scores.csv"
+    if not split_hash and places.SOURCE_JSON.exists():
+        raise InputError("data/source.json is damaged: ./run_all.sh --only 01 makes it again.")
     tables = {"The best models of the published study": scores_table(study)}
-    if own.exists() and split_hash != study.provenance["split"]:
+    if own.exists() and own not in damaged and split_hash != study.provenance["split"]:
         tables["Test macro F1 of the published study and of this run, which has another split"] = scores_beside(
             study, pd.read_csv(own)
         )
