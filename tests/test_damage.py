@@ -206,6 +206,7 @@ def fault_of(read, expected, name, capsys):
     return "another answer, silently"
 
 
+@pytest.mark.long
 def test_no_damaged_file_changes_an_answer_silently(finished, backbone, capsys, monkeypatch):
     root, whole = places.ROOT, places.ROOT.with_name("whole")
     folders = ("data", "runs", "results", "report")

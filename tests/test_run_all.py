@@ -230,7 +230,7 @@ def test_the_cover_tells_the_wall_time(whole_run):
     soup = BeautifulSoup((copy / "whole_run" / "report" / "report.html").read_text(encoding="utf-8"), "html.parser")
     facts = {entry.dt.get_text(): entry.dd.get_text() for entry in soup.select("#cover dl div")}
     minutes, seconds = map(int, re.search(r"made in (\d+):(\d+) minutes", done.stdout).groups())
-    assert float(facts["Time of this run"].split()[0]) == pytest.approx(minutes + seconds / 60, abs=0.15)
+    assert float(facts["Time of this run"].split()[0]) == pytest.approx(minutes + seconds / 60, abs=0.5)
     assert "of 0 findings" not in soup.get_text()
 
 
@@ -434,6 +434,7 @@ def test_a_second_run_trains_nothing_and_a_third_executes_nothing(whole_run, run
     assert times("runs/*/*", "report/*.*", "report/figures/*") == left | times("report/kernels.log")
 
 
+@pytest.mark.long
 def test_a_plan_counts_the_trainings_and_changes_nothing(whole_run, run_all):
     copy, _ = whole_run
 
