@@ -14,7 +14,7 @@ from leaves.dataset import load_images, load_split
 from leaves.duplicates import keep_usable
 from leaves.files import InputError, file_hash, write_json
 from leaves.photos import find_images, inspect_images
-from leaves.report import keep
+from leaves.report import keep, plan, unchanged
 from leaves.report.chapters import CHAPTERS
 from leaves.report.execute import stamped
 from leaves.report.render import render_report
@@ -137,6 +137,7 @@ def finished(working_folder, backbone):
     execute(CHAPTERS[1], "02-line")
     execute(CHAPTERS[5], "06-line")
     page()
+    unchanged.remember_state(CHAPTERS[1:2], {}, {})
     return spec
 
 
@@ -173,6 +174,8 @@ def readers(spec, backbone):
             lambda: str(runs.logged(runs.read_run(own), "layers", "gradient/")),
         ],
         ("results/runs",): [lambda: facts(runs.read_run(kept)), lambda: evidence(spec, own)],
+        ("report/state",): [unchanged.known_chapters],
+        ("runs", "results/runs"): [lambda: len(plan.measured_runs())],  # times of other runs are as good
         ("results/",): [lambda: str(published.published_study())],
         ("report", "results/p", "results/s", "data/source"): [page],
     }

@@ -9,7 +9,7 @@ import unittest.mock
 from pathlib import Path
 
 from leaves import places
-from leaves.files import InputError, read_json, without_stderr
+from leaves.files import InputError, file_hash, read_json, without_stderr
 from leaves.planning import AheadError, planned
 from leaves.report.cells import needed_code
 from leaves.report.chapters import READERS, chapter_parameters
@@ -146,7 +146,7 @@ def measured_runs():
         for file in place.glob("*/result.json"):
             spec, result = read_json(file.with_name("spec.json")), read_json(file)
             answers = file.with_name("validation.npy")
-            if spec and result and answers.exists():
+            if spec and result and answers.exists() and file_hash(answers) == result["hashes"]["validation.npy"]:
                 runs.append(Run(file.parent, spec, result))
                 split = spec["split"].split()[0]
                 photos[split] = max(photos.get(split, 0), len(np.load(answers, mmap_mode="r")))

@@ -5,7 +5,7 @@ import json
 import os
 
 from leaves import places
-from leaves.files import read_json, user_path, write_atomic
+from leaves.files import read_json, user_path, write_json
 from leaves.parameters import PARAMETERS
 from leaves.report.chapters import CHAPTERS, READERS, chapter_parameters
 from leaves.report.options import DATA_WORDS, last_data
@@ -63,7 +63,7 @@ def chapter_digest(chapter, values):
 def known_chapters():
     """The chapters in the state that the last command left, if it is still true: dict of number to `chapter_digest`."""
     state = read_json(state_file())
-    return state["chapters"] if state and state["files"] == files_digest() else {}
+    return state["chapters"] if state and state.get("files") == files_digest() else {}
 
 
 def unchanged_chapters(chapters, values, known):
@@ -91,4 +91,4 @@ def remember_state(chapters, values, known):
     present = {chapter.name[:2] for chapter in CHAPTERS if (places.REPORT / chapter.name).exists()}
     digests = known | {chapter.name[:2]: chapter_digest(chapter, values) for chapter in chapters}
     kept = {number: digest for number, digest in digests.items() if number in present}
-    write_atomic(state_file(), json.dumps({"files": files_digest(), "chapters": kept}, indent=1))
+    write_json(state_file(), {"files": files_digest(), "chapters": kept})
