@@ -1,11 +1,26 @@
 """Which chapters need not be executed again."""
 
+import http.server
+import threading
+
 from leaves import places
+from leaves.files import write_json
 from leaves.report import chapters, unchanged
 
 import pytest
 
 VALUES = {"epochs": 2}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers that a file is there."""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture
@@ -16,14 +31,20 @@ def executed(working_folder):
         (working_folder / "report" / chapter.name).write_text("executed")
     (working_folder / "runs" / "02.json").write_text("{}")
     (working_folder / "photos").mkdir()
-    unchanged.remember_state(chapters.CHAPTERS, VALUES, {})
+    unchanged.remember_state(unchanged.chapter_digests(chapters.CHAPTERS, VALUES), {})
     return working_folder
 
 
 def changed(values=VALUES):
     """The numbers of the chapters that would be executed."""
-    skipped = unchanged.unchanged_chapters(chapters.CHAPTERS, values, unchanged.known_chapters())
+    digests = unchanged.chapter_digests(chapters.CHAPTERS, values)
+    skipped = unchanged.unchanged_chapters(digests, unchanged.known_chapters())
     return [chapter.name[:2] for chapter in chapters.CHAPTERS if chapter not in skipped]
+
+
+def remember_last(values):
+    """Remember that chapter 6 was executed with other values."""
+    unchanged.remember_state(unchanged.chapter_digests(chapters.CHAPTERS[5:], values), unchanged.known_chapters())
 
 
 def test_without_a_change_nothing_is_executed(executed):
@@ -75,15 +96,55 @@ def test_another_parameter_has_its_chapters_and_their_readers_executed(executed,
 
 def test_another_photo_in_a_named_folder_has_its_chapter_executed(executed):
     values = VALUES | {"external": str(executed / "photos")}
-    unchanged.remember_state([chapters.CHAPTERS[5]], values, unchanged.known_chapters())
+    remember_last(values)
     assert changed(values) == []
     (executed / "photos" / "leaf.jpg").write_bytes(b"a photo")
     assert changed(values) == ["06"]
 
 
 def test_what_was_known_of_other_chapters_stays(executed):
-    known = unchanged.known_chapters()
-    unchanged.remember_state([chapters.CHAPTERS[5]], VALUES | {"draws": 100}, known)
+    remember_last(VALUES | {"draws": 100})
     assert changed(VALUES | {"draws": 100}) == []
     assert changed() == ["06"]
-    assert places.REPORT.exists()
+
+
+def test_a_photo_in_a_linked_folder_counts(executed):
+    (executed / "elsewhere").mkdir()
+    (executed / "photos" / "split").symlink_to(executed / "elsewhere")
+    values = VALUES | {"external": str(executed / "photos")}
+    remember_last(values)
+    assert changed(values) == []
+    (executed / "elsewhere" / "leaf.jpg").write_bytes(b"a photo")
+    assert changed(values) == ["06"]
+
+
+def test_code_that_changes_while_chapters_are_executed_counts(executed):
+    before = unchanged.chapter_digests(chapters.CHAPTERS, VALUES)
+    (executed / "helpers.py").write_text("edited meanwhile")
+    unchanged.remember_state(before, {})
+    assert changed() == chapters.NUMBERS
+
+
+def test_what_python_compiles_changes_nothing(executed):
+    (executed / "leaves" / "__pycache__").mkdir(parents=True)
+    (executed / "leaves" / "__pycache__" / "plan.cpython-311.pyc").write_bytes(b"compiled")
+    assert changed() == []
+
+
+def test_a_name_of_the_readers_own_in_a_parameters_cell_is_no_fault(executed, monkeypatch):
+    monkeypatch.setattr(unchanged, "chapter_parameters", lambda chapter: {"my_rate": 0.1})
+    assert changed() == chapters.NUMBERS
+
+
+@pytest.mark.parametrize(("kind", "numbers"), [("random", ["04", "05", "06"]), ("imagenet", [])])
+def test_random_weights_are_replaced_as_soon_as_a_server_has_better(executed, monkeypatch, kind, numbers):
+    write_json(places.RUNS / "04-VGG16" / "spec.json", {"weights": {"kind": kind}})
+    write_json(places.RUNS / "04.json", {"runs": {"VGG16": "04-VGG16"}})
+    unchanged.remember_state(unchanged.chapter_digests(chapters.CHAPTERS, VALUES), {})
+    monkeypatch.setattr(unchanged, "KERAS_WEIGHTS", "http://127.0.0.1:9/")
+    assert changed() == []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(unchanged, "KERAS_WEIGHTS", f"http://127.0.0.1:{server.server_port}/")
+        assert changed() == numbers
+        server.shutdown()

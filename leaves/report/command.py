@@ -15,7 +15,7 @@ from leaves.report.live import clock
 from leaves.report.options import last_data, read_options
 from leaves.report.render import render_report
 from leaves.report.side_by_side import execute_chapters
-from leaves.report.unchanged import known_chapters, remember_state, state_file, unchanged_chapters
+from leaves.report.unchanged import chapter_digests, known_chapters, remember_state, state_file, unchanged_chapters
 
 import yaml
 
@@ -35,7 +35,8 @@ def main():
         if CHAPTERS[0] in options.chapters:
             say_which_data(options, values)
         known = {} if options.force else known_chapters()
-        unchanged = unchanged_chapters(options.chapters, values, known)
+        digests = chapter_digests(options.chapters, values)
+        unchanged = unchanged_chapters(digests, known)
         for chapter in unchanged:
             print(f"{chapter.stem}: unchanged, so it is not executed again")
         changed = [chapter for chapter in options.chapters if chapter not in unchanged]
@@ -56,7 +57,7 @@ def main():
         if stopped:
             state_file().unlink(missing_ok=True)
         else:
-            remember_state(changed, values, known)
+            remember_state({chapter: digests[chapter] for chapter in changed}, known)
     if stopped:
         sys.exit("\n".join(["", *(f"run_all.sh: {sentence}" for sentence in stopped)]))
 
@@ -68,7 +69,7 @@ def say_plan(options, values):
     if options.force:
         os.environ["LEAVES_NO_EVIDENCE"] = "1"
     known = {} if options.force else known_chapters()
-    unchanged = unchanged_chapters(options.chapters, values, known)
+    unchanged = unchanged_chapters(chapter_digests(options.chapters, values), known)
     print_plan(options.chapters, values, unchanged, runs_of(options.chapters) if options.force else set())
 
 

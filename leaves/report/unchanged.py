@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import urllib.request
 
 from leaves import places
 from leaves.files import read_json, user_path, write_json
@@ -11,7 +12,9 @@ from leaves.report.chapters import CHAPTERS, READERS, chapter_parameters
 from leaves.report.options import DATA_WORDS, last_data
 
 CODE = ("helpers.py", "requirements.txt", "constraints.txt", "leaves/**/*.*", "notebooks/*.ipynb")
-PASSING = {"lock", "lock.holder", "locks", "kernels.log", "split"}  # files and folders that say nothing about a result
+PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # they say nothing about a result
+KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def state_file():
@@ -19,76 +22,111 @@ def state_file():
     return places.REPORT / "state.json"
 
 
-def listing(place):
-    """The name, size and time of change of each file in a folder, or of one file: list of tuples."""
-    if not place.is_dir():
-        found = [place] if place.exists() else []
-    else:
-        found = []
-        for folder, below, names in os.walk(place):
-            below[:] = [name for name in below if not name.startswith((".", "__")) and name not in PASSING]
-            found += [os.path.join(folder, name) for name in names if name not in PASSING]
+def listing(place, passing=()):
+    """List the name, size and time of change of each file in a folder, or of one file.
+
+    Parameters
+    ----------
+    place : Path
+        Linked folders in it are listed too, as they are read.
+    passing : collection of str
+        Names of files and folders to skip.
+    """
+    found = [place] if place.is_file() else []
+    for folder, below, names in os.walk(place, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".") and name not in passing]
+        found += [os.path.join(folder, name) for name in names if name not in passing]
     stats = [(str(file), os.stat(file)) for file in found if os.path.exists(file)]
     return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def digest(content):
-    """A hash of anything that JSON can hold."""
+    """Hash anything that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def files_digest():
-    """A hash of the names, sizes and times of change of all files that chapters write and read, and of the code."""
-    written = [listing(place) for place in (places.DATA, places.RUNS, places.RESULTS, places.REPORT)]
-    kept = [[row for row in rows if row[0] != str(state_file())] for rows in written]
+    """Hash the names, sizes and times of change of all files that chapters write for each other and for the page."""
+    written = [listing(place, PASSING) for place in (places.DATA, places.RUNS, places.REPORT)]
+    return digest([written, (places.DATA / "split").exists()])
+
+
+def code_digest():
+    """Hash the names, sizes and times of change of the code and of the published study."""
     code = [row for pattern in CODE for file in places.ROOT.glob(pattern) for row in listing(file)]
-    return digest([kept, sorted(code)])
+    return digest([sorted(row for row in code if "__pycache__" not in row[0]), listing(places.RESULTS)])
 
 
-def chapter_digest(chapter, values):
-    """A hash of the parameters that a chapter is given, and of the photos and weights that they name.
-
-    Parameters
-    ----------
-    chapter : Path of the notebook
-    values : dict of name to value, of the profile and the command line
-    """
-    given = {name: values.get(name, default) for name, default in chapter_parameters(chapter).items()}
-    if "data" in given:
-        given["data"] = given["data"] or last_data() or DATA_WORDS[0]
-    named = [value for name, value in given.items() if PARAMETERS[name].place and value and value not in DATA_WORDS]
-    return digest([given, [listing(user_path(value, places.ROOT)) for value in named]])
-
-
-def known_chapters():
-    """The chapters in the state that the last command left, if it is still true: dict of number to `chapter_digest`."""
-    state = read_json(state_file())
-    return state["chapters"] if state and state.get("files") == files_digest() else {}
-
-
-def unchanged_chapters(chapters, values, known):
-    """The chapters that need not be executed, because nothing that they read or left has changed: list of Path.
+def chapter_digests(chapters, values):
+    """Hash the code, the parameters that each chapter is given, and the photos and weights that they name.
 
     Parameters
     ----------
     chapters : list of Path, in their order
-    values : dict, see `chapter_digest`
+    values : dict of name to value, of the profile and the command line
+
+    Returns
+    -------
+    dict of Path to str
+    """
+    digests, code = {}, code_digest()
+    for chapter in chapters:
+        given = {name: values.get(name, default) for name, default in chapter_parameters(chapter).items()}
+        if "data" in given:
+            given["data"] = given["data"] or last_data() or DATA_WORDS[0]
+        paths = [given[name] for name in given if name in PARAMETERS and PARAMETERS[name].place]
+        named = [user_path(path, places.ROOT) for path in paths if path and path not in DATA_WORDS]
+        digests[chapter] = digest([code, given, list(map(listing, named))])
+    return digests
+
+
+def known_chapters():
+    """The chapters in the state that the last command left, if it is still true: dict of number to hash."""
+    state = read_json(state_file())
+    return state["chapters"] if state and state.get("files") == files_digest() else {}
+
+
+def unchanged_chapters(digests, known):
+    """The chapters that need not be executed, because nothing that they read or left has changed: list of Path.
+
+    Parameters
+    ----------
+    digests : dict from `chapter_digests`
     known : dict from `known_chapters`
     """
     unchanged, executed = [], set()
-    for chapter in chapters:
+    for chapter, now in digests.items():
         number = chapter.name[:2]
         reads = {other for other, readers in READERS.items() if number in readers}
-        if reads & executed or known.get(number) != chapter_digest(chapter, values):
+        if reads & executed or known.get(number) != now or (number == "04" and weights_can_be_had()):
             executed.add(number)
         else:
             unchanged.append(chapter)
     return unchanged
 
 
-def remember_state(chapters, values, known):
-    """Write the state in which the chapters are left, after all that a command executed came to their end."""
+def weights_can_be_had():
+    """Whether a backbone of chapter 4 had random weights, and Keras's server would give ImageNet weights now."""
+    folders = read_json(places.RUNS / "04.json").get("runs", {}).values()
+    specs = [read_json(places.RUNS / folder / "spec.json") for folder in folders]
+    if all(spec.get("weights", {}).get("kind") != "random" for spec in specs):
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(KERAS_WEIGHTS, method="HEAD"), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def remember_state(executed, known):
+    """Write the state in which the chapters are left, after all that a command executed came to their end.
+
+    Parameters
+    ----------
+    executed : dict from `chapter_digests`, of before their execution: what changed meanwhile counts as changed
+    known : dict from `known_chapters`
+    """
     present = {chapter.name[:2] for chapter in CHAPTERS if (places.REPORT / chapter.name).exists()}
-    digests = known | {chapter.name[:2]: chapter_digest(chapter, values) for chapter in chapters}
-    kept = {number: digest for number, digest in digests.items() if number in present}
+    digests = known | {chapter.name[:2]: now for chapter, now in executed.items()}
+    kept = {number: now for number, now in digests.items() if number in present}
     write_json(state_file(), {"files": files_digest(), "chapters": kept})
