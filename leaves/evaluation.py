@@ -78,8 +78,9 @@ def label_models(recorded):
         When chapter 4 has recorded other networks than those that chapter 5 started from.
     """
     for name, run in recorded["05"].items():
-        head = recorded["04"].get(name)  # None: the tail of the model for any background
-        if head and "starts_from" in run.spec and run.spec["starts_from"].split()[0] != head.folder.name:
+        head = recorded["04"].get(name)
+        lacks_head = head is None and name == run.spec.get("backbone")  # the model for any background has another name
+        if lacks_head or (head and run.spec.get("starts_from", head.folder.name).split()[0] != head.folder.name):
             raise InputError("Chapter 5 started from other networks of chapter 4: run 05_fine_tuning again.")
     return {label_of(chapter, *row): row[1] for chapter, by_name in recorded.items() for row in by_name.items()}
 
@@ -381,7 +382,7 @@ def compare_with(best, labels, answers, draws):
     inside = (table["low"] > -MARGIN) & (table["high"] < MARGIN)
     shown = [inside, table["low"] > 0, table["high"] < 0]
     table["verdict"] = np.select(shown, ["tie", "better", "worse"], "undecided")
-    table.loc[best, "verdict"] = "best on validation"
+    table.loc[best, "verdict"] = "chosen"
     return table
 
 

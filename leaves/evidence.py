@@ -42,7 +42,8 @@ def disagreement_in_words(ranked, scores):
     if first == best:
         told = f"Validation and test agree on the best single model, {first}."
     else:
-        told = f"Validation ranks {first} first; on test it is number {place} of {len(ranked)}, and {best} is first."
+        count = f"number {place} of these {len(ranked)} single models"
+        told = f"Validation ranks {first} first; on test it is {count}, and {best} is first."
     moved = (ranked - on_test).abs()
     label = moved.idxmax()
     apart = f"{ranked[label]:.3f} on average on the held-out folds, {on_test[label]:.3f} on test"
@@ -66,7 +67,10 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     dict of comparisons and note, see `claims.judge`
     """
     if not large:
-        return {"comparisons": claims.not_tested("none of the study's networks had ImageNet weights"), "note": ""}
+        return {
+            "comparisons": claims.not_tested("none of the study's networks was trained with ImageNet weights"),
+            "note": "",
+        }
     runs = [repeats.get(label, [models[label]]) for label in (large, small[0])]
     times = models[large].result["params"] / models[small[0]].result["params"]
     fewer = f"{times:.1f} times fewer parameters than {large} ({claims.FAR_FEWER} or more count as far fewer)"

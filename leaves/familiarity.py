@@ -289,6 +289,8 @@ def sentence(table, leafless):
             f"It warns for {row['warned']:.0%} of the photos of excluded species (AUROC {row['AUROC']:.3f}); its "
             f"threshold is set to warn for {FALSE_WARNINGS:.0%} of the validation photos"
         )
+        if row["AUROC"] <= table.loc[PROBABILITY, "AUROC"]:
+            parts.append("on these photos the largest probability alone would be as good")
     if len(leafless):
         parts.append(f"it warns for {1 - np.mean(leafless):.0%} of {len(leafless)} pictures without a leaf")
     return "; ".join(parts) + "."

@@ -205,7 +205,8 @@ def fault_of_run(folder, spec=None):
     """Why the run in a folder cannot be used as it is, in a few words; None for a finished and sound one."""
     if not (result := read_json(folder / "result.json")):
         return "result.json is damaged" if (folder / "result.json").exists() else "it is not finished"
-    trained = read_json(folder / "spec.json")
+    if not (trained := read_json(folder / "spec.json")):
+        return "spec.json is damaged"
     if trained.get("schema") != SCHEMA or (spec and without_labels(trained) != without_labels(spec)):
         return "another version of the code made it"
     for name, expected in result["hashes"].items():

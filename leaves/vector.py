@@ -127,6 +127,7 @@ def make_narrow(figure):
         if title:
             title.set_text(textwrap.fill(title.get_text(), LETTERS["title"]))
     for axes in panels:
+        axes.set_xlabel(textwrap.fill(axes.get_xlabel(), LETTERS["title"]))
         if names := category_ticks(axes.yaxis):
             axes.set_yticks([*names], [textwrap.fill(name, LETTERS["name"]) for name in names.values()])
 

@@ -184,7 +184,10 @@ def test_the_evidence_of_size_tells_what_the_test_subset_says_of_all_small_netwo
 def test_without_imagenet_weights_the_size_is_not_tested():
     made = evidence.evidence_of_size(None, ["FinalModel"], {}, {}, ON_TEST, 200)
     [row] = claims.judge([{"claim": "C17", "said": "", "figure": "", **made}], 5).to_dict("records")
-    assert (row["verdict"], row["reason"]) == ("not tested", "none of the study's networks had ImageNet weights")
+    assert (row["verdict"], row["reason"]) == (
+        "not tested",
+        "none of the study's networks was trained with ImageNet weights",
+    )
 
 
 def test_all_seventeen_claims_are_listed_in_their_order_with_notes():
@@ -291,7 +294,7 @@ def test_a_disagreement_of_validation_and_test_is_told():
     ranked = pd.Series({"A": 0.9, "B": 0.8, "C": 0.7})
     scores = pd.DataFrame({"test_macro_f1": {"A": 0.5, "B": 0.78, "C": 0.6, "Ensemble": 0.99}})
     told = evidence.disagreement_in_words(ranked, scores)
-    assert told.startswith("Validation ranks A first; on test it is number 3 of 3, and B is first.")
+    assert told.startswith("Validation ranks A first; on test it is number 3 of these 3 single models, and B is first.")
     assert told.endswith(
         "The validation and test scores of A differ most: 0.900 on average on the held-out folds, 0.500 on test."
     )

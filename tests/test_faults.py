@@ -220,7 +220,7 @@ def made_by_an_older_version(file):
         ("model.keras", lambda file: file.unlink(), "model.keras is damaged"),
         ("history.csv", cut_short, "history.csv is damaged"),
         ("validation.npy", cut_short, "validation.npy is damaged"),
-        ("spec.json", cut_short, "another version of the code made it"),
+        ("spec.json", cut_short, "spec.json is damaged"),
         ("spec.json", made_by_an_older_version, "another version of the code made it"),
     ],
 )

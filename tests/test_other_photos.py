@@ -93,7 +93,10 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     assert table["other backgrounds"].tolist() == [1, 0, table["as they are"].iloc[2]]
     assert table["background alone"].tolist() == [0, 0, 0]
     told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
-    assert "X, transfer learning 1.000 on the test photos, 1.000 on other backgrounds, 0.500 on the second" in told
+    assert (
+        "X, transfer learning 1.000 on the test photos as they are, 1.000 on other backgrounds, 0.500 on the second"
+        in told
+    )
     assert "second test set (3 species)" in told
     assert "From the background alone X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
     assert told.endswith(", no better than guessing.")

@@ -53,7 +53,7 @@ def plot_differences(table):
     groups = rows["group"].where(rows["group"] != rows["group"].shift(), "")
     names = [f"{group}   {name}".strip() for name, group in groups.items()]
     axis.set_yticks(range(len(rows)), names)
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     count = (excludes_zero & enough).sum()
     title = f"{count} of {len(rows)} variants differ from FinalModel: the interval excludes zero"
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)

@@ -45,7 +45,12 @@ def draw_scores(scores, against, best):
     for label, row in ordered.iterrows():
         axis.barh(label, row["test_macro_f1"], color=look(label)["color"])
         axis.hlines(label, row["test_macro_f1_low"], row["test_macro_f1_high"], color="0.15")
-    axis.plot(ordered["original_score"].astype(float), ordered.index, "k*", label="original study, on its own test set")
+    axis.plot(
+        ordered["original_score"].astype(float),
+        ordered.index,
+        "k*",
+        label="original study: accuracy on its own test set",
+    )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
     better = (against["verdict"] == "better").sum()
