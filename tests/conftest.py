@@ -1,10 +1,12 @@
 """Fixtures that several test files share."""
 
 import hashlib
+import math
 import os
 import resource
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from benchmarks.report import copy_project
@@ -17,6 +19,7 @@ from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
+START = time.monotonic()
 
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
@@ -34,24 +37,34 @@ def pytest_itemcollected(item):
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run the long tests, too")
+    parser.addoption("--seconds", type=float, default=math.inf, help="begin no long test after so many seconds")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip what is marked as long, unless --all is given, and run long groups first.
+    """Skip the long tests unless --all is given, and put them behind the others.
 
-    In them, tests of a project in which nothing was run yet come first, and bad days last.
+    Tests of a project in which nothing was run yet come first in their group, bad days and JupyterLab last.
     """
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="long: give --all to run it"))
-    longest = ["documented", "run_all.sh", "benchmarks"]
+    groups = ["run_all.sh", "", "documented", "benchmarks"]  # the first takes longest, and has short tests too
 
     def turn(item):
         group = item.get_closest_marker("xdist_group").args[0]
-        place = longest.index(group) if group in longest else len(longest)
-        return place, bool({"whole_run", "undisturbed"} & {*item.fixturenames}), item.path.name == "test_faults.py"
+        place = groups.index(group if group in groups else "")
+        late = item.path.name in ("test_faults.py", "test_jupyterlab.py")
+        used = bool({"whole_run", "undisturbed"} & {*item.fixturenames})
+        return place, late, used, bool(item.get_closest_marker("long"))
 
     items.sort(key=turn)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a long test for which no time is left."""
+    if item.get_closest_marker("long") and time.monotonic() - START > item.config.getoption("--seconds"):
+        pytest.skip("no time left for it: give --all without --seconds")
 
 
 def paint(path, seed, size=96, quality=95):
