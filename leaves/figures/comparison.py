@@ -120,5 +120,5 @@ def draw_robustness(robust, count):
     figure.legend(*axes[0, 0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
         f"Macro F1 on {count} test images with six kinds of corruption, against its strength (0: none), with 95 % "
-        "bootstrap intervals."
+        "bootstrap intervals. These images are a sample of the test subset: compare the scores within this figure only."
     )
