@@ -423,7 +423,7 @@ def test_a_second_run_trains_nothing_and_a_third_executes_nothing(whole_run, run
     def times(*patterns):
         return {file: file.stat().st_mtime_ns for pattern in patterns for file in copy.glob(pattern)}
 
-    (copy / "report" / "state.json").unlink()  # so that the chapters are executed
+    (copy / "report" / "state.json").unlink(missing_ok=True)  # so that the chapters are executed
     trained = times("runs/*/*")
     second = run_all(*command)
     assert (second.returncode, "unchanged" in second.stdout) == (0, False)
@@ -573,7 +573,7 @@ def test_a_second_run_on_unchanged_data_decodes_nothing(whole_run, dirty, run_al
         stat = file.stat()
         file.write_bytes(b"?" * stat.st_size)
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    (copy / "report" / "state.json").unlink()
+    (copy / "report" / "state.json").unlink(missing_ok=True)
     done = run_all("--only", "01")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "unchanged" not in done.stdout
