@@ -77,6 +77,7 @@ RISE = np.linspace(CONSTANT, 0.8, 30)
         ([*RISE, *[0.7] * 10], 40, "converged"),  # the best is followed by worse epochs
         ([*RISE, *[0.7] * 10], 150, "converged"),  # early stopping ended it
         (RISE, 30, "still rising"),
+        (RISE, 31, "converged"),  # one epoch less than allowed: something stopped it
         (RISE, 150, "converged"),  # nothing but early stopping ends a training before its last epoch
         ([*RISE[:-3], 0.9, 0.8, 0.8], 30, "still rising"),  # the best is in the last three of thirty
         ([*RISE[:-3], 0.2, 0.8, 0.8], 30, "still rising"),
