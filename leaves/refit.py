@@ -76,9 +76,9 @@ def gain_of_more_data(before, after, split):
 
 
 def answers_on_fold(run, fold, split):
-    """Return the true and the predicted classes of a fold's photos: dict of truth and predicted, arrays of int."""
+    """Return the true and the predicted classes of a fold's photos: dict of truth and prediction, arrays of int."""
     images, truth = load_images(hold_out(split, fold), "validation", run.spec["image_size"])
-    return {"truth": truth, "predicted": predict_all(batch_function(run.load_model()), images).argmax(axis=1)}
+    return {"truth": truth, "prediction": predict_all(batch_function(run.load_model()), images).argmax(axis=1)}
 
 
 def refit_record(said, pair, cost):

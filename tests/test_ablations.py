@@ -178,3 +178,14 @@ def test_the_refit_scores_photos_that_chose_nothing(project):
         assert (second.spec["epochs"], second.spec["patience"]) == (3, None)
         assert second.spec["seed"] == first.spec["seed"]
     assert len({*map(spec_hash, itertools.chain(*specs))}) == 6
+
+
+def test_a_refit_counts_though_its_score_still_rises(project):
+    read = {"truth": np.array([0, 1]), "prediction": np.array([0, 1])}
+    first = SimpleNamespace(folder="before", result={"state": "converged", "diverged": False}, reading=lambda *_: read)
+    second = SimpleNamespace(spec={"fold": 0}, result={"state": "still rising", "validation_macro_f1": 0.9})
+    gain = refit.gain_of_more_data([first] * 3, [second] * 3, project)
+    assert gain["reason"] is None
+    np.testing.assert_allclose(gain["differences"], [-0.1] * 3)
+    first.result["state"] = "still rising"
+    assert refit.gain_of_more_data([first] * 3, [second] * 3, project)["differences"] == []

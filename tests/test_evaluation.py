@@ -308,3 +308,19 @@ def test_the_costliest_corruption_is_told_for_each_model():
     robust = pd.DataFrame(rows, columns=["model", "corruption", "macro F1"])
     told = robustness.costliest_in_words(robust)
     assert told.endswith("A, dark: from 0.900 to 0.300; B, noisy: from 0.800 to 0.600.")
+
+
+def test_models_are_compared_with_the_chosen_one_by_their_intervals():
+    truth = np.repeat(np.arange(4), 10)
+
+    def wrong_on(rows):
+        predicted = truth.copy()
+        predicted[rows] = (predicted[rows] + 1) % 4
+        return np.eye(4, dtype=np.float32)[predicted]
+
+    first, second = np.arange(40) % 10 < 2, np.arange(40) % 10 >= 8
+    probabilities = {"chosen one": wrong_on(first), "twin": wrong_on(first), "perfect": wrong_on([])}
+    probabilities |= {"as often wrong": wrong_on(second), "often wrong": wrong_on(np.arange(40) % 10 < 8)}
+    table = evaluation.compare_with("chosen one", [*probabilities], evaluation.Answers(truth, probabilities), 500)
+    expected = ["chosen", "tie", "better", "undecided", "worse"]
+    assert table["verdict"].to_dict() == dict(zip(probabilities, expected, strict=True))
