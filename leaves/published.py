@@ -53,6 +53,9 @@ def introduction(study, split_hash):
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
         "This section shows its scores, the table of claims its verdicts, and results/report.html its full page.",
     ]
+    if "variants" in facts["staged"]:
+        trained = ", ".join(facts["staged"]["variants"])
+        sentences.append(f"Of chapter 3's variants it has {trained} so far, so claims on others are not tested.")
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")
     return sentences

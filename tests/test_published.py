@@ -262,6 +262,20 @@ def test_a_run_with_other_settings_is_no_study(study, name, value):
         publish.main()
 
 
+def test_a_study_is_published_in_stages_and_says_which_variants_it_has(study):
+    executed = places.REPORT / "03_regularisation_ablations.ipynb"
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.papermill.parameters |= {"variants": ["no dropout", "ReLU"], "search_trials": 1}
+    write_atomic(executed, nbformat.writes(notebook))
+    publish.main()
+    record = read_json(places.RESULTS / "provenance.json")
+    assert record["staged"] == {"variants": ["no dropout", "ReLU"], "search_trials": 1}
+    assert record["command"].endswith("""-p search_trials 1 -p variants '["no dropout", "ReLU"]'""")
+    facts = published.Study(record, *[None] * 3)
+    [sentence] = [text for text in published.introduction(facts, "") if "variants" in text]
+    assert "it has no dropout, ReLU so far" in sentence
+
+
 # ---------------------------------------------------------------- on the page of another run
 
 

@@ -4,7 +4,9 @@
 """
 
 import datetime
+import json
 import platform
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
 COVER = "cover.png"  # the README's picture, which is of the default run
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
 CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
+STAGED = {"variants", "search_trials"}  # of chapter 3, which takes most hours: may stand below the profile for a time
 
 
 def main():
@@ -38,8 +41,7 @@ def main():
             if run.folder.parent == places.RUNS:
                 keep_evidence(run)
         print(f"results/runs has the evidence of {len(runs)} trainings.")
-        check_finished()
-        publish(split, runs)
+        publish(split, runs, check_finished())
 
 
 def finished_runs(split_hash):
@@ -60,7 +62,13 @@ def check_photos():
 
 
 def check_finished():
-    """Raise InputError with one sentence unless the report is a whole study, as it lies on disk now."""
+    """Check that the report is a study, as it lies on disk now; InputError with one sentence if it is not.
+
+    Returns
+    -------
+    dict of the parameters in `STAGED` that are not yet as in the profile to their values; empty for a whole study
+    """
+    staged = {}
     wanted = yaml.safe_load((places.NOTEBOOKS / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
     for chapter in CHAPTERS:
         executed = places.REPORT / chapter.name
@@ -74,16 +82,22 @@ def check_finished():
                 raise InputError(f"report/{name} is not as chapter {chapter.stem} left it: {WAY}.")
         given = chapter_parameters(chapter) | metadata["papermill"]["parameters"]
         expected = chapter_parameters(chapter) | wanted
-        for name in given.keys() - CHOSEN_BY_THE_READER:
-            if given[name] != expected[name]:
+        for name in sorted(given.keys() - CHOSEN_BY_THE_READER):
+            if given[name] != expected[name] and name in STAGED:
+                staged[name] = given[name]
+            elif given[name] != expected[name]:
                 raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {WAY}.")
     for name in (*TABLES, "report.html"):
         if not matches_checksum(places.REPORT / name):
             raise InputError(f"report/{name} is missing or damaged: {WAY}.")
+    return staged
 
 
-def publish(split, runs):
-    """Copy tables, page and figures of the study, write the table of its photos, and last where all that comes from."""
+def publish(split, runs, staged):
+    """Copy tables, page and figures of the study, write the table of its photos, and last where all that comes from.
+
+    `staged` is from `check_finished`.
+    """
     page = (places.REPORT / "report.html").read_text(encoding="utf-8")
     figures = [file for file in places.REPORT.glob("figures/*.png") if f'id="figure-{file.stem}"' in page]
     sizes = {"report.html": (places.REPORT / "report.html").stat().st_size}
@@ -92,7 +106,7 @@ def publish(split, runs):
     for name, most in MOST_BYTES.items():
         if sizes[name] > most:
             raise InputError(f"{name} takes {sizes[name] / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are published.")
-    record = provenance(split, runs)  # before any file is changed
+    record = provenance(split, runs, staged)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
     published = [places.RESULTS / name for name in (*TABLES, "report.html")]
     for file in published:
@@ -122,17 +136,19 @@ def photo_table(split):
     return split.assign(name=names)[["sha256", "name", "label", "split", "fold"]]
 
 
-def provenance(split, runs):
-    """Where a published study comes from: a JSON-able dict."""
+def provenance(split, runs, staged):
+    """Where a published study comes from: a JSON-able dict; `staged` is from `check_finished`."""
     heads = [read_run(places.RUNS / name) for name in read_json(places.RUNS / "04.json").get("runs", {}).values()]
     weights = {run.spec["backbone"]: run.spec["weights"] for run in heads}
     runs = [run for run in runs if "mean_with_start" not in run.spec]  # which was no training
     made = datetime.datetime.fromtimestamp((places.REPORT / "scores.csv").stat().st_mtime)
+    options = [word for name, value in staged.items() for word in ("-p", name, json.dumps(value))]
     seconds = sum(run.result["train_seconds"] for run in runs)
     return {
         "date": made.date().isoformat(),
         "commit": commit(),
-        "command": f"./run_all.sh --profile {PROFILE} --data DIR --weights DIR",
+        "command": shlex.join(["./run_all.sh", "--profile", PROFILE, "--data", "DIR", "--weights", "DIR", *options]),
+        "staged": staged,
         "photos": len(split),
         "species": len(split.attrs["classes"]),
         "split": split.attrs["hash"],
