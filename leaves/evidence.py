@@ -50,6 +50,23 @@ def disagreement_in_words(ranked, scores):
     return f"{told} The validation and test scores of {label} differ most: {apart}."
 
 
+def confidence_in_words(calibrated, label):
+    """Say whether a model is too confident, and its calibration error on test without and with its temperature.
+
+    Parameters
+    ----------
+    calibrated : DataFrame from `evaluation.calibration_table`
+    label : str
+    """
+    row = calibrated.loc[label]
+    temperature = f"{row['temperature']:.2f}"
+    wrong = {"1.00": "neither too confident nor too cautious"}.get(temperature)
+    wrong = wrong or ("too confident" if row["temperature"] > 1 else "too cautious")
+    before, after = row["calibration error, before"], row["calibration error, after"]
+    changed = f"{before:.3f} without the temperature and {after:.3f} with it"
+    return f"On validation, {label} is {wrong} (temperature {temperature}). Its calibration error on test is {changed}."
+
+
 def evidence_of_size(large, small, models, repeats, on_test, draws):
     """Collect the evidence for claim C17: how many times fewer parameters a small network has, and its loss of score.
 

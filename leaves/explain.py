@@ -164,3 +164,19 @@ def attention_table(labels, models, split, rows):
         table[label] = {"weight on the leaf": shares[told].mean(), "area of the leaf": masks[rows][told].mean()}
         table[label] |= {"photos": int(told.sum()), "places": "{} x {}".format(*heat.shape[1:])}
     return pd.DataFrame(table).T
+
+
+def attention_in_words(table):
+    """Say how much of each model's map lies on the leaf, beside the leaf's share of the picture.
+
+    Parameters
+    ----------
+    table : DataFrame from `attention_table`
+    """
+    if table.empty:
+        return "No leaf could be cut out, so the maps cannot be compared with the leaves."
+    weights = [f"{label} {weight:.0%}" for label, weight in table["weight on the leaf"].astype(float).items()]
+    area = table["area of the leaf"].astype(float).mean()
+    return (
+        f"The leaf covers {area:.0%} of the picture. Share of the map's weight that lies on it: {', '.join(weights)}."
+    )

@@ -5,7 +5,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from conftest import paint
-from leaves import cache, claims, costs, evaluation, evidence, external, robustness, scoring
+from leaves import (
+    any_background,
+    cache,
+    claims,
+    costs,
+    evaluation,
+    evidence,
+    explain,
+    external,
+    robustness,
+    scoring,
+)
+from leaves.figures import costs as cost_figures
 from leaves.files import InputError
 
 import numpy as np
@@ -308,6 +320,44 @@ def test_the_costliest_corruption_is_told_for_each_model():
     robust = pd.DataFrame(rows, columns=["model", "corruption", "macro F1"])
     told = robustness.costliest_in_words(robust)
     assert told.endswith("A, dark: from 0.900 to 0.300; B, noisy: from 0.800 to 0.600.")
+
+
+def test_the_direction_of_the_confidence_and_its_errors_are_told():
+    columns = ["temperature", "calibration error, before", "calibration error, after"]
+    table = pd.DataFrame([(1.4, 0.05, 0.03), (0.8, 0.04, 0.06), (1.0, 0.02, 0.02)], ["A", "B", "C"], columns)
+    told = {label: evidence.confidence_in_words(table, label) for label in table.index}
+    assert told["A"].startswith("On validation, A is too confident (temperature 1.40). ")
+    assert told["A"].endswith("on test is 0.050 without the temperature and 0.030 with it.")
+    assert "B is too cautious" in told["B"]
+    assert "C is neither too confident nor too cautious" in told["C"]
+
+
+def test_the_weight_on_the_leaf_is_told_beside_its_area():
+    columns = {"weight on the leaf": [0.62, 0.4], "area of the leaf": [0.3, 0.3], "places": ["4 x 4", "8 x 8"]}
+    told = explain.attention_in_words(pd.DataFrame(columns, index=["A", "B"]))
+    assert told == "The leaf covers 30% of the picture. Share of the map's weight that lies on it: A 62%, B 40%."
+    assert "cannot be compared" in explain.attention_in_words(pd.DataFrame())
+
+
+def test_the_gain_of_the_last_photos_is_told():
+    rows = [("A", 10, 0.2), ("A", 40, 0.5), ("A", 100, 0.625), ("B", 10, 0.8), ("B", 100, 0.9)]
+    told = cost_figures.curve_in_words(pd.DataFrame(rows, columns=["model", "photos", "macro F1"]))
+    assert "A: 0.200 with 10 photos, 0.625 with 100 (+0.125 since 40); B: 0.800 with 10" in told
+
+
+def test_the_models_on_the_pareto_front_are_told():
+    table = pd.DataFrame(
+        {"params": [10, 20, 30], "ms_per_image": [5, 1, 2], "test_macro_f1": [0.5, 0.4, 0.9]}, index=["A", "B", "C"]
+    )
+    told = cost_figures.front_in_words(table)
+    assert told == "On the Pareto front by parameters: A; C. By time per image: B; C."
+
+
+def test_the_network_for_any_background_that_is_kept_is_told():
+    table = pd.DataFrame({"as they are": [0.9, 0.8], "other backgrounds": [0.5, 0.7]}, index=["frozen", "fine-tuned"])
+    told = any_background.kept_in_words(table)
+    assert "the fine-tuned network, with a macro F1 of 0.700 on validation leaves" in told
+    assert told.endswith("and 0.800 on the photos as they are.")
 
 
 def test_models_are_compared_with_the_chosen_one_by_their_intervals():

@@ -34,6 +34,24 @@ def draw_learning_curve(curve):
     )
 
 
+def curve_in_words(curve):
+    """Say what each model scores with the fewest and with all training photos, and what the last step gains.
+
+    Parameters
+    ----------
+    curve : DataFrame from `learning_curve.learning_curve`
+    """
+    sentences = []
+    for label, rows in curve.groupby("model", sort=False):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        text = f"{label}: {first['macro F1']:.3f} with {first['photos']} photos, "
+        text += f"{last['macro F1']:.3f} with {last['photos']}"
+        if len(rows) > 2:
+            text += f" ({last['macro F1'] - rows.iloc[-2]['macro F1']:+.3f} since {rows.iloc[-2]['photos']})"
+        sentences.append(text)
+    return f"Macro F1 on test of {'; '.join(sentences)}."
+
+
 def pareto_front(scores, cost):
     """Select the rows that no other row beats in both cost and score, the cheapest first.
 
@@ -80,3 +98,14 @@ def draw_costs(scores):
         "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
         "front. In half-filled marks only the head was trained."
     )
+
+
+def front_in_words(scores):
+    """Name the models of which no other is both better and cheaper, for parameters and for the time of an answer.
+
+    Parameters
+    ----------
+    scores : DataFrame from `evaluation.score_table`
+    """
+    fronts = {cost: "; ".join(pareto_front(scores, cost).index) for cost in ("params", "ms_per_image")}
+    return f"On the Pareto front by parameters: {fronts['params']}. By time per image: {fronts['ms_per_image']}."
