@@ -27,6 +27,16 @@ def finding(search):
 def style_rounds(search):
     """Format the ten trials that reached the latest rounds, each in its last round; returns a pandas Styler."""
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
-    formats = {"score": "{:.3f}", "width": "{:g}", "dropout": "{:.2f}", "L2": "{:g}", "learning rate": "{:.2g}"}
+    points = [trial.params for trial in search.study.trials]
+    table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})
+    table["unlike FinalModel"] = [point_in_words(points[number], points[FINAL]) for number in last["number"]]
     title = f"The best of {search.rounds['number'].nunique()} trials; trial {FINAL} is FinalModel"
-    return last.style.hide().format(formats).set_caption(title)
+    style = table.style.hide().format({"score": "{:.3f}"}).set_table_attributes('class="text"')
+    return style.set_caption(title)
+
+
+def point_in_words(point, final):
+    """List where a point of the search space differs from FinalModel's, for example "depth 4, L2 0.001"."""
+    changed = {name: value for name, value in point.items() if value != final[name]}
+    texts = {name: f"{value:.2g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items()) or "nothing"

@@ -14,6 +14,7 @@ SLOTS = {
     "cover-claims": "Which claims of the original study hold?",
     "cover-data": "The data",
 }
+CARDS_FROM = 4  # columns of a table from which its rows become cards on a phone
 PLACE = "<!--{}-->"
 
 
@@ -115,9 +116,15 @@ def fold_code(soup, main):
 
 
 def label_cells(soup):
-    """Name the column in each cell of a table that becomes cards on a phone, and each claim in its row."""
-    for table in soup.select("table.cards"):
-        names = [cell.get_text(strip=True) for cell in table.select("thead tr:first-child > *")]
+    """Make cards of the rows of wide tables on a phone, with the column's name in each cell; name each claim's row."""
+    for table in soup.select("table:not(.confusion)"):
+        header = table.select("thead tr:first-child > *")
+        names = [cell.get_text(strip=True) for cell in header]
+        is_plain = all(cell.get("colspan", "1") == "1" for cell in header)
+        if is_plain and len(names) >= CARDS_FROM and "cards" not in table.get("class", []):
+            table["class"] = [*table.get("class", []), "cards"]
+        if "cards" not in table.get("class", []):
+            continue
         for row in table.select("tbody tr"):
             for name, cell in zip(names, row.find_all(["th", "td"], recursive=False), strict=False):
                 if cell.name == "td" and cell.get_text(strip=True):
