@@ -168,6 +168,7 @@ PARAMETERS = {
     # chapter 6
     "external": text("a second test set", "a folder or an empty text", place="folder"),
     "photo": text("a photo of yours", "the path of a photo or an empty text", place="file"),
+    "saved_model": choice("the model in best_model.keras", "best", "any background"),
     "draws": whole("bootstrap resamples", 100, 100_000),
     "probe_images": whole("test photos for the robustness at most", 1, 1_000_000),
     "fractions": numbers("shares of the training photos", 0.001, 0.999, least=0),

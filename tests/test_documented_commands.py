@@ -145,6 +145,7 @@ EVERY = {
     "background_passes": 2,
     "external": "other_photos",
     "photo": "my_photos/Oak/0.png",
+    "saved_model": "any background",
     "draws": 150,
     "probe_images": 5,
     "fractions": [0.5],
@@ -551,6 +552,8 @@ def test_the_best_model_answers_as_the_page_says(every):
     species, probability, familiar, _ = done.stdout.split()
     assert 0 <= float(familiar) <= 1
     assert species == sorted(set(split["label"]))[expected[row].argmax()]
+    page = (every / "report" / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"report/best_model.keras \(\S+ \(any background\), ", page)  # as -p saved_model asks
     assert float(probability) == pytest.approx(expected[row].max(), abs=1e-3)
 
 
