@@ -1,32 +1,38 @@
-"""FinalModel's training step: plain Keras in float32, this project, and PyTorch, side by side in one run.
+"""Compare FinalModel's training step and epoch in this project, plain Keras and PyTorch, in one run.
 
     .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
-PYTHON is an interpreter that has PyTorch, of another environment perhaps. Each contestant runs in a process of its own,
-and they take turns; the best of its rounds counts.
+PYTHON is an interpreter that has PyTorch, perhaps in another environment. Each contestant runs in a process of its own.
+The contestants take turns, and the median over all rounds of all turns counts. On a processor that does not multiply
+bfloat16 numbers in hardware, only float32 is compared.
 """
 
 import argparse
+import functools
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import time
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
-TURNS, PEAK_SIDE = 2, 2048  # of the contestants; of the matrices whose product gives the peak
+TURNS, PEAK_SIDE = 3, 2048  # of the contestants; of the matrices whose product gives the peak
 QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that all of it runs
 FILTERS = (16, 32, 64, 128, 256)
 
 
-def rate(step, count=STEPS):
-    """Images per second of a function that trains on one batch."""
+def rates(step, count=None):
+    """Images per second of a function that trains on one batch: one number per round."""
     for _ in range(5):
         step()
-    start = time.perf_counter()
-    for _ in range(count):
-        step()
-    return BATCH * count / (time.perf_counter() - start)
+    found = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for _ in range(count or STEPS):
+            step()
+        found.append(BATCH * (count or STEPS) / (time.perf_counter() - start))
+    return found
 
 
 def fit_rate(model, data):
@@ -55,7 +61,7 @@ def with_keras(size, precision):
     batch = images, np.eye(CLASSES, dtype=np.float32)[np.arange(BATCH) % CLASSES]
     data = tf.data.Dataset.from_tensors(batch).repeat()
     with training.computing_in([model], precision):
-        return {f"Keras, {precision}": max(fit_rate(model, data) for _ in range(ROUNDS))}
+        return {f"Keras, {precision}": [fit_rate(model, data) for _ in range(ROUNDS)]}
 
 
 def plain_epoch(size):
@@ -83,7 +89,7 @@ def plain_epoch(size):
     targets = np.eye(CLASSES, dtype=np.float32)[labels]
     clock = stopwatch()
     model.fit(images.astype(np.float32), targets, batch_size=BATCH, epochs=2 + ROUNDS, callbacks=[clock], verbose=0)
-    return {"plain Keras with augmentation layers": PHOTOS / min(clock.seconds[1:-1])}
+    return {"plain Keras with augmentation layers, float32": [PHOTOS / seconds for seconds in clock.seconds[1:-1]]}
 
 
 def own_epoch(size, precision):
@@ -112,7 +118,7 @@ def own_epoch(size, precision):
         epochs = {"epochs": spec["epochs"], "steps_per_epoch": PHOTOS // BATCH}
         with training.computing_in([model], precision):
             model.fit(data, **epochs, callbacks=[clock], shuffle=False, verbose=0)
-    return {f"one affine transform, {precision}": PHOTOS / min(clock.seconds[1:-1])}
+    return {f"this project, {precision}": [PHOTOS / seconds for seconds in clock.seconds[1:-1]]}
 
 
 def stopwatch():
@@ -139,20 +145,20 @@ def photos(size):
     return rng.integers(0, 256, (PHOTOS, size, size, 3), dtype=np.uint8), rng.integers(0, CLASSES, PHOTOS)
 
 
-def matrix_peak():
-    """Billions of floating point operations per second of a large bfloat16 matrix product in TensorFlow."""
+def matrix_peak(precision):
+    """Floating point operations per second of a large matrix product in TensorFlow: one number per round."""
     import leaves  # noqa: F401 - makes TensorFlow's settings
 
     import tensorflow as tf
 
     side = PEAK_SIDE
-    left, right = (tf.cast(tf.random.stateless_normal((side, side), (0, 0)), tf.bfloat16) for _ in "ab")
+    left, right = (tf.cast(tf.random.stateless_normal((side, side), (0, 0)), precision) for _ in "ab")
     product = tf.function(tf.matmul)
-    return {"matrix product": max(rate(lambda: product(left, right), 10) for _ in range(ROUNDS)) / BATCH * 2 * side**3}
+    return {f"peak, {precision}": [found / BATCH * 2 * side**3 for found in rates(lambda: product(left, right), 10)]}
 
 
-def with_torch(size):
-    """Images per second of PyTorch's training step, for each way to lay out and to compute."""
+def with_torch(size, precision, compiled):
+    """Images per second of PyTorch's training step with both memory layouts, compiled or not."""
     import torch
     from torch import nn
 
@@ -160,23 +166,22 @@ def with_torch(size):
     labels, loss = torch.arange(BATCH) % CLASSES, nn.CrossEntropyLoss()
     found = {}
     for layout, kept in (("channels last", torch.channels_last), ("channels first", torch.contiguous_format)):
-        for low in (True, False):
-            blocks = []
-            for before, after in zip((3, *FILTERS), FILTERS, strict=False):
-                blocks += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.3), nn.MaxPool2d(2)]
-            head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(FILTERS[-1], 512), nn.ReLU()]
-            model = nn.Sequential(*blocks, *head, nn.Dropout(0.3), nn.Linear(512, CLASSES)).to(memory_format=kept)
-            optimizer, batch = torch.optim.Adam(model.parameters()), images.to(memory_format=kept)
+        blocks = []
+        for before, after in zip((3, *FILTERS), FILTERS, strict=False):
+            blocks += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.3), nn.MaxPool2d(2)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(FILTERS[-1], 512), nn.ReLU()]
+        model = nn.Sequential(*blocks, *head, nn.Dropout(0.3), nn.Linear(512, CLASSES)).to(memory_format=kept)
+        optimizer, batch = torch.optim.Adam(model.parameters()), images.to(memory_format=kept)
+        network = torch.compile(model) if compiled else model
 
-            def step(model=model, optimizer=optimizer, batch=batch, low=low):
-                optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-                    answer = model(batch)
-                loss(answer.float(), labels).backward()
-                optimizer.step()
+        def step(network=network, optimizer=optimizer, batch=batch):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+                answer = network(batch)
+            loss(answer.float(), labels).backward()
+            optimizer.step()
 
-            name = f"PyTorch, {layout}, {'bfloat16' if low else 'float32'}"
-            found[name] = max(rate(step) for _ in range(ROUNDS))
+        found[f"PyTorch{', compiled' * compiled}, {layout}, {precision}"] = rates(step)
     return found
 
 
@@ -189,15 +194,28 @@ def operations(size):
     return 3 * (count + 2 * (before * 512 + 512 * CLASSES))
 
 
-CONTESTANTS = {
-    "plain": lambda size: with_keras(size, "float32"),
-    "ours": lambda size: with_keras(size, "bfloat16"),
-    "torch": with_torch,
-    "plain epoch": plain_epoch,
-    "own epoch": lambda size: own_epoch(size, "bfloat16"),
-    "own epoch 32": lambda size: own_epoch(size, "float32"),
-    "peak": lambda size: matrix_peak(),
-}
+def contestants(precisions):
+    """Name what is measured in each process: dict of name to a function of the size."""
+    found = {"plain epoch": plain_epoch}
+    for precision in precisions:
+        found |= {
+            f"step {precision}": functools.partial(with_keras, precision=precision),
+            f"torch {precision}": functools.partial(with_torch, precision=precision, compiled=False),
+            f"torch compiled {precision}": functools.partial(with_torch, precision=precision, compiled=True),
+            f"epoch {precision}": functools.partial(own_epoch, precision=precision),
+            f"peak {precision}": lambda size, precision=precision: matrix_peak(precision),
+        }
+    return found
+
+
+def table(title, measured, peaks, size):
+    """Write a table of medians with the range of their rounds: Markdown, the fastest first."""
+    lines = [f"| {title} | images/s | lowest to highest | share of the peak |", "|---|---|---|---|"]
+    for label, values in sorted(measured.items(), key=lambda item: -statistics.median(item[1])):
+        middle, peak = statistics.median(values), peaks[label.rpartition(", ")[2]]
+        share = middle * operations(size) / peak
+        lines.append(f"| {label} | {middle:,.0f} | {min(values):,.0f} to {max(values):,.0f} | {share:.0%} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -205,18 +223,20 @@ def main():
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
     parser.add_argument("--quick", action="store_true", help="see in a minute that it runs; its figures mean nothing")
-    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not shutil.which(options.torch):
         parser.error(f"--torch {options.torch} is no program that can be run")
     globals().update(QUICK if options.quick else {})
     if options.contestant:
-        print(json.dumps(CONTESTANTS[options.contestant](options.size)))
+        print(json.dumps(contestants(("float32", "bfloat16"))[options.contestant](options.size)))
         return
-    best = {}
+    from leaves.runs import fast_precision
+
+    measured, precisions = {}, dict.fromkeys(["float32", fast_precision()])
     for turn in range(TURNS):
-        for name in CONTESTANTS:
-            python = options.torch if name == "torch" else sys.executable
+        for name in contestants(precisions):
+            python = options.torch if name.startswith("torch") else sys.executable
             command = [
                 python,
                 __file__,
@@ -228,24 +248,36 @@ def main():
             ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                print(f"{name} left out: {done.stderr.strip().splitlines()[-1]}")
+                print(f"{name} is skipped: {done.stderr.strip().splitlines()[-1]}")
                 continue
-            for label, speed in json.loads(done.stdout.splitlines()[-1]).items():
-                best[label] = max(best.get(label, 0), speed)
+            for label, values in json.loads(done.stdout.splitlines()[-1]).items():
+                measured.setdefault(label, []).extend(values)
             print(f"turn {turn + 1}: {name} done", flush=True)
-    peak = best.pop("matrix product")
-    print(f"\n| {options.size} x {options.size} pixels, batches of {BATCH} | images/s | share of the peak |")
-    print("|---|---|---|")
-    for label, speed in best.items():
-        print(f"| {label} | {speed:,.0f} | {speed * operations(options.size) / peak:.0%} |")
-    print(f"\npeak: {peak / 1e9:,.0f} billion operations a second,", end=" ")
-    print(f"a bfloat16 matrix product of {PEAK_SIDE:,} x {PEAK_SIDE:,}")
-    torch = max((speed for label, speed in best.items() if label.startswith("PyTorch")), default=None)
-    ours = max(best["Keras, bfloat16"], best["Keras, float32"])
-    if torch:
-        print(f"step, ours to PyTorch's best: {ours / torch:.2f}")
-    epoch = max(best["one affine transform, bfloat16"], best["one affine transform, float32"])
-    print(f"epoch with augmentation, ours to plain Keras: {epoch / best['plain Keras with augmentation layers']:.2f}")
+    report(measured, options.size)
+
+
+def report(measured, size):
+    """Print the tables of steps and of epochs, the peaks, and the two ratios."""
+    peaks = {label.removeprefix("peak, "): values for label, values in measured.items() if label.startswith("peak")}
+    peaks = {precision: statistics.median(values) for precision, values in peaks.items()}
+    steps = {label: values for label, values in measured.items() if label.startswith(("Keras", "PyTorch"))}
+    epochs = {label: values for label, values in measured.items() if label.startswith(("this", "plain"))}
+    print()
+    for title, rows in (("step on one batch", steps), ("epoch with augmentation", epochs)):
+        print(table(f"{title}, {size} x {size} pixels, batches of {BATCH}", rows, peaks, size), end="\n\n")
+    for precision, peak in peaks.items():
+        print(
+            f"peak: {peak / 1e9:,.0f} billion {precision} operations a second in a matrix product, side {PEAK_SIDE:,}"
+        )
+
+    def fastest(rows, start):
+        return max(
+            (statistics.median(values) for label, values in rows.items() if label.startswith(start)), default=None
+        )
+
+    if torch := fastest(steps, "PyTorch"):
+        print(f"step, this project to PyTorch's fastest: {fastest(steps, 'Keras') / torch:.2f}")
+    print(f"epoch, this project to plain Keras: {fastest(epochs, 'this') / fastest(epochs, 'plain'):.2f}")
 
 
 if __name__ == "__main__":

@@ -661,7 +661,7 @@ TOLD = {
     "backgrounds": "times the affine augmentation",
     "transfer_learning": "1 epochs: .* times faster",
     "data_chapter": "unchanged",
-    "custom_cnn": "epoch with augmentation, ours to plain Keras",
+    "custom_cnn": "epoch, this project to plain Keras",
     "checkpoints": "checkpoints as they are",
     "report": r"\| 01 \| \d+ \| \d+ \|",
     "scaling": "peak GB",

@@ -89,7 +89,7 @@ def draw_costs(scores):
             axis.plot(row[cost], row["test_macro_f1"], **single_mark(label, markersize=9))
         axis.set(xscale="log", xlabel=title)
         axis.margins(x=0.2)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1 else short(value)))
         axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("macro F1 on test")
