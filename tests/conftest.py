@@ -23,7 +23,13 @@ START = time.monotonic()
 
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
-SHARED = {"own_copy": "benchmarks", "copy": "documented", "run_all": "run_all.sh", "undisturbed": "run_all.sh"}
+SHARED = {
+    "typed_copy": "jupyterlab",
+    "own_copy": "benchmarks",
+    "copy": "documented",
+    "run_all": "run_all.sh",
+    "undisturbed": "run_all.sh",
+}
 LONG = {"copy", "dirty", "undisturbed"}  # fixtures that run commands for minutes
 
 
@@ -43,17 +49,18 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Skip the long tests unless --all is given, and put them behind the others.
 
-    Tests of a project in which nothing was run yet come first in their group, bad days and JupyterLab last.
+    Tests of a project in which nothing was run yet come first in their group, faults last.
     """
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="long: give --all to run it"))
-    groups = ["run_all.sh", "", "documented", "benchmarks"]  # the first takes longest, and has short tests too
+    # In this order: the first takes longest, and has short tests too; files of their own follow it.
+    groups = ["run_all.sh", "", "documented", "jupyterlab", "benchmarks"]
 
     def turn(item):
         group = item.get_closest_marker("xdist_group").args[0]
         place = groups.index(group if group in groups else "")
-        late = item.path.name in ("test_faults.py", "test_jupyterlab.py")
+        late = item.path.name == "test_faults.py"
         used = bool({"whole_run", "undisturbed"} & {*item.fixturenames})
         return place, late, used, bool(item.get_closest_marker("long"))
 
