@@ -1,4 +1,4 @@
-"""Compare FinalModel's training step and epoch in this project, plain Keras and PyTorch, in one run.
+"""Compare FinalModel's training step with PyTorch's, and its epoch with plain Keras's, in one run.
 
     .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
@@ -20,6 +20,7 @@ BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
 TURNS, PEAK_SIDE = 3, 2048  # of the contestants; of the matrices whose product gives the peak
 QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that all of it runs
 FILTERS = (16, 32, 64, 128, 256)
+STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # what a rate is of
 
 
 def rates(step, count=None):
@@ -61,7 +62,7 @@ def with_keras(size, precision):
     batch = images, np.eye(CLASSES, dtype=np.float32)[np.arange(BATCH) % CLASSES]
     data = tf.data.Dataset.from_tensors(batch).repeat()
     with training.computing_in([model], precision):
-        return {f"Keras, {precision}": [fit_rate(model, data) for _ in range(ROUNDS)]}
+        return {f"{STEP_KIND}this project, {precision}": [fit_rate(model, data) for _ in range(ROUNDS)]}
 
 
 def plain_epoch(size):
@@ -89,7 +90,11 @@ def plain_epoch(size):
     targets = np.eye(CLASSES, dtype=np.float32)[labels]
     clock = stopwatch()
     model.fit(images.astype(np.float32), targets, batch_size=BATCH, epochs=2 + ROUNDS, callbacks=[clock], verbose=0)
-    return {"plain Keras with augmentation layers, float32": [PHOTOS / seconds for seconds in clock.seconds[1:-1]]}
+    return {
+        f"{EPOCH_KIND}plain Keras with augmentation layers, float32": [
+            PHOTOS / seconds for seconds in clock.seconds[1:-1]
+        ]
+    }
 
 
 def own_epoch(size, precision):
@@ -118,7 +123,7 @@ def own_epoch(size, precision):
         epochs = {"epochs": spec["epochs"], "steps_per_epoch": PHOTOS // BATCH}
         with training.computing_in([model], precision):
             model.fit(data, **epochs, callbacks=[clock], shuffle=False, verbose=0)
-    return {f"this project, {precision}": [PHOTOS / seconds for seconds in clock.seconds[1:-1]]}
+    return {f"{EPOCH_KIND}this project, {precision}": [PHOTOS / seconds for seconds in clock.seconds[1:-1]]}
 
 
 def stopwatch():
@@ -158,7 +163,7 @@ def matrix_peak(precision):
 
 
 def with_torch(size, precision, compiled):
-    """Images per second of PyTorch's training step with both memory layouts, compiled or not."""
+    """Images per second of PyTorch's training step with both memory layouts; `compiled` compiles the network alone."""
     import torch
     from torch import nn
 
@@ -181,7 +186,7 @@ def with_torch(size, precision, compiled):
             loss(answer.float(), labels).backward()
             optimizer.step()
 
-        found[f"PyTorch{', compiled' * compiled}, {layout}, {precision}"] = rates(step)
+        found[f"{STEP_KIND}PyTorch{', compiled' * compiled}, {layout}, {precision}"] = rates(step)
     return found
 
 
@@ -212,7 +217,7 @@ def table(title, measured, peaks, size):
     """Write a table of medians with the range of their rounds: Markdown, the fastest first."""
     lines = [f"| {title} | images/s | lowest to highest | share of the peak |", "|---|---|---|---|"]
     for label, values in sorted(measured.items(), key=lambda item: -statistics.median(item[1])):
-        middle, peak = statistics.median(values), peaks[label.rpartition(", ")[2]]
+        middle, peak = statistics.median(values), peaks.get(label.rpartition(", ")[2], float("nan"))
         share = middle * operations(size) / peak
         lines.append(f"| {label} | {middle:,.0f} | {min(values):,.0f} to {max(values):,.0f} | {share:.0%} |")
     return "\n".join(lines)
@@ -257,27 +262,22 @@ def main():
 
 
 def report(measured, size):
-    """Print the tables of steps and of epochs, the peaks, and the two ratios."""
-    peaks = {label.removeprefix("peak, "): values for label, values in measured.items() if label.startswith("peak")}
-    peaks = {precision: statistics.median(values) for precision, values in peaks.items()}
-    steps = {label: values for label, values in measured.items() if label.startswith(("Keras", "PyTorch"))}
-    epochs = {label: values for label, values in measured.items() if label.startswith(("this", "plain"))}
+    """Print the tables of steps and of epochs, the peaks, and the ratios of the medians, all of one precision."""
+    peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
+    kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}
     print()
-    for title, rows in (("step on one batch", steps), ("epoch with augmentation", epochs)):
-        print(table(f"{title}, {size} x {size} pixels, batches of {BATCH}", rows, peaks, size), end="\n\n")
+    for title, kind in kinds.items():
+        rows = {label.removeprefix(kind): measured[label] for label in measured if label.startswith(kind)}
+        print(table(f"{title}, {size} x {size} pixels, batches of {BATCH}", rows, peaks, size))
+        for precision in peaks:
+            of_precision = {label: statistics.median(rows[label]) for label in rows if label.endswith(precision)}
+            own = of_precision.pop(f"this project, {precision}", None)
+            if own and of_precision:
+                other = max(of_precision, key=of_precision.get)
+                print(f"{title}: this project to {other}: {own / of_precision[other]:.2f}")
+        print()
     for precision, peak in peaks.items():
-        print(
-            f"peak: {peak / 1e9:,.0f} billion {precision} operations a second in a matrix product, side {PEAK_SIDE:,}"
-        )
-
-    def fastest(rows, start):
-        return max(
-            (statistics.median(values) for label, values in rows.items() if label.startswith(start)), default=None
-        )
-
-    if torch := fastest(steps, "PyTorch"):
-        print(f"step, this project to PyTorch's fastest: {fastest(steps, 'Keras') / torch:.2f}")
-    print(f"epoch, this project to plain Keras: {fastest(epochs, 'this') / fastest(epochs, 'plain'):.2f}")
+        print(f"peak, {precision}: {peak / 1e9:,.0f} billion operations a second, matrices of {PEAK_SIDE:,} rows")
 
 
 if __name__ == "__main__":

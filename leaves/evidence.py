@@ -6,6 +6,7 @@ from leaves import claims, sources
 from leaves.evaluation import validation_score
 
 CLAIMS = [f"C{number}" for number in range(1, 18)]  # of the original study
+NO_CORRECTION = 0.05  # a temperature closer to 1 counts as none
 STARTS = {"none": "trained from scratch", "random": "random initial weights", "imagenet": "ImageNet weights"}
 
 
@@ -60,8 +61,9 @@ def confidence_in_words(calibrated, label):
     """
     row = calibrated.loc[label]
     temperature = f"{row['temperature']:.2f}"
-    wrong = {"1.00": "neither too confident nor too cautious"}.get(temperature)
-    wrong = wrong or ("too confident" if row["temperature"] > 1 else "too cautious")
+    wrong = "too confident" if row["temperature"] > 1 else "too cautious"
+    if abs(row["temperature"] - 1) < NO_CORRECTION:
+        wrong = "neither too confident nor too cautious"
     before, after = row["calibration error, before"], row["calibration error, after"]
     changed = f"{before:.3f} without the temperature and {after:.3f} with it"
     return f"On validation, {label} is {wrong} (temperature {temperature}). Its calibration error on test is {changed}."

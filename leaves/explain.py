@@ -175,8 +175,7 @@ def attention_in_words(table):
     """
     if table.empty:
         return "No leaf could be cut out, so the maps cannot be compared with the leaves."
-    weights = [f"{label} {weight:.0%}" for label, weight in table["weight on the leaf"].astype(float).items()]
+    shares = table["weight on the leaf"].astype(float).dropna()
+    weights = ", ".join(f"{label} {share:.0%}" for label, share in shares.items())
     area = table["area of the leaf"].astype(float).mean()
-    return (
-        f"The leaf covers {area:.0%} of the picture. Share of the map's weight that lies on it: {', '.join(weights)}."
-    )
+    return f"The leaf covers {area:.0%} of the picture, and the maps have this share of their weight on it: {weights}."

@@ -1,5 +1,6 @@
 """Read this project's published results on real photos (results/), to show them beside any run."""
 
+import os
 from dataclasses import dataclass
 
 from leaves import places
@@ -9,6 +10,7 @@ from leaves.progress import STEPS
 import pandas as pd
 
 MOST_ROWS = 8
+PROFILE = "study"  # of notebooks/profiles/
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,12 @@ class Study:
 
 
 def published_study():
-    """The published `Study`, or None if results/ has none; InputError if a file of it is not as it was published."""
+    """The published `Study`, or None if results/ has none; InputError if a file of it is not as it was published.
+
+    None for a run of the study itself, too: its page must not show an earlier stage beside it.
+    """
     record = places.RESULTS / "provenance.json"
-    if not record.exists():
+    if not record.exists() or os.environ.get("LEAVES_PROFILE") == PROFILE:
         return None
     provenance, tables = (
         read_json(record),
@@ -53,9 +58,10 @@ def introduction(study, split_hash):
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
         "This section shows its scores, the table of claims its verdicts, and results/report.html its full page.",
     ]
-    if "variants" in facts["staged"]:
-        trained = ", ".join(facts["staged"]["variants"])
-        sentences.append(f"Of chapter 3's variants it has {trained} so far, so claims on others are not tested.")
+    if "variants" in facts["parameters"]:
+        trained = ", ".join(f'"{name}"' for name in facts["parameters"]["variants"]) or "none"
+        sentences.append(f"Chapter 3's variants so far: {trained}. Claims about the other variants are not tested yet.")
+        sentences.append("Its verdicts are preliminary, because all claims of a run are corrected together.")
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")
     return sentences

@@ -1,4 +1,4 @@
-"""Take the picture of the page's cover that README shows: report/report.html must be there, and Chromium installed."""
+"""Take the picture that README shows, the cover of the published study's page; it needs Chromium."""
 
 import io
 import shutil
@@ -15,7 +15,7 @@ CONTENTS = 304  # pixels wide
 def main(browser):
     """Take the picture with a browser of Playwright, and write figures/cover.png."""
     page = browser.new_page(viewport={"width": WIDTH + CONTENTS, "height": HEIGHT}, color_scheme="light")
-    page.goto((ROOT / "report" / "report.html").as_uri())
+    page.goto((ROOT / "results" / "report.html").as_uri())
     picture = page.screenshot(clip={"x": CONTENTS, "y": 0, "width": WIDTH, "height": HEIGHT})
     page.close()
     Image.open(io.BytesIO(picture)).quantize(128).save(ROOT / "figures" / "cover.png", optimize=True)

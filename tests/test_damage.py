@@ -109,7 +109,16 @@ def publish():
     tables = {"scores": SCORES, "ranking": {"model": ["FinalModel"], "score": [0.9]}, "verdicts": verdicts}
     for name, table in tables.items():
         pd.DataFrame(table).to_csv(places.RESULTS / f"{name}.csv", index=False)
-    record = {"trainings": 1, "hours": 1, "date": "2026-01-01", "photos": 9, "species": 2, "commit": "x", "split": "y"}
+    record = {
+        "trainings": 1,
+        "hours": 1,
+        "date": "2026-01-01",
+        "photos": 9,
+        "species": 2,
+        "commit": "x",
+        "split": "y",
+        "parameters": {},
+    }
     record |= {"weights": {"VGG16": {"kind": "imagenet"}}}
     record["files"] = {f"results/{name}.csv": file_hash(places.RESULTS / f"{name}.csv") for name in tables}
     write_json(places.RESULTS / "provenance.json", record)

@@ -269,11 +269,12 @@ def test_a_study_is_published_in_stages_and_says_which_variants_it_has(study):
     write_atomic(executed, nbformat.writes(notebook))
     publish.main()
     record = read_json(places.RESULTS / "provenance.json")
-    assert record["staged"] == {"variants": ["no dropout", "ReLU"], "search_trials": 1}
+    assert record["parameters"] == {"variants": ["no dropout", "ReLU"], "search_trials": 1}
     assert record["command"].endswith("""-p search_trials 1 -p variants '["no dropout", "ReLU"]'""")
     facts = published.Study(record, *[None] * 3)
-    [sentence] = [text for text in published.introduction(facts, "") if "variants" in text]
-    assert "it has no dropout, ReLU so far" in sentence
+    told = " ".join(published.introduction(facts, ""))
+    assert 'variants so far: "no dropout", "ReLU". Claims about the other' in told
+    assert "preliminary" in told
 
 
 # ---------------------------------------------------------------- on the page of another run

@@ -84,6 +84,23 @@ def test_the_code_of_a_section_is_one_bar_beside_its_heading():
     assert len(soup.select("section")) == 1  # a cell without an output is gone
 
 
+@pytest.mark.parametrize(
+    ("header", "attributes", "is_cards"),
+    [
+        ("<th></th><th>a</th><th>b</th><th>c</th>", "", True),
+        ("<th></th><th>a</th><th>b</th>", "", False),
+        ('<th></th><th>a</th><th colspan="2">b</th><th>c</th>', "", False),
+        ("<th></th><th>a</th><th>b</th><th>c</th>", ' class="confusion"', False),
+    ],
+)
+def test_wide_tables_become_cards(header, attributes, is_cards):
+    body = "<tbody><tr><th>x</th><td>1</td><td>2</td><td>3</td></tr></tbody>"
+    page = page_of(f"<table{attributes}><thead><tr>{header}</tr></thead>{body}</table>")
+    found = BeautifulSoup(page, "html.parser").select_one("tbody").find_parent("table")
+    assert ("cards" in found.get("class", [])) == is_cards
+    assert [cell.get("data-label") for cell in found.select("td")] == (["a", "b", "c"] if is_cards else [None] * 3)
+
+
 def test_a_row_that_becomes_a_card_names_its_columns():
     table = '<table class="cards claims"><thead><tr><th></th><th>says</th></tr></thead>'
     page = page_of(f"{table}<tbody><tr><th>C1</th><td>no</td></tr></tbody></table>")

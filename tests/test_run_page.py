@@ -1,6 +1,7 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright."""
 
 import re
+import shutil
 
 from conftest import ROOT, paint
 
@@ -216,10 +217,12 @@ def test_the_page_is_small(whole_run):
     assert (whole_run[0] / "whole_run" / "report" / "report.html").stat().st_size < 6e6
 
 
-def test_the_picture_of_the_cover_is_taken(browser, whole_run, monkeypatch):
-    (whole_run[0] / "whole_run" / "figures").mkdir(exist_ok=True)
-    monkeypatch.setattr(take_cover, "ROOT", whole_run[0] / "whole_run")
+def test_the_picture_of_the_cover_is_taken(browser, whole_run, tmp_path, monkeypatch):
+    for name in ("figures", "results"):
+        (tmp_path / name).mkdir()
+    shutil.copy(whole_run[0] / "whole_run" / "report" / "report.html", tmp_path / "results")
+    monkeypatch.setattr(take_cover, "ROOT", tmp_path)
     take_cover.main(browser)
-    file = whole_run[0] / "whole_run" / "figures" / "cover.png"
+    file = tmp_path / "figures" / "cover.png"
     assert file.stat().st_size < 300_000
     assert Image.open(file).size == (take_cover.WIDTH, take_cover.HEIGHT)

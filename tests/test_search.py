@@ -342,13 +342,13 @@ def test_the_table_names_final_model_among_the_trials(small, split):
     shown = figures.style_rounds(found)
     assert "trial 0 is FinalModel" in shown.to_html()
     assert len(shown.data) == 10
-    unlike = shown.data.set_index("trial")["unlike FinalModel"]
-    assert (unlike == "nothing").sum() == (search.FINAL in unlike.index)
+    unlike = shown.data.set_index("trial")["differs from FinalModel in"]
+    assert (unlike == "no setting").sum() == (search.FINAL in unlike.index)
     for number, text in unlike.items():
         changed = {name for name, value in found.study.trials[number].params.items() if value != FINAL_POINT[name]}
         assert all(f"{name} " in text for name in changed)
 
 
 def test_a_point_is_told_by_its_differences_from_final_model():
-    assert figures.point_in_words(FINAL_POINT, FINAL_POINT) == "nothing"
+    assert figures.point_in_words(FINAL_POINT, FINAL_POINT) == "no setting"
     assert figures.point_in_words(FINAL_POINT | {"L2": 0.001, "depth": 9}, FINAL_POINT) == "depth 9, L2 0.001"

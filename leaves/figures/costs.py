@@ -47,9 +47,10 @@ def curve_in_words(curve):
         text = f"{label}: {first['macro F1']:.3f} with {first['photos']} photos, "
         text += f"{last['macro F1']:.3f} with {last['photos']}"
         if len(rows) > 2:
-            text += f" ({last['macro F1'] - rows.iloc[-2]['macro F1']:+.3f} since {rows.iloc[-2]['photos']})"
+            gain = last["macro F1"] - rows.iloc[-2]["macro F1"]
+            text += f" ({gain:+.3f} from {rows.iloc[-2]['photos']} to {last['photos']} photos)"
         sentences.append(text)
-    return f"Macro F1 on test of {'; '.join(sentences)}."
+    return f"Macro F1 on test, one training each: {'; '.join(sentences)}."
 
 
 def pareto_front(scores, cost):
@@ -108,4 +109,7 @@ def front_in_words(scores):
     scores : DataFrame from `evaluation.score_table`
     """
     fronts = {cost: "; ".join(pareto_front(scores, cost).index) for cost in ("params", "ms_per_image")}
-    return f"On the Pareto front by parameters: {fronts['params']}. By time per image: {fronts['ms_per_image']}."
+    return (
+        f"These models are on the Pareto front by parameters: {fronts['params']}. "
+        f"By time per image these are: {fronts['ms_per_image']}."
+    )

@@ -29,7 +29,7 @@ def style_rounds(search):
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
     points = [trial.params for trial in search.study.trials]
     table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})
-    table["unlike FinalModel"] = [point_in_words(points[number], points[FINAL]) for number in last["number"]]
+    table["differs from FinalModel in"] = [point_in_words(points[number], points[FINAL]) for number in last["number"]]
     title = f"The best of {search.rounds['number'].nunique()} trials; trial {FINAL} is FinalModel"
     style = table.style.hide().format({"score": "{:.3f}"}).set_table_attributes('class="text"')
     return style.set_caption(title)
@@ -38,5 +38,5 @@ def style_rounds(search):
 def point_in_words(point, final):
     """List where a point of the search space differs from FinalModel's, for example "depth 4, L2 0.001"."""
     changed = {name: value for name, value in point.items() if value != final[name]}
-    texts = {name: f"{value:.2g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items()) or "nothing"
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items()) or "no setting"

@@ -25,6 +25,7 @@ def main():
     start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
     options = read_options(sys.argv[1:])
     values = effective_parameters(options)
+    os.environ["LEAVES_PROFILE"] = options.profile  # read by leaves.published
     if options.plan:
         say_plan(options, values)
         return

@@ -15,6 +15,7 @@ from leaves import places
 from leaves.dataset import load_split
 from leaves.files import InputError, atomic_path, file_hash, matches_checksum, read_json, write_atomic, write_json
 from leaves.locks import locked
+from leaves.published import PROFILE
 from leaves.report.chapters import CHAPTERS, chapter_parameters, read_by
 from leaves.report.keep import FAILED, read_executed
 from leaves.report.render import commit, processor, versions
@@ -22,13 +23,13 @@ from leaves.runs import fault_of_run, keep_evidence, read_run
 
 import yaml
 
-PROFILE = "study"
 WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and weights, then publish again"
 TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
-COVER = "cover.png"  # the README's picture, which is of the default run
+COVER = "cover.png"  # the README's picture, taken from the published page afterwards
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
 CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
-STAGED = {"variants", "search_trials"}  # of chapter 3, which takes most hours: may stand below the profile for a time
+STAGED = {"variants", "search_trials"}  # of chapter 3, which takes most of the hours: a stage may have fewer of them
+RECORDED = {*STAGED, "backbones"}  # may differ from the profile and then stand in the provenance
 
 
 def main():
@@ -66,9 +67,9 @@ def check_finished():
 
     Returns
     -------
-    dict of the parameters in `STAGED` that are not yet as in the profile to their values; empty for a whole study
+    dict of the parameters in `RECORDED` that are not as in the profile to their values
     """
-    staged = {}
+    recorded = {}
     wanted = yaml.safe_load((places.NOTEBOOKS / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
     for chapter in CHAPTERS:
         executed = places.REPORT / chapter.name
@@ -83,20 +84,20 @@ def check_finished():
         given = chapter_parameters(chapter) | metadata["papermill"]["parameters"]
         expected = chapter_parameters(chapter) | wanted
         for name in sorted(given.keys() - CHOSEN_BY_THE_READER):
-            if given[name] != expected[name] and name in STAGED:
-                staged[name] = given[name]
+            if given[name] != expected[name] and name in RECORDED:
+                recorded[name] = given[name]
             elif given[name] != expected[name]:
                 raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {WAY}.")
     for name in (*TABLES, "report.html"):
         if not matches_checksum(places.REPORT / name):
             raise InputError(f"report/{name} is missing or damaged: {WAY}.")
-    return staged
+    return recorded
 
 
-def publish(split, runs, staged):
+def publish(split, runs, recorded):
     """Copy tables, page and figures of the study, write the table of its photos, and last where all that comes from.
 
-    `staged` is from `check_finished`.
+    `recorded` is from `check_finished`.
     """
     page = (places.REPORT / "report.html").read_text(encoding="utf-8")
     figures = [file for file in places.REPORT.glob("figures/*.png") if f'id="figure-{file.stem}"' in page]
@@ -106,7 +107,7 @@ def publish(split, runs, staged):
     for name, most in MOST_BYTES.items():
         if sizes[name] > most:
             raise InputError(f"{name} takes {sizes[name] / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are published.")
-    record = provenance(split, runs, staged)  # before any file is changed
+    record = provenance(split, runs, recorded)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
     published = [places.RESULTS / name for name in (*TABLES, "report.html")]
     for file in published:
@@ -136,19 +137,19 @@ def photo_table(split):
     return split.assign(name=names)[["sha256", "name", "label", "split", "fold"]]
 
 
-def provenance(split, runs, staged):
-    """Where a published study comes from: a JSON-able dict; `staged` is from `check_finished`."""
+def provenance(split, runs, recorded):
+    """Where a published study comes from: a JSON-able dict; `recorded` is from `check_finished`."""
     heads = [read_run(places.RUNS / name) for name in read_json(places.RUNS / "04.json").get("runs", {}).values()]
     weights = {run.spec["backbone"]: run.spec["weights"] for run in heads}
     runs = [run for run in runs if "mean_with_start" not in run.spec]  # which was no training
     made = datetime.datetime.fromtimestamp((places.REPORT / "scores.csv").stat().st_mtime)
-    options = [word for name, value in staged.items() for word in ("-p", name, json.dumps(value))]
+    options = [word for name, value in sorted(recorded.items()) for word in ("-p", name, json.dumps(value))]
     seconds = sum(run.result["train_seconds"] for run in runs)
     return {
         "date": made.date().isoformat(),
         "commit": commit(),
         "command": shlex.join(["./run_all.sh", "--profile", PROFILE, "--data", "DIR", "--weights", "DIR", *options]),
-        "staged": staged,
+        "parameters": recorded,
         "photos": len(split),
         "species": len(split.attrs["classes"]),
         "split": split.attrs["hash"],
