@@ -352,3 +352,9 @@ def test_the_table_names_final_model_among_the_trials(small, split):
 def test_a_point_is_told_by_its_differences_from_final_model():
     assert figures.point_in_words(FINAL_POINT, FINAL_POINT) == "no setting"
     assert figures.point_in_words(FINAL_POINT | {"L2": 0.001, "depth": 9}, FINAL_POINT) == "depth 9, L2 0.001"
+
+
+def test_a_search_of_final_model_alone_is_called_none(small, split):
+    found = World(lambda spec: 0.8).search(split, trials=1)
+    assert found.number == search.FINAL
+    assert figures.finding(found) == "There was no search: its only trial was FinalModel."

@@ -13,6 +13,8 @@ def last_scores(search):
 def finding(search):
     """Describe the result of a `search.Search` in a few sentences."""
     (scores, repeats), trials = last_scores(search), search.rounds["number"].nunique()
+    if trials == 1:
+        return "There was no search: its only trial was FinalModel."
     rounds, over = search.rounds["round"].nunique(), f"mean of {count_text(repeats, 'repeat')}"
     text = f"The search compared {count_text(trials, 'network')} in {count_text(rounds, 'round')}; one is FinalModel."
     if search.number == FINAL:
