@@ -123,13 +123,17 @@ def make_narrow(figure):
     for legend in (*figure.legends, *(axes.get_legend() for axes in panels)):
         if legend and (legend in figure.legends or legend.get_bbox_to_anchor() is not legend.axes.bbox):
             move_below(figure, legend)
-    for title in (figure._suptitle, *(axes.title for axes in panels)):
-        if title:
-            title.set_text(textwrap.fill(title.get_text(), LETTERS["title"]))
+    if figure._suptitle:
+        figure._suptitle.set_text(textwrap.fill(figure.get_suptitle(), LETTERS["title"]))
     for axes in panels:
-        axes.set_xlabel(textwrap.fill(axes.get_xlabel(), LETTERS["title"]))
+        beside = 0  # letters of the longest name beside the panel, which is narrower for them
         if names := category_ticks(axes.yaxis):
-            axes.set_yticks([*names], [textwrap.fill(name, LETTERS["name"]) for name in names.values()])
+            texts = [textwrap.fill(name, LETTERS["name"]) for name in names.values()]
+            axes.set_yticks([*names], texts)
+            beside = max(len(line) for text in texts for line in text.splitlines())
+        letters = LETTERS["title"] - round(0.75 * beside)
+        axes.title.set_text(textwrap.fill(axes.get_title(), letters))
+        axes.set_xlabel(textwrap.fill(axes.get_xlabel(), letters))
 
 
 def move_below(figure, legend):

@@ -138,6 +138,22 @@ def test_photos_of_a_narrow_figure_stand_in_rows_that_keep_pairs_together(across
     plt.close(figure)
 
 
+@pytest.mark.parametrize("name", ["A", "no augmentation at all", "augmentation (C3) no augmentation"])
+def test_long_words_of_a_narrow_figure_stay_inside_it(name):
+    plots.set_style()
+    figure, axis = plt.subplots(figsize=(9, 3))
+    axis.plot([0.1, 0.9], [0, 1])
+    axis.set_yticks([0, 1], [name, "FinalModel"])
+    axis.set_title("1 of 2 variants differ from FinalModel: the interval excludes zero")
+    axis.set_xlabel("macro F1 on the held-out photos, minus FinalModel's in the same repeat")
+    vector.make_narrow(figure)
+    figure.canvas.draw()
+    for text in (axis.title, axis.xaxis.label):
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+    plt.close(figure)
+
+
 def test_equal_photos_have_names_of_their_own():
     figure, axes = plt.subplots(1, 2)
     for axis in axes:
