@@ -440,7 +440,7 @@ def test_a_plan_counts_the_trainings_and_changes_nothing(whole_run, run_all):
 
     def listing():
         places = [copy / name for name in ("data", "runs", "report", "results", "notebooks")]
-        files = [file for place in places for file in (place, *place.rglob("*"))]
+        files = [file for place in places if place.exists() for file in (place, *place.rglob("*"))]
         return {file: (file.lstat().st_size, file.lstat().st_mtime_ns) for file in files}
 
     def lines(*arguments):
