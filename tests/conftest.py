@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 START = time.monotonic()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background jobs, and inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
