@@ -27,7 +27,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
 SHARED = {
-    "typed_copy": "jupyterlab",
     "own_copy": "benchmarks",
     "copy": "documented",
     "run_all": "run_all.sh",
@@ -57,18 +56,18 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Skip the long tests unless --all is given, and put them behind the others.
 
-    Tests of a project in which nothing was run yet come first in their group, faults last.
+    Tests of a project in which nothing was run yet come first in their group, faults and JupyterLab last.
     """
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="long: give --all to run it"))
     # In this order: the first takes longest, and has short tests too; files of their own follow it.
-    groups = ["run_all.sh", "", "documented", "jupyterlab", "benchmarks"]
+    groups = ["run_all.sh", "", "documented", "benchmarks"]
 
     def turn(item):
         group = item.get_closest_marker("xdist_group").args[0]
         place = groups.index(group if group in groups else "")
-        late = item.path.name == "test_faults.py"
+        late = item.path.name in ("test_faults.py", "test_jupyterlab.py")
         used = bool({"whole_run", "undisturbed"} & {*item.fixturenames})
         return place, late, used, bool(item.get_closest_marker("long"))
 
