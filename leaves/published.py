@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from leaves import places
+from leaves.claims import count_text
 from leaves.files import InputError, file_hash, read_json
 from leaves.progress import STEPS
 
@@ -61,6 +62,8 @@ def introduction(study, split_hash):
     if "variants" in facts["parameters"]:
         trained = ", ".join(f'"{name}"' for name in facts["parameters"]["variants"]) or "none"
         sentences.append(f"Chapter 3's variants so far: {trained}. Claims about the other variants are not tested yet.")
+        if trials := facts["parameters"].get("search_trials"):
+            sentences.append(f"Its search had {count_text(trials, 'trial')} so far.")
         sentences.append("Its verdicts are preliminary, because all claims of a run are corrected together.")
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")

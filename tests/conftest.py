@@ -26,12 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background
 
 
 # Tests that share something expensive, by the fixture that makes it: they stay in one process.
-SHARED = {
-    "own_copy": "benchmarks",
-    "copy": "documented",
-    "run_all": "run_all.sh",
-    "undisturbed": "run_all.sh",
-}
+SHARED = {"own_copy": "benchmarks", "copy": "documented", "run_all": "run_all.sh", "undisturbed": "run_all.sh"}
 LONG = {"copy", "dirty", "undisturbed"}  # fixtures that run commands for minutes
 
 
