@@ -21,6 +21,7 @@ SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as te
 DARK, LIGHT = 0x60, 0xC0  # darker greys are ink, lighter greys are lines
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {6: 3, 8: 4, 10: 4}  # photos in a row of a figure: photos in a row of its narrow version
+LINE = 0.23  # inches that a line of text takes in a narrow figure
 LETTERS = {"title": 40, "name": 20}  # letters per line of a narrow figure
 
 
@@ -125,15 +126,21 @@ def make_narrow(figure):
             move_below(figure, legend)
     if figure._suptitle:
         figure._suptitle.set_text(textwrap.fill(figure.get_suptitle(), LETTERS["title"]))
+    needed = 0  # inches, so that broken texts do not squeeze the panels
     for axes in panels:
         beside = 0  # letters of the longest name beside the panel, which is narrower for them
         if names := category_ticks(axes.yaxis):
             texts = [textwrap.fill(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)
             beside = max(len(line) for text in texts for line in text.splitlines())
+            needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # they stand at equal distances
         letters = LETTERS["title"] - round(0.75 * beside)
         axes.title.set_text(textwrap.fill(axes.get_title(), letters))
         axes.set_xlabel(textwrap.fill(axes.get_xlabel(), letters))
+        needed += LINE * (3 + axes.get_title().count("\n") + axes.get_xlabel().count("\n"))  # and the ticks
+    needed += sum(LINE * (1 + len(legend.get_texts())) for legend in figure.legends)
+    if any(category_ticks(axes.yaxis) for axes in panels):
+        figure.set_size_inches(NARROW, max(height, needed))
 
 
 def move_below(figure, legend):

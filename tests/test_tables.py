@@ -1,5 +1,6 @@
 """The tables of chapter 6, and figures as the page shows them."""
 
+import itertools
 import re
 
 from leaves import plots, vector
@@ -151,6 +152,21 @@ def test_long_words_of_a_narrow_figure_stay_inside_it(name):
     for text in (axis.title, axis.xaxis.label):
         box = text.get_window_extent()
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+    plt.close(figure)
+
+
+def test_names_in_a_narrow_figure_do_not_overlap():
+    plots.set_style()
+    figure, axis = plt.subplots(figsize=(9, 1.5))
+    axis.plot([0.1, 0.9], [0, 1], label="the interval excludes zero")
+    axis.set_yticks([0, 1], ["augmentation (C3) no augmentation", "dropout (C10) no dropout"])
+    axis.set_ylim(-0.5, 1.5)
+    axis.set_title("1 of 2 variants differ from FinalModel: the interval excludes zero")
+    figure.legend(loc="outside lower center")
+    vector.make_narrow(figure)
+    figure.canvas.draw()
+    boxes = sorted((label.get_window_extent() for label in axis.get_yticklabels()), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
     plt.close(figure)
 
 
