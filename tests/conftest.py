@@ -30,11 +30,6 @@ SHARED = {"own_copy": "benchmarks", "copy": "documented", "run_all": "run_all.sh
 LONG = {"copy", "dirty", "undisturbed"}  # fixtures that run commands for minutes
 
 
-def pytest_xdist_auto_num_workers():
-    """One process more than cores, because the tests often wait for a command, a browser or a server."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
-
-
 def pytest_itemcollected(item):
     """Say which tests belong together; the others stay with their file."""
     group = next((SHARED[name] for name in SHARED if name in item.fixturenames), item.path.stem)
