@@ -2,7 +2,9 @@
 
 import base64
 import io
+import subprocess
 
+from leaves.report import render
 from leaves.report.execute import last_states, merge_logs
 from leaves.report.page import SLOTS, finish_page
 from leaves.report.render import image_source
@@ -37,6 +39,24 @@ def test_pieces_of_a_log_become_one():
     pieces = [("stderr", " 10%\r"), ("stdout", "a"), ("stdout", "b"), ("stderr", " 90%\r"), ("stderr", "100%\n")]
     outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
     assert [(output.name, output.text) for output in merge_logs(outputs)] == [("stdout", "ab"), ("stderr", "100%")]
+
+
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        ("https://user:secret@example.org/some/leaves.git", "https://example.org/some/leaves"),
+        ("http://example.org/leaves/", "https://example.org/leaves"),
+        ("git@example.org:some/leaves.git", "https://example.org/some/leaves"),
+        ("/home/user/leaves", "a local copy"),
+        (None, "a local copy"),
+    ],
+)
+def test_the_page_names_the_repository_without_a_password(tmp_path, monkeypatch, origin, shown):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    if origin:
+        subprocess.run(["git", "-C", tmp_path, "config", "remote.origin.url", origin], check=True)
+    monkeypatch.setattr(render, "TEMPLATES", tmp_path)
+    assert render.repository() == shown
 
 
 def cell(tag, *outputs, code="x"):

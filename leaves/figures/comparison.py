@@ -78,18 +78,19 @@ def draw_calibration(answers, label, temperature):
     """
     trained, right = answers.probabilities[label], answers.predicted[label] == answers.truth
     both = {"as trained": trained, f"temperature {temperature:.2f}": scoring.tempered(trained, temperature)}
-    figure, (axis, below) = plt.subplots(2, 1, figsize=(6, 4.6), sharex=True, height_ratios=[3, 1])
+    figure, (axis, counts) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=[3, 2])
     axis.plot([0, 1], [0, 1], color="0.4", linewidth=1)
     for (name, answer), marker in zip(both.items(), "os", strict=True):
         share, mean = calibration_curve(right, answer.max(axis=1), n_bins=8, strategy="quantile")
         error = scoring.calibration_error(answers.truth, answer)
         axis.plot(mean, share, marker=marker, label=f"{name}: error {error:.3f}")
-        below.hist(answer.max(axis=1), bins=np.linspace(0, 1, 21), histtype="step")
-    axis.set(ylabel="share of right answers", title=f"Calibration of {label} on test")
+        counts.hist(answer.max(axis=1), bins=np.linspace(0, 1, 21), histtype="step")
+    axis.set(xlabel="confidence", ylabel="share of right answers", title=f"Calibration of {label} on test")
     axis.legend(fontsize="small")
-    below.set(xlabel="confidence", ylabel="images")
+    counts.set(xlabel="confidence", ylabel="images", title="Test images by confidence")
     return figure, (
-        f"Share of right answers of {label} against its confidence, with and without the temperature. Below: counts."
+        f"Share of right answers of {label} against its confidence, with and without the temperature, "
+        "and the number of images with each confidence."
     )
 
 
@@ -106,7 +107,7 @@ def draw_robustness(robust, count):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.4), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 3, figsize=(10, 4.6), sharex=True, sharey=True)
     for axis, kind in zip(axes.flat, CORRUPTIONS, strict=True):
         of_kind = robust[robust["corruption"].isin(["none", kind])]
         for label, rows in of_kind.groupby("model", sort=False):

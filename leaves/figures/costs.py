@@ -19,7 +19,7 @@ def draw_learning_curve(curve):
     -------
     figure, caption
     """
-    figure, axis = plt.subplots(figsize=(7, 4))
+    figure, axis = plt.subplots(figsize=(8, 3.4))
     for label, rows in curve.groupby("model", sort=False):
         axis.fill_between(rows["photos"], rows["low"], rows["high"], color=look(label)["color"], alpha=0.2)
         axis.plot(rows["photos"], rows["macro F1"], label=label, **look(label))

@@ -48,7 +48,7 @@ def draw_heat(examples, classes):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 2 * len(examples) + 0.3), squeeze=False)
+    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 1.85 * len(examples) + 0.3), squeeze=False)
     for row, (label, arrays) in zip(axes, examples.items(), strict=True):
         for axis, picture, heat, mask, true, predicted in zip(row, *arrays.values(), strict=False):
             size = picture.shape[1::-1]

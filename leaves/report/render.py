@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import subprocess
 from html import escape
 from pathlib import Path
@@ -198,6 +199,7 @@ def provenance(chapters, profile, command):
         "Made by": command,
         "Profile": profile,
         "Commit": commit(),
+        "Repository": repository(),
         "Python": platform.python_version(),
         "Packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
@@ -213,6 +215,17 @@ def commit():
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not under version control"
+
+
+def repository():
+    """The web address of the repository that this code was cloned from, without a user's name or password."""
+    git = ["git", "-C", str(TEMPLATES), "config", "remote.origin.url"]
+    try:
+        address = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        address = ""
+    found = re.fullmatch(r"(?:https?://(?:[^@/]*@)?|git@)([^:/]+)[:/](.+?)(?:\.git)?/?", address)
+    return f"https://{found[1]}/{found[2]}" if found else "a local copy"
 
 
 def versions():
