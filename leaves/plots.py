@@ -1,4 +1,4 @@
-"""Style figures, and check that a figure shows the numbers of its table."""
+"""Style figures and tables, and check that a figure shows the numbers of its table."""
 
 import re
 
@@ -46,6 +46,23 @@ def set_style():
             "text.parse_math": False,  # a class name may contain a dollar sign
         },
     )
+
+
+def table_of_texts(style, kinds="text"):
+    """Align a table's cells left, where JupyterLab and the page would align them right.
+
+    Parameters
+    ----------
+    style : pandas Styler; it is changed
+    kinds : str
+        The classes of the table in the page's style sheet, separated by spaces.
+
+    Returns
+    -------
+    pandas Styler
+    """
+    style.set_table_styles([{"selector": "td, th", "props": "text-align: left"}])
+    return style.set_table_attributes(f'class="{kinds}"')
 
 
 def plain_log_ticks(figure):

@@ -1,6 +1,7 @@
 """Show the search of chapter 3 in a table and in words."""
 
 from leaves.claims import count_text
+from leaves.plots import table_of_texts
 from leaves.search import FINAL
 
 
@@ -33,8 +34,7 @@ def style_rounds(search):
     table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})
     table["differs from FinalModel in"] = [point_in_words(points[number], points[FINAL]) for number in last["number"]]
     title = f"The best of {search.rounds['number'].nunique()} trials; trial {FINAL} is FinalModel"
-    style = table.style.hide().format({"score": "{:.3f}"}).set_table_attributes('class="text"')
-    return style.set_caption(title)
+    return table_of_texts(table.style.hide().format({"score": "{:.3f}"})).set_caption(title)
 
 
 def point_in_words(point, final):

@@ -6,6 +6,7 @@ from html import escape
 
 from leaves import places
 from leaves.evaluation import validation_score
+from leaves.plots import table_of_texts
 from leaves.published import published_study, tally
 
 import numpy as np
@@ -112,8 +113,8 @@ def style_claims(verdicts):
     if study := published_study():
         table.insert(2, "published study", study.verdicts.set_index("claim")["verdict"])
     caption = f"{len(table)} claims of the original study: {tally(table)}"
-    style = table.style.format({"verdict": verdict_html})
-    return style.set_table_attributes('class="text cards claims"').set_caption(caption)
+    style = table.style.format({"verdict": verdict_html}).set_caption(caption)
+    return table_of_texts(style, "text cards claims")
 
 
 def tally_html(verdicts, title):
