@@ -130,9 +130,9 @@ EVERY = {
     "shrink": 1,
     "variants": ["batch 128"],
     "own_variants": {"few filters": {"filters": [4, 4, 4]}},
-    "search_trials": 5,
+    "search_trials": 3,
     "search_epochs": 2,
-    "backbones": ["ResNet50", "VGG16", "EfficientNetLite0"],
+    "backbones": ["EfficientNetLite0", "VGG16"],
     "weights": "my_weights",
     "views": 3,
     "head_epochs": 3,
@@ -165,16 +165,29 @@ def every_option():
     words = ["./run_all.sh", "--profile", "tiny"]
     words += [word for name, option in BY_OPTION.items() for word in (option, EVERY[name])]
     words += ["--scheduler", "local:2", "--force", "--only", "01,02,03,04,05,06"]
-    own = {name: value for name, value in EVERY.items() if name not in BY_OPTION}
-    first = {"balance": own.pop("balance")}
-    return shlex.join(words + [word for pair in (first | own).items() for word in ("-p", *map(str, pair))])
+    return shlex.join(words + every_parameter())
 
+
+def every_parameter(**others):
+    """Options that give every parameter its value in `EVERY`, or another one; balance is the first."""
+    return words_for({"balance": EVERY["balance"]} | EVERY | others)
+
+
+def words_for(values):
+    """Options that give parameters their values, without those that have an option of their own."""
+    return [word for name, value in values.items() if name not in BY_OPTION for word in ("-p", name, str(value))]
+
+
+OF_CHAPTER_SIX = {name: EVERY[name] for name in chapters.chapter_parameters(chapters.CHAPTERS[5])}
 
 # Shell commands, given in the folder of a copy of the project; {port} is a free one.
 COMMANDS = {
     "every option": every_option(),
-    "other photos": "./run_all.sh --profile tiny --weights my_weights --test other_photos",
-    "photos without labels": "./run_all.sh --profile tiny --only 06 -p photo leaf.jpg --test unlabelled",
+    # After "every option", with its parameters but one: so only chapter 6 has something to do.
+    "other photos": "./run_all.sh --profile tiny --weights my_weights --test other_photos "
+    + shlex.join(every_parameter(draws=200)),
+    "photos without labels": "./run_all.sh --profile tiny --only 06 --test unlabelled "
+    + shlex.join(words_for(OF_CHAPTER_SIX | {"draws": 200, "photo": "leaf.jpg"})),
     "plant_village": "./run_all.sh --data plant_village --profile tiny --only 01,02 -p augmentation None",
     "published photos": "./run_all.sh --data plant_village --profile tiny --only 01 -p photos results/photos.csv",
     "own variants": f"./run_all.sh --profile tiny {OWN_VARIANTS.removeprefix('./run_all.sh ')} -p augmentation None",
