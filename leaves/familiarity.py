@@ -1,11 +1,11 @@
-"""Decide whether a photo shows a species that the model knows, by its distance to training photos and probability.
+"""Decide whether a photo shows a species that the model knows: by its nearest training photos and its probability.
 
 Two scores use a frozen backbone, which was not trained on leaves: the angle to the fifth nearest training photo (deep
 nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability of the head. The first one finds
 pictures of other things, the second one finds species that resemble several known ones. Each score becomes the share
 of validation photos that are no more familiar, like a conformal p-value (Bates et al. 2023), and Fisher's method adds
-their logarithms. Excluding species in turn compares them with the energy (Liu et al. 2020), the Mahalanobis distance
-(Lee et al. 2018) and ViM (Wang et al. 2022).
+their logarithms. To compare both with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and
+ViM (Wang et al. 2022), species are excluded in turn and treated as unknown.
 """
 
 import functools
@@ -56,7 +56,7 @@ def blur(usual):
 
 
 def share_below(values, usual):
-    """Compute the share of usual values that are no higher, slightly smoothed so it rises strictly: float, 0 to 1."""
+    """Compute the share of the values `usual` that are not higher, smoothed a little so it rises strictly: 0 to 1."""
     return expit((np.asarray(values)[:, None] - usual) / blur(usual)).mean(axis=1)
 
 

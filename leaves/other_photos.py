@@ -60,7 +60,7 @@ def usable_rows(masks):
 
 
 def backgrounds_alone(split, size):
-    """Make backgrounds without leaves of the test photos in `usable_rows`: uint8, shape (k, size, size, 3)."""
+    """Make a picture of the background alone for each test photo in `usable_rows`: uint8, shape (k, size, size, 3)."""
     images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
     rows = usable_rows(masks)
     alone = [background_alone(images[row], masks[row], np.random.default_rng([SEED, row])) for row in rows]

@@ -40,6 +40,6 @@ def planned(folder):
 
 
 def end_plan(missing):
-    """End the plan that is being made, if there is one, before something is computed, downloaded or written."""
+    """Raise `AheadError` if a plan is being made (--plan), before something is computed, downloaded or written."""
     if PLAN.get():
         raise AheadError(missing)

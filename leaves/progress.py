@@ -35,7 +35,7 @@ def training_size(spec):
 
 
 def estimated_seconds(waiting, finished, photos=None):
-    """How long trainings will take, each by the finished ones that are most like it: of its size, then of its name.
+    """Estimate how long each waiting training will take, from finished ones of the nearest size, then of the same name.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ def estimated_seconds(waiting, finished, photos=None):
 
     Returns
     -------
-    list of float, for each of those that are like any finished one: of the same part of a network, and in size at most
-    `ALIKE` times larger or smaller
+    list of float, seconds; a training is left out if no finished one trains the same part of a network and differs in
+    size by at most `ALIKE` times
     """
 
     def size(spec):

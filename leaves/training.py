@@ -103,7 +103,7 @@ def early_stopping(patience, constant):
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
-    """Early stopping whose patience counts from the first epoch that clearly beats the constant answer.
+    """Early stopping whose patience counts from the first epoch that clearly beats a constant answer.
 
     A network that still predicts the commonest class for nearly every photo has hardly begun to learn, so it is not
     stopped.

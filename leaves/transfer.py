@@ -228,7 +228,7 @@ def prepare_control(spec, split):
 
 
 def starting_heads(heads, repeats):
-    """List the heads that tails start from: the first repeats of each backbone; one for a check of the pipeline.
+    """List the heads from which fine-tuning starts: the first `repeats` of each backbone, one if it has random weights.
 
     Parameters
     ----------
@@ -363,13 +363,13 @@ def mean_score(runs):
 
 
 def higher(better, worse, models):
-    """Compare two networks for a claim that the first one scores higher, or give the reason against it.
+    """Compare two networks to test the claim that the first one scores higher, or say why they cannot be compared.
 
     Parameters
     ----------
     better, worse : str
         Labels: a network's name, or its name, a comma and a step.
-    models : dict of label to list of Run, those with ImageNet weights and FinalModel
+    models : dict of label to list of Run, FinalModel and the networks with ImageNet weights
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The last report: kept until the new one is there, set aside when it is about other photos, never mixed with it."""
+"""The last report: kept until the new one exists, set aside if its photos were others, never mixed with the new one."""
 
 import datetime
 import json

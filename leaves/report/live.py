@@ -73,7 +73,7 @@ class Line:
             print(self.text(now), flush=True)
 
     def text(self, now, width=1000):
-        """The time, how many chapters are done and what the others say; the longest is cut if there is no room."""
+        """The time, the number of finished chapters and the state of the running ones; cut if need be."""
         parts = [f"{clock(now - self.start)}, {self.ended} of {self.count} chapters done"]
         parts += [f"{number}: {said.state}" for number, said in self.under_way.items()]
         room = width - len(" | ") * (len(parts) - 1)

@@ -19,12 +19,12 @@ import numpy as np
 
 
 def print_plan(chapters, values, unchanged, forgotten):
-    """Print for each chapter what would be trained, what is cached and how long the trainings take, and a sum.
+    """Print for each chapter what would be trained, what is cached and how long the trainings take, then the sum.
 
     Parameters
     ----------
     chapters : list of Path
-    values : dict of name to value; each chapter is given those that it has
+    values : dict of name to value; each chapter gets the parameters that it defines
     unchanged : list of Path, those that would not even be executed
     forgotten : set of Path, the folders of runs that would be trained again (--force)
     """

@@ -123,7 +123,7 @@ def damaged_files(chapters):
 
 
 def files_of_figure(name, png, damaged):
-    """The drawings of a figure (list of Path) and its numbers (Path or None), if they are of this very picture."""
+    """The drawings of a figure (list of Path) and its numbers (Path or None), if its stored PNG is equal to `png`."""
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
     if not picture.exists() or picture.read_bytes() != base64.b64decode(png):
