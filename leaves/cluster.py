@@ -8,6 +8,7 @@ import operator
 import os
 import threading
 from contextlib import suppress
+from queue import Empty, Queue
 
 from leaves import places
 from leaves.files import InputError, own_cores
@@ -114,14 +115,21 @@ def train_queue(queue, split, prepare, address, progress):
 
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
-    client.subscribe_topic(TOPIC, lambda event: progress(*event[1]))
+    events = Queue()  # read by this thread: Jupyter shows what the client's thread prints in the cell that connected it
+    client.subscribe_topic(TOPIC, lambda event: events.put(event[1]))
     run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle this project's objects
     prepare = cloudpickle.dumps(prepare)  # unpickled by the worker after it has set its threads
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
-    failed = []
-    for future in as_completed(futures):
+    failed, waited_for = [], as_completed(futures)
+    while waited_for.count() or not events.empty():
+        with suppress(Empty):
+            progress(*events.get(timeout=0 if waited_for.has_ready() else 0.2))
+            continue
+        if not waited_for.has_ready():
+            continue
+        future = next(waited_for)
         key = futures[future]
         if future.status == "finished":
             progress(key, None, None)

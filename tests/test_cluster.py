@@ -71,6 +71,22 @@ def test_two_workers_give_what_this_process_gives_though_one_is_killed(project, 
 
 
 @pytest.mark.long
+def test_epochs_are_reported_to_the_thread_that_waits(project, two_workers):
+    """In JupyterLab another thread's text appears in the cell that started the thread."""
+    queue = {runs.spec_hash(spec): spec for spec in specs_of(project, epochs=3, filters=(4, 8), patience=None)}
+    reports = []
+
+    def progress(key, epoch, score):
+        reports.append((threading.current_thread(), key, epoch))
+
+    cluster.train_queue(queue, project, custom_cnn.prepare, "local:2", progress)
+    assert {thread for thread, _, _ in reports} == {threading.current_thread()}
+    for key in queue:
+        epochs = dict.fromkeys(epoch for _, other, epoch in reports if other == key)
+        assert [*epochs] == [0, 1, 2, 3, None]
+
+
+@pytest.mark.long
 def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project, two_workers):
     attempts = places.RUNS / "attempts"
 
