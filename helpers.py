@@ -1,4 +1,4 @@
-"""What every chapter says: train a list of specs, read what earlier chapters left, show a figure, name the versions.
+"""Functions for every chapter: train a list of specs, read the runs of earlier chapters, show a figure, list versions.
 
 Nothing is read, written or trained at import. The machinery is the package `leaves`.
 """
@@ -24,16 +24,16 @@ from IPython.display import Image, Markdown, display
 
 
 def begin(names: dict) -> None:
-    """Check the parameters among a notebook's ``globals()``, and give all figures one look.
+    """Check the parameters among a notebook's ``globals()``, and give all figures one style.
 
-    InputError names a parameter with a wrong value and the values it takes.
+    A wrong value raises InputError, which names the parameter and the values it takes.
     """
     parameters.check(names)
     plots.set_style()
 
 
 def provenance(split: pd.DataFrame | None = None) -> str:
-    """One line that says with which versions, and on which split, a notebook was run."""
+    """Return one line that names the split, the versions of Python and the packages, and the number of cores."""
     packages = ("tensorflow", "keras", "numpy", "scikit-learn")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     of_split = f"split {split.attrs['hash']}, " if split is not None else ""
@@ -54,8 +54,8 @@ def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
 def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: str | list = WEIGHTS) -> list[Run]:
     """Train each spec of a list once, in this process or on the workers of a Dask cluster; the results are the same.
 
-    A run that is finished is not trained again, one that was stopped goes on after its last epoch, and one that
-    diverges is marked so in its result. The cluster's address stands in DASK_SCHEDULER_ADDRESS.
+    A finished run is not trained again, an interrupted one resumes from its last checkpoint, and the result of a run
+    says if it diverged. The environment variable DASK_SCHEDULER_ADDRESS holds the cluster's address.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
     prepare : callable(spec, split) -> leaves.training.Training
         Called only if the spec has not been trained yet.
     needs : str or list of str
-        The file that is read of every run, or of each, see `leaves.runs.find_runs`: results/runs may have it.
+        The file that the caller reads of every run, or one per run, see `leaves.runs.find_runs`. A run need not be
+        trained if results/runs has this file.
 
     Returns
     -------
@@ -90,7 +91,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
 
 
 def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = None) -> None:
-    """Write runs/<chapter>.json: what the later chapters read of this one.
+    """Write runs/<chapter>.json, the file that later chapters read of this one.
 
     Parameters
     ----------
@@ -106,19 +107,19 @@ def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = No
 
 
 def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
-    """The runs that an earlier chapter recorded for the present split; InputError names the notebook to run first."""
+    """Read the runs that a chapter recorded for the present split; if none, InputError names the notebook to run."""
     record = read_json(places.RUNS / f"{chapter}.json")
     folders = {name: places.RUNS / folder for name, folder in record.get("runs", {}).items()}
     done = all((folder / "result.json").exists() for folder in folders.values())
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # The folder may carry the name that another chapter gave this training.
+    # The folder may have the name that another chapter gave to this training.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
 def recorded(chapter: str, kind: str) -> list | dict:
-    """The "evidence" or the "repeats" that a chapter recorded, see `record_runs`; repeats as lists of Run."""
+    """Read the "evidence" or the "repeats" that a chapter recorded, see `record_runs`; repeats are lists of Run."""
     record = read_json(places.RUNS / f"{chapter}.json")
     if kind not in record:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
@@ -133,10 +134,10 @@ def explain(*rules: str) -> None:
 
 
 def show(figure, name: str, caption: str, table=None) -> None:
-    """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it; its caption is its text.
+    """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
-    `table` is the DataFrame or Series from which a figure with names on an axis was drawn: it is compared with the
-    drawn marks (see `plots.check_drawn`), and the file's metadata say whether that was done.
+    `table` is the DataFrame or Series from which a figure with names on an axis was drawn. The drawn marks are compared
+    with it (see `plots.check_drawn`), and the file's metadata say whether that was done.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

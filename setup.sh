@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Finds a supported Python, makes .venv and installs requirements.txt into it, each only if need be.
-#   ./setup.sh            set everything up; after an interruption, the same command goes on
+# Finds a supported Python, makes .venv and installs requirements.txt into it, each only if needed.
+#   ./setup.sh            set everything up; after an interruption, give the same command again
 #   ./setup.sh --python   only print the Python that would be used (PYTHON=... names another)
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
-stamp=$venv/requirements.installed # a copy of what was installed, written last: without it, .venv is recreated
-origin=$venv/project.installed     # the folder for which .venv was made: its commands name that folder
+stamp=$venv/requirements.installed # a copy of the installed requirements, written last: without it, .venv is recreated
+origin=$venv/project.installed     # the folder for which .venv was made, because the commands in .venv contain its path
 
 fail() {
   echo "$1" >&2
@@ -31,7 +31,8 @@ works() { "$venv/bin/python" -c '' 2>/dev/null; }
 
 is_complete() { works && wanted | cmp -s - "$stamp" && { [ -L "$venv" ] || [ "$(cat "$origin" 2>/dev/null)" = "$here" ]; }; }
 
-# The system ends the lock with the last process that holds it, however that ends. macOS has no command flock, every Python has.
+# The operating system releases the lock when the last process that holds it ends, even if that was killed. Python takes the lock,
+# because macOS has no command flock.
 wait_for_other_setups() {
   exec 9<"$venv"
   "$python" -c 'if True:
@@ -50,7 +51,7 @@ install_packages() {
   if "${pip[@]}" install --constraint "$here/constraints.txt" uv 2>/dev/null; then
     index=${PIP_INDEX_URL:-$("${pip[@]}" config get global.index-url 2>/dev/null || true)} # uv does not read pip's settings
     [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
-    # Python writes bytecode when it first imports a module, unless this variable tells it not to: then each start would take longer.
+    # Python writes bytecode when it first imports a module. If PYTHONDONTWRITEBYTECODE forbids that, uv writes it here, for faster starts.
     ! output=$("$venv/bin/uv" pip install --quiet ${PYTHONDONTWRITEBYTECODE:+--compile-bytecode} --python "$venv/bin/python" \
       --requirement "$here/requirements.txt" 2>&1) || return 0
     case $output in *"No solution found"*)
@@ -90,7 +91,7 @@ fi
 rm -f "$stamp"
 echo "Installing requirements.txt into .venv: downloads about 900 MB (600 on ARM) where the packages are not in uv's cache"
 install_packages
-# Notebooks find helpers.py and leaves/ wherever they are started from.
+# With this file, notebooks can import helpers.py and leaves/ from any folder.
 site_packages=("$venv"/lib/python3*/site-packages)
 echo "$here" >"${site_packages[0]}/leaf-report.pth"
 wanted >"$stamp.unfinished"

@@ -1,8 +1,8 @@
-"""Measure leaves on other backgrounds: milliseconds an image on one core, beside the study's affine augmentation.
+"""Measure the time to place leaves on other backgrounds, and that of the study's affine augmentation, on one core.
 
 Command line: ``python benchmarks/backgrounds.py [--size 128] [--count 64] [--rounds 5]``. The images are synthetic
-leaves. In each round all steps take their turn; it prints the medians over the rounds, and their ratios to the
-augmentation.
+leaves. In each round every step runs once. For each step the benchmark prints the median over the rounds, in
+milliseconds per image, and its ratio to the affine augmentation.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 
 def main():
-    """Render the leaves, time all steps in turns, and print one line a step."""
+    """Render the leaves, time all steps in turn, and print one line per step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("size", 128), ("count", 64), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -41,7 +41,7 @@ def main():
         "other background": replaced,
     }
     seconds = {name: [] for name in steps}
-    for _ in range(options.rounds + 1):  # the first warms up
+    for _ in range(options.rounds + 1):  # the first round warms up
         for name, step in steps.items():
             start = time.perf_counter()
             step()

@@ -1,4 +1,4 @@
-"""What checkpoints cost: trainings of FinalModel with and without them, in turn, in one run.
+"""Measure the cost of checkpoints: train FinalModel with and without them, in turn, in one run.
 
 python benchmarks/checkpoints.py [--size 64] [--epochs 20] [--rounds 3]
 """
@@ -38,7 +38,7 @@ def main():
     ways = {"none": {"on_epoch_end": lambda self, epoch, logs=None: self.history.append(dict(logs))}}
     ways |= {"after every epoch": {"times_its_cost": 0}, "as they are": {"times_its_cost": usual}}
     seconds = {way: [] for way in ways}
-    for turn in range(1 + options.rounds):  # the first warms up
+    for turn in range(1 + options.rounds):  # the first turn warms up
         for way in sorted(ways, reverse=turn % 2):
             with (
                 patch.multiple(training.Checkpoint, **ways[way]),

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
-PYTHON is an interpreter that has PyTorch, perhaps in another environment. Each contestant runs in a process of its own.
-The contestants take turns, and the median over all rounds of all turns counts. On a processor that does not multiply
-bfloat16 numbers in hardware, only float32 is compared.
+PYTHON is an interpreter that has PyTorch, perhaps in another environment. Each contestant (one way to train) runs
+in its own process. The contestants take turns, and the median over all rounds of all turns counts. On a processor that
+does not multiply bfloat16 numbers in hardware, only float32 is compared.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import sys
 import time
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
-TURNS, PEAK_SIDE = 3, 2048  # of the contestants; of the matrices whose product gives the peak
+TURNS, PEAK_SIDE = 3, 2048  # turns of each contestant; rows of the matrices that are multiplied to find the peak
 QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that all of it runs
 FILTERS = (16, 32, 64, 128, 256)
-STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # what a rate is of
+STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # a label's prefix says what was measured
 
 
 def rates(step, count=None):
-    """Images per second of a function that trains on one batch: one number per round."""
+    """Measure the images per second of a function that trains on one batch: list of float, one per round."""
     for _ in range(5):
         step()
     found = []
@@ -37,7 +37,7 @@ def rates(step, count=None):
 
 
 def fit_rate(model, data):
-    """Images per second of Keras's fit."""
+    """Measure the images per second of Keras's fit."""
     model.fit(data, steps_per_epoch=5, verbose=0, shuffle=False)
     start = time.perf_counter()
     model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False)
@@ -45,7 +45,7 @@ def fit_rate(model, data):
 
 
 def with_keras(size, precision):
-    """Images per second of the training step on one batch that lies in memory."""
+    """Measure the images per second of the training step on one batch in memory."""
     from leaves import custom_cnn, training
 
     import keras
@@ -66,7 +66,7 @@ def with_keras(size, precision):
 
 
 def plain_epoch(size):
-    """Images per second of an epoch in plain Keras: augmentation layers in front, images in memory, float32."""
+    """Measure an epoch of plain Keras in images per second: augmentation layers first, images in memory, float32."""
     from leaves import custom_cnn
     from leaves.batches import AUGMENTATION
 
@@ -98,7 +98,7 @@ def plain_epoch(size):
 
 
 def own_epoch(size, precision):
-    """Images per second of an epoch here: one affine transform per image, read ahead from a memory map."""
+    """Measure an epoch of this project in images per second: one affine transform per image, from a memory map."""
     import tempfile
 
     from leaves import custom_cnn, training
@@ -127,7 +127,7 @@ def own_epoch(size, precision):
 
 
 def stopwatch():
-    """A callback that notes the seconds of each epoch; the first traces, the last has nothing to read ahead for."""
+    """Make a callback that records the seconds of each epoch; the first one traces, the last reads nothing ahead."""
     import keras
 
     class Stopwatch(keras.callbacks.Callback):
@@ -143,7 +143,7 @@ def stopwatch():
 
 
 def photos(size):
-    """Images and labels to train on: noise, for nothing here depends on what they show."""
+    """Make images and labels to train on: random numbers, because the speed does not depend on the content."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def photos(size):
 
 
 def matrix_peak(precision):
-    """Floating point operations per second of a large matrix product in TensorFlow: one number per round."""
+    """Measure floating point operations per second of a large matrix product in TensorFlow: one number per round."""
     import leaves  # noqa: F401 - makes TensorFlow's settings
 
     import tensorflow as tf
@@ -163,7 +163,10 @@ def matrix_peak(precision):
 
 
 def with_torch(size, precision, compiled):
-    """Images per second of PyTorch's training step with both memory layouts; `compiled` compiles the network alone."""
+    """Measure PyTorch's training step in images per second, with both memory layouts.
+
+    If `compiled` is true, the network is compiled, but not the loss and the optimizer.
+    """
     import torch
     from torch import nn
 
@@ -191,7 +194,7 @@ def with_torch(size, precision, compiled):
 
 
 def operations(size):
-    """Floating point operations of one image's training step: three times those of the forward pass."""
+    """Count the floating point operations of one image's training step: three times those of the forward pass."""
     side, before, count = size, 3, 0
     for after in FILTERS:
         count += 2 * side**2 * 9 * before * after
@@ -200,7 +203,7 @@ def operations(size):
 
 
 def contestants(precisions):
-    """Name what is measured in each process: dict of name to a function of the size."""
+    """List the contestants: dict of name to a function of the image size that measures it."""
     found = {"plain epoch": plain_epoch}
     for precision in precisions:
         found |= {
@@ -262,7 +265,7 @@ def main():
 
 
 def report(measured, size):
-    """Print the tables of steps and of epochs, the peaks, and the ratios of the medians, all of one precision."""
+    """Print the tables of steps and of epochs, the ratios of medians of the same precision, and the peaks."""
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}
     print()

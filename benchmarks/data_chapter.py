@@ -1,9 +1,10 @@
-"""Time and peak memory of chapter 1: on a folder of photos, and on 20,000 images of 256 x 256 made from it.
+"""Measure time and peak memory of chapter 1 on a folder of photos, and on 20,000 images of 256 x 256 made from it.
 
     .venv/bin/python benchmarks/data_chapter.py DIR [--count 20000]
 
-The images are made by copying and jittering: each photo again and again, shifted, turned and brightened at random.
-The chapter runs twice on each folder, in a copy of the project: with nothing cached, then unchanged.
+The images are jittered copies of the photos, which are used one after another until there are enough images. Each copy
+is shifted, rotated and made brighter or darker at random. The chapter runs twice on each folder, in a copy of the
+project: first with nothing cached, then with nothing changed.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def jitter(task):
 
 
 def make_images(photos, folder, count):
-    """Fill a folder with jittered copies, in classes of the same shares."""
+    """Fill a folder with `count` jittered copies of the photos; all photos are used about equally often."""
     tasks = []
     for number in range(count):
         source = photos[number % len(photos)]
@@ -47,7 +48,7 @@ def make_images(photos, folder, count):
 
 
 def measure(project, data):
-    """Seconds and peak memory (GB, of the largest process) of chapter 1 on a folder."""
+    """Measure seconds and peak memory (GB, of the largest process) of chapter 1 on a folder."""
     command = [project / "run_all.sh", "--only", "01", "--data", data]
     start = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -61,7 +62,7 @@ def measure(project, data):
 
 
 def main():
-    """Measure, print a table, and clean up."""
+    """Make the images, measure, print a table, and clean up."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DIR", help="a folder with one sub-folder of photos per class")
     parser.add_argument("--count", type=int, default=20_000, help="images to make (default: 20000)")

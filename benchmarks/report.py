@@ -1,9 +1,10 @@
-"""Time and peak memory of each chapter on the sample, with nothing cached and with everything cached.
+"""Measure time and peak memory of each chapter on the sample, with nothing cached and with everything cached.
 
     .venv/bin/python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
 
-Runs the whole report in one command in a copy of the project, twice; then chapter after chapter in another copy (each
-draws the page too), where none has another one beside.
+In a copy of the project one command runs the whole report, three times: with nothing cached, with everything cached and
+with nothing changed. In another copy each chapter then runs alone, with nothing cached and with everything cached, and
+renders the page too.
 """
 
 import argparse
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ("01", "02", "03", "04", "05", "06")
 
 
-# What a run or a tool makes; everything else belongs to the project.
+# Files and folders that a run or a tool makes; everything else belongs to the project.
 MADE = (
     ".git",
     ".venv",
@@ -38,10 +39,10 @@ MADE += ("source.json", "data_issues.csv", "cache", "plant_village*", "weights")
 
 
 def copy_project(copy):
-    """Copy the project's own files to a folder that shares the .venv; returns the folder."""
+    """Copy the project without the files in `MADE` to a folder that links to its .venv, and return the folder."""
 
     def made(folder, names):
-        inside = Path(folder) in (ROOT, ROOT / "data")  # leaves/report is no output
+        inside = Path(folder) in (ROOT, ROOT / "data")  # in leaves/ the folder report is code
         return shutil.ignore_patterns(*(MADE if inside else MADE[:5]))(folder, names)
 
     shutil.copytree(ROOT, copy, ignore=made)
@@ -51,13 +52,13 @@ def copy_project(copy):
 
 @contextlib.contextmanager
 def copy_of_project():
-    """A copy of the project's own files, for as long as it is needed."""
+    """Give a temporary copy of the project, see `copy_project`."""
     with tempfile.TemporaryDirectory() as folder:
         yield copy_project(Path(folder) / "leaf report")
 
 
 def run(copy, *options):
-    """Run the command; returns its seconds and the peak memory in GB of the largest of its processes."""
+    """Run run_all.sh in a copy; return the seconds and the peak memory (GB) of the largest process."""
     start = time.perf_counter()
     with open(copy / "log.txt", "w+", encoding="utf-8") as log:
         process = subprocess.Popen([copy / "run_all.sh", *options], stdout=log, stderr=log)
@@ -70,12 +71,12 @@ def run(copy, *options):
 
 
 def forget_state(copy):
-    """Have the next command execute all its chapters, though nothing has changed."""
+    """Make the next command execute all its chapters, even though nothing has changed."""
     (copy / "report" / "state.json").unlink(missing_ok=True)
 
 
 def run_chapter(copy, chapter, *options):
-    """Run one chapter, the page included; see `run`."""
+    """Run one chapter and render the page, see `run`."""
     return run(copy, "--only", chapter, *options)
 
 

@@ -1,8 +1,8 @@
 """Measure how realistic the rendered leaves are: train on them, test on photographs.
 
-A plain linear classifier on colour-and-shape features learns the species from rendered leaves alone and is then
-shown real ones. The share it gets right says how much of what tells the species apart the renderer has caught;
-the same classifier trained on photographs is the ceiling for these features.
+A linear classifier on colour, shape and texture features learns the species from rendered leaves alone and then
+classifies photographs. Its accuracy shows how well the renderer reproduces the differences between the species. The
+same classifier trained on photographs gives the upper limit for these features.
 
 Command line: ``python benchmarks/sample_realism.py REAL_DIR [--count 1000] [--seed 0]``, where REAL_DIR holds one
 folder of photographs per species, named as in ``leaves.sample.SPECIES``.
@@ -40,7 +40,7 @@ def to_lab(rgb):
 
 
 def otsu(values):
-    """Return the threshold that best parts ``values`` in two (largest variance between the parts)."""
+    """Return the threshold that divides ``values`` into the two groups with the largest variance between them."""
     histogram, edges = np.histogram(values, 128)
     centres = (edges[:-1] + edges[1:]) / 2
     below = histogram.cumsum()
@@ -57,13 +57,13 @@ def segment(lab):
     labels, _ = ndimage.label(score > np.clip(otsu(score), 6, 16))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    if sizes.max() < 0.02 * labels.size:  # nothing stands out: take the leaf to fill the frame
+    if sizes.max() < 0.02 * labels.size:  # nothing stands out: assume that the leaf fills the frame
         return np.ones(labels.shape, bool)
     return ndimage.binary_fill_holes(labels == sizes.argmax())
 
 
 def colour_features(lab, mask):
-    """Means, spreads and histograms of L*, a*, b* over the leaf, and its contrast with the paper."""
+    """Compute means, standard deviations and histograms of L*, a* and b* over the leaf."""
     leaf = lab[mask]
     features = [leaf.mean(axis=0), leaf.std(axis=0)]
     for channel, bounds in enumerate([(0, 100), (-40, 40), (-10, 60)]):
@@ -73,7 +73,7 @@ def colour_features(lab, mask):
 
 
 def shape_features(mask):
-    """Area, moments, solidity, contact with the frame, toothedness and Fourier descriptors of the outline."""
+    """Compute area, moments, solidity, contact with the frame, teeth and Fourier descriptors: features, long axis."""
     y, x = np.nonzero(mask)
     area, centre = len(x), np.array([x.mean(), y.mean()])
     points = np.column_stack([x, y]) - centre
@@ -100,7 +100,7 @@ def shape_features(mask):
 
 
 def texture_features(lightness, mask, axis):
-    """Gradient orientations relative to the long axis, and contrast, at three scales inside the leaf."""
+    """Compute gradient orientations relative to the long axis, and contrast, at three scales inside the leaf."""
     inner = ndimage.binary_erosion(mask, iterations=4)
     inner = inner if inner.sum() > 100 else mask
     features = []

@@ -1,9 +1,9 @@
-"""Time and peak memory of each chapter against the number of images.
+"""Measure time and peak memory of each chapter against the number of images.
 
     .venv/bin/python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
 
-Runs chapter after chapter in a copy of the project, with the tiny profile and the given number of rendered leaves;
-writes benchmarks/scaling.csv and scaling.png.
+One chapter after another runs in a copy of the project, with the tiny profile and the given number of rendered leaves.
+The results are written to benchmarks/scaling.csv and scaling.png.
 """
 
 import argparse

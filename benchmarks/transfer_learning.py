@@ -1,11 +1,11 @@
-"""Transfer learning and fine tuning, the usual loop against features computed once, side by side in one run.
+"""Compare two ways of transfer learning and fine-tuning in one run: the usual loop, and features computed once.
 
     ./run_all.sh --only 01 --data DIR
     .venv/bin/python benchmarks/transfer_learning.py --weights DIR
 
 The usual loop is plain Keras in float32: augmentation layers, the frozen backbone in the forward pass of every epoch,
 `fit` on images in memory. Both ways have the same backbone, photos, head, optimizer, augmentation (flips) and number of
-epochs, and are scored with the whole network in float32 on the validation part, at their best epoch.
+epochs, and are scored with the whole network in float32 on the validation subset, at their best epoch.
 """
 
 import argparse
@@ -25,7 +25,7 @@ FLIPS = {"flip": True, "rotation": 0, "shift": 0, "zoom": 0}
 
 
 def head_layers(classes):
-    """The head of chapter 4."""
+    """Return the layers of the head of chapter 4."""
     return [
         ["Dropout", {"rate": 0.3}],
         ["Dense", {"units": 512}],
@@ -36,13 +36,13 @@ def head_layers(classes):
 
 
 def score(whole, validation):
-    """Macro F1 of a whole network on (images, labels)."""
+    """Compute macro F1 of a whole network on (images, labels)."""
     images, labels = validation
     return float(macro_f1(labels, whole.predict(images, verbose=0).argmax(axis=1)))
 
 
 def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
-    """Plain Keras; rows of stage, seconds and macro F1."""
+    """Train with plain Keras: list of dict with way, stage, seconds and macro F1."""
     keras.utils.set_random_seed(0)
     (images, labels), validation = data["train"], data["validation"]
     front, last_block = backbones.load_parts(name, size, **source)
@@ -70,7 +70,7 @@ def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
 
 
 def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
-    """As chapters 4 and 5 do it; rows of stage, seconds and macro F1."""
+    """Train as chapters 4 and 5 do: list of dict with way, stage, seconds and, except for the features, macro F1."""
     classes = len(split.attrs["classes"])
     spec = runs.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
     spec |= {
@@ -119,11 +119,11 @@ def main():
     common = {"name": options.backbone, "source": source, "size": options.size}
     common |= {"epochs": options.epochs, "tuning_epochs": options.tuning_epochs}
     with tempfile.TemporaryDirectory() as cache:
-        places.CACHE = Path(cache)  # nothing is cached at the start; decoded images are given to both
+        places.CACHE = Path(cache)  # nothing is cached at the start; both ways get decoded images
         data = {part: dataset.load_images(split, part, options.size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
         rows = usual_way(classes=len(split.attrs["classes"]), data=data, **common)
-        backbones.load_parts.cache_clear()  # its last block has learnt
+        backbones.load_parts.cache_clear()  # the cached last block was fine-tuned
         rows += cached_way(split=split, data=data, views=options.views, **common)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.3f}".format, na_rep=""))

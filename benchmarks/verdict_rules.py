@@ -1,10 +1,10 @@
-"""How often the rules of verdicts decide something wrong, and how often they find an effect that is there.
+"""Estimate how often the rules of verdicts decide wrongly, and how often they find an effect that exists.
 
     .venv/bin/python benchmarks/verdict_rules.py           # resamples tests/data/repeats.csv
     .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, for some ten minutes
 
 FinalModel is compared with itself: a "variant" is FinalModel with other seeds on the same folds. So every difference is
-chance, unless one is planted.
+due to chance, unless an effect is planted, which means added to it.
 """
 
 import argparse
@@ -20,7 +20,7 @@ QUICK = {"RUNS": 20}  # enough to see that all of it works
 
 
 def trained():
-    """FinalModel as chapter 2 trains it, with `SEEDS` seeds on every fold: DataFrame of seed, fold, macro_f1, gap."""
+    """Train FinalModel as in chapter 2, with `SEEDS` seeds per fold: DataFrame of seed, fold, state, macro_f1, gap."""
     import helpers
     from leaves import batches, custom_cnn, dataset
 
@@ -40,18 +40,18 @@ def trained():
 
 
 def resampled(scores, repeats, variants, rng, effect=0.0):
-    """Differences of variants that are FinalModel itself, the first with an effect planted.
+    """Draw the differences of variants that are FinalModel itself; `effect` is planted in the first variant.
 
     Parameters
     ----------
     scores : DataFrame of float, one row per seed, one column per fold
     repeats, variants : int
-        Repeat k is scored on fold k.
+        Each repeat has another fold, drawn at random.
     rng : numpy Generator
 
     Returns
     -------
-    dict of number to array of float, shape (repeats,)
+    dict of the variant's number to array of float, shape (repeats,)
     """
     values = scores.to_numpy()
     folds = rng.permutation(values.shape[1])[:repeats]
@@ -63,7 +63,7 @@ def resampled(scores, repeats, variants, rng, effect=0.0):
 
 
 def simulate(scores, repeats, variants, effect=0.0, runs=RUNS, seed=0):
-    """What the rules decide in many runs without an effect, or with one planted in the first variant.
+    """Apply the rules to many simulated runs, without an effect or with one planted in the first variant.
 
     Returns
     -------

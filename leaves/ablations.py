@@ -1,4 +1,4 @@
-"""Compare variants with FinalModel: choose and train variants, and compute the differences of paired repeats."""
+"""Choose and train variants of FinalModel, and compute how their scores differ from FinalModel's in paired repeats."""
 
 import functools
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-# The group of a variant, by the first choice that it changes, with the claims about the group in brackets.
+# The group of a variant, by the first setting that the variant changes. Brackets name the claims about the group.
 GROUPS = {
     "image_size": "resolution (C1)",
     "batch_size": "batch size (C2)",
@@ -30,11 +30,11 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
-LEAST_NETWORKS = 8  # per fold, for a comparison of ranks: with fewer networks chance decides the ranks
-FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" stands for the two trainings for C13
-SLOW_UPDATE = 8  # a training step on one photo takes as long as this many photos in a batch
-HIGH_ACCURACY, MISSED = 0.8, 0.5  # smallest accuracy counted as high; below this recall a class is missed
-# The figure that shows a measure.
+LEAST_NETWORKS = 8  # per fold, for a rank correlation: with fewer networks the ranks are mostly chance
+FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" stands for the trainings of `refit.train_refits`, for C13
+SLOW_UPDATE = 8  # a step with a batch of one photo takes as long as this many photos in a large batch
+HIGH_ACCURACY, MISSED = 0.8, 0.5  # smallest accuracy that counts as high; a class with a smaller recall is missed
+# The name of the figure that shows each measure.
 FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}
 INTERVAL = ["difference", "low", "high"]
 
@@ -43,7 +43,7 @@ INTERVAL = ["difference", "low", "high"]
 
 
 def cosine_schedule(split, epochs, balance, batch_size):
-    """Describe a learning rate that falls from 0.001 to 0 at the last step of a training, as Keras does.
+    """Describe, for Keras, a learning rate that falls from 0.001 to 0 at the last step of a training.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
     Returns
     -------
-    dict of module, class_name and config
+    dict with the keys module, class_name and config, from which Keras makes the schedule
     """
     labels = np.searchsorted(split.attrs["classes"], split.loc[split["split"] == "train", "label"])
     steps = epochs * -(-len(rows_of_epoch(labels, balance)) // batch_size)
@@ -66,7 +66,7 @@ def too_small(size, filters):
     smallest = 2 ** len(filters)  # pixels per side that leave one pixel after the last pooling
     if size >= 2 * smallest:
         return set()
-    return {"half the side", "flatten"}  # with one pixel, flattening equals averaging
+    return {"half the side", "flatten"}  # if one pixel is left, flattening equals averaging
 
 
 def chosen_variants(variants, own_variants, chosen, impossible):
@@ -74,20 +74,20 @@ def chosen_variants(variants, own_variants, chosen, impossible):
 
     Parameters
     ----------
-    variants, own_variants : dict of name to changes, a dict
-        The chapter's and the reader's variants; the reader's are always trained.
+    variants, own_variants : dict of name to changes (dict, see `custom_cnn.cnn_spec`)
+        The variants of the chapter and those of the reader. The reader's variants are always trained.
     chosen : list of str, or "all"
         Names from `variants`, or "more data".
     impossible : set of str, see `too_small`
 
     Returns
     -------
-    list of str, names in the order of the tables
+    list of str, the names of the variants to train, in the order of the tables
 
     Raises
     ------
     InputError
-        When a name is unknown or taken.
+        When `chosen` has an unknown name, or `own_variants` has a name that this chapter uses.
     """
     known = [*variants, MORE_DATA]
     if repeated := {*own_variants} & {*known, FINAL}:
@@ -100,7 +100,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
 
 
 def group_variants(variants, names):
-    """Group the named variants: dict of group to dict of name to changes."""
+    """Group the variants that `names` lists: dict of group to dict of name to changes."""
     groups = {}
     for name, changes in variants.items():
         if name in names:
@@ -110,21 +110,21 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of each variant, and last those of FinalModel, which chapter 2 may be training at the same time.
+    """List the specs of each variant, with FinalModel's last, because chapter 2 may be training FinalModel meanwhile.
 
     Parameters
     ----------
     groups : see `group_variants`
     base : dict
-        Arguments of `custom_cnn.cnn_spec` for all variants: split, size, and `custom_cnn.final_model_settings`; a
-        variant with its own `layers` takes no `filters`.
+        Arguments of `custom_cnn.cnn_specs` for all variants: split, size, and the settings of
+        `custom_cnn.final_model_settings`. A variant with its own list of `layers` does not get the `filters`.
     epochs, seed, repeats : int
     claimed : set of str
-        Variants with a claim about them. The others get three repeats at most.
+        Names of the variants that a claim is about. The other variants get at most three repeats.
 
     Returns
     -------
-    dict of name to list of spec, one per repeat
+    dict of name to list of specs, one per repeat
     """
     specs = {}
     for name, changes in (pair for variants in groups.values() for pair in variants.items()):
@@ -144,7 +144,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
     train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of networks that are checked for dead filters; for the others only the scores are read.
+        Names of the networks that are checked for dead filters. Only the scores of the other networks are read.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
@@ -156,7 +156,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
 
 
 def variant_trainings(runs, groups):
-    """Tabulate every training.
+    """Tabulate the trainings of the variants and of FinalModel.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def variant_trainings(runs, groups):
     Returns
     -------
     DataFrame, one row per training: variant, group, fold, seed, state, parameters, epochs, best epoch, seconds, train
-    and validation (macro F1, on the training and on the held-out photos) and gap
+    and validation (macro F1, on the training and on the held-out photos) and gap (train minus validation)
     """
     group_of = {name: group for group, variants in groups.items() for name in variants}
     columns = {"state": "state", "params": "parameters", "epochs": "epochs", "best_epoch": "best epoch"}
@@ -183,7 +183,7 @@ def variant_trainings(runs, groups):
 def score_functions(dead=None):
     """Return the score function of each measure: dict of measure to callable(Run) -> float.
 
-    `dead` lists the dead filters of the networks, see `dead_filters_of`.
+    `dead` is the table of `dead_filters_of`. If it has rows, one measure is "dead units", the share of dead filters.
     """
     scores = {
         "macro F1": lambda run: run.result["validation_macro_f1"],
@@ -196,17 +196,17 @@ def score_functions(dead=None):
 
 
 def differences_to_final(runs, folds):
-    """Compute mean macro F1 of each variant minus FinalModel's, over the pairs in which both converged.
+    """Compute each variant's mean macro F1 minus FinalModel's, over the repeats in which both converged.
 
     Parameters
     ----------
     runs : dict of name to list of Run
-    folds : int, of the split
+    folds : int, the number of folds of the split
 
     Returns
     -------
-    DataFrame, one row per variant: difference, low, high (NaN with fewer than two pairs) and reason (None, or why
-    there are fewer than three)
+    DataFrame, one row per variant: difference, low and high (the mean difference and its 95 % interval; NaN with fewer
+    than two such repeats) and reason (None, or why the repeats are no evidence, see `claims.missing_pairs`)
     """
     score = score_functions()["macro F1"]
     of_variant = {name: claims.pairs(own, runs[FINAL], score) for name, own in runs.items() if name != FINAL}
@@ -221,7 +221,7 @@ def differences_to_final(runs, folds):
 
 
 def comparison_table(trainings, differences):
-    """Tabulate every variant: means over its repeats, states of its trainings, and difference from FinalModel.
+    """Tabulate every variant: means over its repeats, states of its trainings, and its difference from FinalModel.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def comparison_table(trainings, differences):
 
     Returns
     -------
-    DataFrame, one row per variant
+    DataFrame, one row per variant and one for FinalModel
     """
     columns = {"parameters": "first", "best epoch": "mean", "seconds": "mean"}
     columns |= {"train": "mean", "validation": "mean", "gap": "mean"}
@@ -242,11 +242,12 @@ def comparison_table(trainings, differences):
 
 
 def dead_filters_of(runs, split):
-    """Find the dead filters of the networks that did train, on the photos that each network held out.
+    """Find the dead filters of each network on the photos that the network held out.
 
     Parameters
     ----------
     runs : dict of variant to list of Run
+        Trainings that diverged or did not train are skipped.
     split : DataFrame, see `dataset.load_split`
 
     Returns
@@ -265,7 +266,7 @@ def dead_filters_of(runs, split):
 
 
 def dead_filters_of_run(run, split):
-    """Find the dead filters of one network on the photos that it held out: dict of column to array."""
+    """Find the dead filters of one network on the photos that it held out: dict of the table's columns to arrays."""
     images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
     return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
@@ -276,11 +277,12 @@ def accuracy_table(runs, split):
     Parameters
     ----------
     runs : dict of name to list of Run
+    split : DataFrame, see `dataset.load_split`
 
     Returns
     -------
-    DataFrame, one row per training: variant, fold, accuracy, macro F1 and missed (classes of which fewer than half of
-    the photos are found)
+    DataFrame, one row per training: variant, fold, accuracy, macro F1 and missed (int: the number of classes with fewer
+    than half of their photos classified correctly)
     """
     rows = []
     for name, repeats in runs.items():
@@ -298,19 +300,20 @@ def accuracy_table(runs, split):
 
 
 def claim_records(said, evidence, trained, scores, costs, untested=None):
-    """Collect the evidence on claims that compare a measure of a variant with FinalModel's.
+    """Collect the evidence on the claims that compare a variant with FinalModel in some measure.
 
     Parameters
     ----------
     said : dict of claim to str
-        The study's words.
+        The study's words for each claim.
     evidence : dict of claim to (measure, statement, list of variants)
+        The statement about the variants is a key of `claims.CONFIRM`.
     trained : dict of name to list of Run
     scores : dict of measure to callable, see `score_functions`
     costs : dict of variant to str
-        The cost of training a variant that was not trained.
+        How long each variant that was not trained would take, see `training_costs`.
     untested : dict of claim to str, optional
-        Claims that this run cannot test with any training, and why.
+        The claims that no training of this run could test, each with the reason.
 
     Returns
     -------
@@ -324,7 +327,8 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            score = scores.get(measure, lambda run: np.nan)  # no network trained, so there are no pairs
+            # If no network learnt, a measure may be missing, and there are no pairs.
+            score = scores.get(measure, lambda run: np.nan)
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
                 claims.evidence(f"{measure}, {name} minus FinalModel", must_be, **pair, measure=measure)
@@ -335,11 +339,17 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
 
 
 def accuracy_record(said, networks):
-    """Collect the evidence on C12: whether accuracy and macro F1 rank the networks of a repeat alike (Spearman 1904).
+    """Collect the evidence on C12: whether accuracy and macro F1 rank the networks of a fold alike (Spearman 1904).
 
     Parameters
     ----------
+    said : str
+        The study's words.
     networks : DataFrame, see `accuracy_table`
+
+    Returns
+    -------
+    dict, see `claims.judge`
     """
     enough = [rows for _, rows in networks.groupby("fold") if len(rows) >= LEAST_NETWORKS]
     by_fold = [rows for rows in enough if (np.ptp(rows[["accuracy", "macro F1"]], axis=0) > 0).all()]
@@ -362,7 +372,7 @@ def accuracy_record(said, networks):
 
 
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
-    """Estimate the time of variants that are not trained from FinalModel's time, their pixels and their epochs.
+    """Estimate how long the variants that are not trained would take, from FinalModel's time, their pixels and epochs.
 
     Parameters
     ----------
@@ -370,12 +380,12 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
     names : list of str
         Names of the trained variants.
     impossible : set of str, see `too_small`
-    final_runs : list of Run
+    final_runs : list of Run, the repeats of FinalModel
     base, epochs, repeats : see `variant_specs`
 
     Returns
     -------
-    dict of name to str, as in "would take about 3 min"
+    dict of name to str, as in "would take about 3 min" or "cannot be trained at 16 pixels"
     """
     seconds = repeats * np.mean([run.result["train_seconds"] for run in final_runs])
     costs = {}
@@ -395,7 +405,7 @@ def not_trained_text(costs, names):
 
 
 def difference_texts(table):
-    """Describe the differences of a `comparison_table`: list of str; with fewer than three pairs the reason."""
+    """Describe each variant's difference in a `comparison_table`, or the reason why it is no evidence: list of str."""
     rows = table[table.index != FINAL]
     text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [

@@ -1,20 +1,21 @@
 """Train a classifier that relies less on the background: a pretrained network that also sees other backgrounds.
 
 The background of a PlantVillage photo reveals the species (Noyan 2022), so a network may learn the background instead
-of the leaf. Here it sees every leaf on its paper and on other backgrounds, as in Gui et al. (2021, FPDR). Fine-tuning
-on one collection can distort features that work on others (Kumar et al. 2022), so a head on the frozen backbone is
-trained first. If requested, the last block is then fine-tuned at a low learning rate, and the mean of both networks'
-weights is another candidate (Wortsman et al. 2022, WiSE-FT).
+of the leaf. This network sees every leaf both on its own paper and on other backgrounds, as in Gui et al. (2021, FPDR).
+
+Fine-tuning on one collection of photos can distort features that work on other collections (Kumar et al. 2022). So
+first only a head is trained, on the frozen backbone. If requested, the last block is then fine-tuned at a low learning
+rate. The network with the mean of the frozen and the fine-tuned weights is another candidate (Wortsman et al. 2022,
+WiSE-FT).
 """
 
-import hashlib
 import itertools
 import shutil
 from pathlib import Path
 
 from leaves import backgrounds, evaluation, places, scoring
 from leaves.backbones import trainable_tail
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.dataset import shrunk_side
 from leaves.evaluation import predict_all, subset_truth
 from leaves.features import frozen_outputs
@@ -26,18 +27,24 @@ from leaves.transfer import loader, mean_score, prepare_tail, tail_spec
 
 import pandas as pd
 
-CODE = hashlib.sha256(Path(__file__).read_bytes() + (backgrounds.CODE + evaluation.CODE).encode()).hexdigest()[:8]
+CODE = code_hash(Path(__file__), backgrounds.CODE, evaluation.CODE)
 NAME = "{} (any background)"
-WINDOW = 0.7  # side of the head's windows, as a share of the picture's side
-PENALTIES = 0.001, 0.003  # weight decay: factors of the squared weights in the loss; validation chooses
-PASSES, BATCH = 20, 128  # passes through all views, and photos in a batch
+WINDOW = 0.7  # side of the windows that the head classifies, as a share of the picture's side
+PENALTIES = 0.001, 0.003  # weight decays, factors of the squared weights in the loss; validation chooses one
+PASSES, BATCH = 20, 128  # passes through all views of the photos, and photos per batch
 PEAK_RATE = 0.006  # Adam's learning rate at the start; it falls to 0 along a cosine
 TAIL_RATE = 0.0001  # Adam's learning rate at the start of fine-tuning
-JUDGE = 1_000_000  # added to the seed of the view for scoring, which no training sees
+JUDGE = 1_000_000  # added to the seed of the backgrounds for scoring, so no training has seen them
 
 
 def head_layers(classes, penalty):
-    """List the layers of the head: one dense layer on standardised features of every window, and their mean answer.
+    """List the layers of the head, which classifies the standardised features of each window and averages the answers.
+
+    Parameters
+    ----------
+    classes : int
+    penalty : float
+        The weight decay.
 
     Returns
     -------
@@ -53,11 +60,11 @@ def head_layers(classes, penalty):
 
 
 def best_backbone(heads):
-    """Find the backbone with the best head, by mean macro F1 on the held-out photos (see `mean_score`): its name.
+    """Return the name of the backbone with the best head, by mean macro F1 on the held-out photos (see `mean_score`).
 
     Parameters
     ----------
-    heads : dict of backbone to list of Run, those with ImageNet weights
+    heads : dict of backbone to list of Run, only of backbones with ImageNet weights
     """
     return max(heads, key=lambda name: mean_score(heads[name]))
 
@@ -70,9 +77,9 @@ def candidate_specs(head, split, sizes, views):
     head : Run of a head of chapter 4 on the chosen backbone
     split : DataFrame, see `dataset.load_split`
     sizes : list of float
-        Image sizes, in multiples of the photos' side.
+        Image sizes, as multiples of the photos' side, see `dataset.shrunk_side`.
     views : list of int
-        Numbers of views of each training photo with another background.
+        Numbers of views with other backgrounds, in addition to the unchanged photo, for each training photo.
 
     Returns
     -------
@@ -102,7 +109,7 @@ def falling_rate(spec, split, peak=PEAK_RATE):
 
 
 def repeats_of(chosen, split, repeats):
-    """List the specs of the repeats of a candidate: list of dict; the first one is the candidate's own."""
+    """List the specs of the repeats of a candidate, a Run: list of dict; repeat 0 is the candidate itself."""
     specs = [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
     return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
@@ -115,7 +122,7 @@ def check_weights(head, origins):
 
 
 def on_other_backgrounds(run, split, origins):
-    """Return macro F1 on the validation subset with the leaves on backgrounds that no training has seen.
+    """Compute a network's macro F1 on the validation leaves, placed on backgrounds that no training has seen.
 
     Parameters
     ----------
@@ -139,10 +146,10 @@ def on_other_backgrounds(run, split, origins):
 
 
 def candidates_table(runs, split, origins):
-    """List both scores of candidates on the validation subset: DataFrame, one row per run, in their order.
+    """List both scores of each candidate on the validation subset: DataFrame, one row per run, in the order of `runs`.
 
-    Its columns are pixels (int, image size), views (int, with other backgrounds), penalty (float), and macro F1 on the
-    photos "as they are" and on "other backgrounds".
+    The columns are pixels (int, the image size), views (int, the number of views with other backgrounds), penalty
+    (float), and two of macro F1: "as they are" for the unchanged photos, and "other backgrounds".
     """
     rows = []
     for run in runs:
@@ -157,13 +164,15 @@ def candidates_table(runs, split, origins):
 
 
 def tail_specs(heads, split, passes):
-    """List the specs of the tails that start from heads, with the same views, trained for all epochs.
+    """List the specs of the tails that start from heads; a tail is the last block of a backbone and its head.
+
+    A tail has the same views as its head, and is trained for all epochs.
 
     Parameters
     ----------
     heads : list of Run, of specs of `candidate_specs`
     passes : int
-        Passes through all views; with 0 there are no tails.
+        Passes through all views; if it is 0, there are no tails.
 
     Returns
     -------
@@ -178,11 +187,12 @@ def tail_specs(heads, split, passes):
 
 
 def mean_of_both(tail, split):
-    """Average the frozen and the fine-tuned weights of a network: a finished Run, made without a training.
+    """Average a network's weights before and after fine-tuning: return a finished Run, made without a training.
 
     Parameters
     ----------
-    tail : Run of a spec of `tail_specs`; the result has its history and seconds
+    tail : Run of a spec of `tail_specs`
+        The finished run gets the history and the training seconds of this one.
     """
     spec = tail.spec | {"mean_with_start": f"{tail.folder.name} {file_hash(tail.folder / 'validation.npy')}"}
     with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
@@ -191,7 +201,7 @@ def mean_of_both(tail, split):
             pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
             folder = run_folder(spec)
-            shutil.rmtree(folder, ignore_errors=True)  # with the answers of an older network
+            shutil.rmtree(folder, ignore_errors=True)  # it may hold the answers of an older network
             write_json(folder / "spec.json", spec)
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
     return find_run(spec)
@@ -203,7 +213,7 @@ def ways_on(heads, tails, split):
     Parameters
     ----------
     heads, tails : list of Run
-        Heads on the frozen backbone, and tails that start from them; without tails there is no choice.
+        Heads on the frozen backbone, and tails that start from them. Without tails only the heads are listed.
     """
     tuned = {"mean of both": [mean_of_both(tail, split) for tail in tails], "fine-tuned": tails} if tails else {}
     return {"frozen": heads} | tuned
@@ -212,8 +222,8 @@ def ways_on(heads, tails, split):
 def ways_table(networks, split, origins):
     """List the macro F1 of the networks of `ways_on`: DataFrame, one row per network.
 
-    Its columns are those of `candidates_table`, of repeat 0 on the validation subset, and "as they are, all repeats":
-    the mean over the repeats, each scored on the photos that it held out.
+    The columns "as they are" and "other backgrounds" score repeat 0, see `candidates_table`. The column "as they are,
+    all repeats" is the mean over the repeats, each scored on the unchanged photos that it held out.
     """
     rows = {}
     for name, runs in networks.items():
@@ -224,7 +234,7 @@ def ways_table(networks, split, origins):
 
 
 def kept_in_words(table):
-    """Say which network of `ways_table` is kept, and what it scores on validation."""
+    """Say which network of `ways_table` is kept, the best on other backgrounds, and its macro F1 on validation."""
     name = table["other backgrounds"].idxmax()
     row = table.loc[name]
     text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the frozen network was trained"

@@ -26,15 +26,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of keras.applications or of this project, and where its last convolutional block begins."""
+    """A network of keras.applications or of this project: where it is cut in two, and how its input is prepared."""
 
-    cut: str  # the last frozen layer in fine-tuning
-    preprocessing: str  # of RGB pixels 0..255 for this network, see `preprocess`
-    bfloat16: bool = True  # whether it is faster in bfloat16, on a processor that supports it
+    cut: str  # name of the last layer that stays frozen in fine-tuning
+    preprocessing: str  # how RGB pixels 0..255 become the network's input, see `preprocess`
+    bfloat16: bool = True  # whether the network is faster in bfloat16 on a processor that supports it
 
 
 BACKBONES = {
-    "ResNet50": Backbone("conv4_block6_out", "caffe"),  # the 143rd layer: the original study froze 143
+    "ResNet50": Backbone("conv4_block6_out", "caffe"),  # the 143rd layer: the original study froze the first 143
     "VGG16": Backbone("block4_pool", "caffe"),
     "EfficientNetB4": Backbone("block6h_add", "efficientnet"),
     "EfficientNetLite0": Backbone("block6d_add", "none", bfloat16=False),
@@ -47,10 +47,10 @@ BACKBONES = {
 def find_weights(names, folder, seed=0, timeout=5):
     """Find the initial weights of each backbone.
 
-    The first of these is used: a file in `folder`, `<name>.weights.h5` or Keras's own name for it; for
-    EfficientNetLite0 an installed package; Keras's own ImageNet weights, downloaded if needed; random numbers from
-    `seed`. If the server does not answer within `timeout` seconds, no other file is requested; after any other failure
-    the next backbone is tried.
+    The function uses the first available source: a file in `folder`, with the name `<name>.weights.h5` or Keras's own
+    name for it; for EfficientNetLite0, an installed package; ImageNet weights from Keras, downloaded if needed; random
+    numbers from `seed`. If Keras's server does not answer within `timeout` seconds, no other download is tried. After
+    any other failure, the download for the next backbone is still tried.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def find_weights(names, folder, seed=0, timeout=5):
         When a file in `folder` is not regular or cannot be read, or EfficientNetLite0's package is incomplete.
     """
     folder = user_path(folder, places.ROOT)
-    origins, silent_for = {}, None  # the backbone for which Keras's server did not answer
+    origins, silent_for = {}, None  # silent_for: the backbone for which Keras's server did not answer
     for name in names:
         file, source = local_weights(name, folder)
         if not file and silent_for and not keras_files(name):
@@ -92,7 +92,7 @@ def find_weights(names, folder, seed=0, timeout=5):
 
 
 def local_weights(name, folder):
-    """Find a weights file that needs no download: (path, its name in words), or (None, None)."""
+    """Find a weights file that needs no download: return its path and its source in words, or (None, None)."""
     given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
     if file := next((file for file in given if file.exists()), None):
         check_regular(file, name)
@@ -104,18 +104,18 @@ def local_weights(name, folder):
 
 
 def check_regular(file, name):
-    """Raise InputError if a weights file is a folder, or a pipe, which would never end."""
+    """Raise InputError if a weights file is a folder, or a pipe, from which the reading would never end."""
     if Path(file).exists() and not Path(file).is_file():
         raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it.")
 
 
 def keras_pattern(name):
-    """Return the pattern for `Path.glob` of the file name that Keras gives to a backbone's headless weights."""
+    """Return a pattern, for `Path.glob`, of Keras's names for the file of a backbone's weights without a head."""
     return f"{name.lower()}_*notop.h5"
 
 
 def keras_files(name):
-    """List the weights that Keras has downloaded to its home, or to /tmp if its home cannot be written."""
+    """List a backbone's weights files that Keras has downloaded to its folder, or to /tmp if that is not writable."""
     home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
     home = home if os.access(home, os.W_OK) else "/tmp/.keras"  # the same rule as in keras.utils.get_file
     return sorted(Path(home, "models").glob(keras_pattern(name)))
@@ -124,14 +124,14 @@ def keras_files(name):
 def download(name, timeout):
     """Let Keras download the ImageNet weights of a backbone, or check its earlier download.
 
-    In a plan the server is only asked whether it has them.
+    While a plan is made (see `planning`), nothing is downloaded: the server is only asked whether it has the weights.
 
     Returns
     -------
     reason : str or None
-        Why the download failed.
+        Why the download failed; None if it did not fail.
     silent : bool
-        Whether the server did not answer at all; no other file needs to be tried then.
+        Whether the server did not answer at all. In that case no other download needs to be tried.
     """
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
@@ -148,7 +148,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Ask for a file in the place of `urlretrieve`, and end the plan if the server has it."""
+    """Ask the server for a file, in place of `urlretrieve`, and end the plan if the server has the file."""
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
 
@@ -163,7 +163,7 @@ def is_silence(error):
 
 
 def reason_of(error, message):
-    """Say briefly why a download failed; `message` is Keras's, which may contain the address."""
+    """Say briefly why a download failed; `message` is Keras's error message, which may contain the address."""
     address = re.search(r"URL fetch failure on (\S+): ", message)
     of_file = f" for {address[1]}" if address else ""
     if isinstance(error, urllib.error.HTTPError):
@@ -182,7 +182,14 @@ def reason_of(error, message):
 
 
 def load_backbone(name, source, size):
-    """Load a headless network for preprocessed pictures of size x size x 3, with the weights of `find_weights`.
+    """Load a headless network, one without its classification head, with the weights that `find_weights` found.
+
+    Parameters
+    ----------
+    name : str, a key of `BACKBONES`
+    source : dict, the backbone's entry in the result of `find_weights`
+    size : int
+        Pixels per side: the network takes preprocessed pictures of shape (size, size, 3).
 
     Raises
     ------
@@ -206,7 +213,7 @@ def load_backbone(name, source, size):
         if not h5py.is_hdf5(source["file"]):
             raise ValueError("it is not an HDF5 file, or is truncated")
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipping nested container")  # dozens for a wrong file
+            warnings.filterwarnings("ignore", "Skipping nested container")  # a wrong file causes dozens of them
             network.load_weights(source["file"])
     except (ValueError, OSError, KeyError) as error:
         way_out = f"use headless ImageNet weights of {name}, or remove the file"
@@ -214,7 +221,7 @@ def load_backbone(name, source, size):
     return network
 
 
-# Keras's messages about weights that do not fit, in its two file formats, and a short clause in place of each.
+# Patterns of Keras's messages about weights that do not fit, for its two file formats, each with a shorter clause.
 OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
 OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {
@@ -243,35 +250,44 @@ def misfit(error):
 
 
 def preprocess(name, kind, pixels):
-    """Convert RGB pixels 0..255 to the input of a backbone by layers, which a saved model contains.
+    """Convert RGB pixels 0..255 to the input of a backbone, with Keras layers that become part of the saved model.
 
-    "caffe" means blue, green, red, minus ImageNet's mean; "none" is for a network that rescales inside. Keras's
-    EfficientNet also rescales inside, but it divides by the root of ImageNet's standard deviation only if it downloads
-    the weights itself. The layers here add that division.
+    The preprocessing "caffe" changes the order of the colours to blue, green, red and subtracts ImageNet's mean. With
+    "none" the network rescales its input itself. Keras's EfficientNet also rescales its input itself, but it divides by
+    the square root of ImageNet's standard deviation only if Keras downloads the weights. With ImageNet weights, a layer
+    here adds that division.
+
+    Parameters
+    ----------
+    name : str, a key of `BACKBONES`
+    kind : "imagenet" or "random", see `find_weights`
+    pixels : Keras tensor, shape (n, height, width, 3)
     """
     if BACKBONES[name].preprocessing == "caffe":
         blue_green_red = keras.ops.flip(pixels, axis=-1)
         return keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])(blue_green_red)
     if BACKBONES[name].preprocessing == "efficientnet" and kind == "imagenet":
         mean, scale = np.array([0.485, 0.456, 0.406]), np.sqrt([0.229, 0.224, 0.225])
-        offset = 255 * mean * (1 - 1 / scale)  # the division is about the mean
+        offset = 255 * mean * (1 - 1 / scale)  # the division keeps ImageNet's mean unchanged
         return keras.layers.Rescaling((1 / scale).tolist(), offset=offset.tolist())(pixels)
     return pixels
 
 
 def cut_backbone(name, network, kind, windows=None):
-    """Cut a headless network in two, at the layer that `BACKBONES` names; the two parts share its layers.
+    """Cut a headless network in two behind the layer that `BACKBONES` names; both pieces share its layers.
 
     Parameters
     ----------
+    name, kind : see `preprocess`
+    network : keras.Model, see `load_backbone`
     windows : float, optional
         Side of the windows of `window_means`, as a share of the picture's side.
 
     Returns
     -------
-    front : keras.Model, RGB pixels 0..255 to the activations at the cut
-    last_block : keras.Model, these activations to the features, the mean of each feature map: shape (n, channels), or
-        with windows shape (n, windows, channels)
+    front : keras.Model from RGB pixels 0..255 to the activations at the cut
+    last_block : keras.Model from these activations to the features: the mean of each feature map, shape (n, channels),
+        or with `windows` the means of `window_means`, shape (n, 1 + windows, channels)
     """
     cut = network.get_layer(BACKBONES[name].cut).output
     pixels = keras.Input(network.input_shape[1:])
@@ -287,8 +303,8 @@ def cut_backbone(name, network, kind, windows=None):
 def window_means(maps, share):
     """Average each feature map over the whole picture and over windows on a grid, two to four per side.
 
-    A head that classifies each window and averages its answers also recognises a leaf that does not fill the picture.
-    It costs one pass through the backbone, whereas crops of the photo cost one pass each.
+    A head that classifies each window and averages the answers also recognises a leaf that does not fill the picture.
+    All windows together cost one pass through the backbone, whereas each crop of the photo would cost one pass.
 
     Parameters
     ----------
@@ -310,24 +326,30 @@ def window_means(maps, share):
 
 @functools.lru_cache(maxsize=len(BACKBONES))
 def load_parts(name, size, windows=None, **source):
-    """Load the two parts of a frozen backbone, once for all heads on it; see `cut_backbone`."""
+    """Load the two pieces of a frozen backbone (see `cut_backbone`) once for all heads on the backbone.
+
+    `source` holds the backbone's entry in the result of `find_weights` as keyword arguments.
+    """
     front, last_block = cut_backbone(name, load_backbone(name, source, size), source["kind"], windows)
     front.trainable = last_block.trainable = False
     return front, last_block
 
 
 def join_parts(front, last_block, head):
-    """Join the whole network, RGB pixels 0..255 to class probabilities; the backbone stays in inference mode."""
+    """Join the pieces and a head to one keras.Model, from RGB pixels 0..255 to class probabilities.
+
+    The backbone stays in inference mode.
+    """
     pixels = keras.Input(front.input_shape[1:])
     features = last_block(front(pixels, training=False), training=False)
     return keras.Model(pixels, head(features), name="whole")
 
 
 def trainable_tail(whole):
-    """Return the tail of a network of `join_parts`, which shares its layers: activations to class probabilities.
+    """Return the tail of a network of `join_parts`: a keras.Model from activations at the cut to class probabilities.
 
-    The last block and the head become trainable, in the whole network too. Batch normalisation stays in inference
-    mode and keeps its parameters.
+    The tail shares the last block and the head with the whole network, so both become trainable there, too. Batch
+    normalisation stays in inference mode and keeps its parameters.
     """
     front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
     last_block.trainable = True

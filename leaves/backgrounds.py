@@ -1,7 +1,7 @@
 """Separate leaf and background by colour, and place the leaf on other backgrounds.
 
-The score on photos of one collection can be high for the wrong reason: the paper reveals the species (Noyan 2022,
-"Uncovering bias in the PlantVillage dataset", arXiv:2206.04374).
+The score on photos of one collection can be high for the wrong reason: the paper behind the leaf reveals the species
+(Noyan 2022, "Uncovering bias in the PlantVillage dataset", arXiv:2206.04374).
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaves import image_store, places, scoring
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.dataset import DEVELOPMENT, load_images, shrunk_side
 
 import numpy as np
@@ -20,14 +20,14 @@ from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
 
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-LIGHT = 0.4  # weight of lightness against the two colour axes; a shadow differs from paper mostly in lightness
+CODE = code_hash(Path(__file__))
+LIGHT = 0.4  # weight of lightness (1 for the two colour axes): a shadow differs from paper mostly in lightness
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
-LEAST_PLAIN = 0.5  # smallest share of photos with a plain background for which the control runs
+LEAST_PLAIN = 0.5  # smallest share of photos with a plain background for `background_control`
 NEAR_CHANCE = 0.05  # macro F1 above chance that still counts as near chance
-MOST_OF_BORDER = 0.5  # largest share of leaf in the border, which is also less than in the middle
-NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be shadow or edge
-LEAST_OF_FOREGROUND = 0.7  # smallest share of the largest component in the foreground
+MOST_OF_BORDER = 0.5  # largest share of border pixels on the leaf; it must also be below the share in the middle
+NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be in its shadow or on its edge
+LEAST_OF_FOREGROUND = 0.7  # smallest share of the foreground that lies in its largest component
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
 
@@ -38,8 +38,8 @@ KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds
 def leaf_mask(image):
     """Separate the leaf from a plain background.
 
-    The distance of each pixel's colour to the median of the border is smoothed, and Otsu's threshold (1979) divides it.
-    Pixels above it are the leaf with its leaflets and stalk; its holes are filled.
+    The function computes the distance of each pixel's colour to the median colour of the border, and smooths it. Pixels
+    above Otsu's threshold (1979) of this distance are the leaf with its leaflets and stalk. Holes in it are filled.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ def leaf_mask(image):
     Returns
     -------
     array of bool, shape (height, width); False everywhere if leaf and background cannot be separated, because the leaf
-    would be too small or too large, be in pieces, or cover more of the border than of the middle
+    would be too small or too large, be in pieces, cover half of the border or more, or cover more of the border than of
+    the middle
     """
     nothing = np.zeros(image.shape[:2], bool)
     colour = rgb2lab(image).astype(np.float32) * (LIGHT, 1, 1)
@@ -62,7 +63,7 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # or it is paper beside a leaf that fills the picture
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # if less, it is paper beside a large leaf
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 
@@ -100,7 +101,10 @@ def leaf_masks(split, subset):
 
 
 def cut_out(image, mask):
-    """Cut out the leaf: a Pillow image in RGBA, transparent outside its mask, which is shrunk a little and softened."""
+    """Cut out the leaf: return a Pillow image in RGBA that is transparent outside the mask.
+
+    The mask is shrunk by about a pixel first, and its edge is softened.
+    """
     leaf = Image.fromarray(image)
     alpha = Image.fromarray(np.uint8(255 * mask)).resize(leaf.size, Image.Resampling.BILINEAR)
     leaf.putalpha(alpha.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.GaussianBlur(0.7)))
@@ -111,7 +115,16 @@ def cut_out(image, mask):
 
 
 def placed(leaf, size, scale, rng, spread=0.12):
-    """Place a leaf on a transparent square of `size` pixels: turned, sometimes mirrored, scaled and shifted."""
+    """Rotate, sometimes mirror, scale and shift a leaf, and return it on a transparent square of `size` pixels.
+
+    Parameters
+    ----------
+    leaf : Pillow image, see `cut_out`
+    scale : float
+        Size of the leaf, relative to its size in the photo.
+    spread : float
+        Largest shift, as a share of `size`. It is larger for a small leaf: its photo may reach the edge of the square.
+    """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
     zoom, middle = leaf.width / (size * scale), leaf.width / 2
@@ -122,7 +135,7 @@ def placed(leaf, size, scale, rng, spread=0.12):
 
 
 def in_other_light(picture, rng):
-    """Change the light of a Pillow image: brighter or darker by up to a third, warmer or colder by up to a tenth."""
+    """Make a Pillow image brighter or darker by up to about a third, and warmer or colder by up to a tenth."""
     bright, warm = rng.uniform(0.65, 1.3), rng.uniform(0.9, 1.1)
     table = np.clip(np.outer([bright * warm, bright, bright / warm], np.arange(256)), 0, 255).astype(np.uint8)
     table = [*table.ravel().tolist(), *(range(256) if picture.mode == "RGBA" else ())]
@@ -130,7 +143,7 @@ def in_other_light(picture, rng):
 
 
 def rough_ground(size, rng):
-    """Draw noise on several scales around one colour, mostly an earthy one: soil, wood, stone or cloth."""
+    """Draw soil, wood, stone or cloth as noise on several scales around one colour, mostly an earthy one."""
     earthy = rng.random() < 0.6
     colour = rng.uniform((60, 50, 35), (190, 170, 140)) if earthy else rng.uniform(0, 255, 3)
     ground = np.zeros((size, size, 3), np.float32)
@@ -143,7 +156,7 @@ def rough_ground(size, rng):
 
 
 def blurred_photo(size, other, rng):
-    """Enlarge and blur a part of another photo."""
+    """Enlarge a part of another photo (a Pillow image) to `size` pixels per side, and blur it."""
     part = rng.uniform(0.3, 0.9) * other.width
     left, top = rng.uniform(0, other.width - part, 2)
     small = other.resize((size // 2, size // 2), Image.Resampling.BILINEAR, (left, top, left + part, top + part))
@@ -152,7 +165,7 @@ def blurred_photo(size, other, rng):
 
 
 def foliage(size, leaf, scale, rng):
-    """Draw copies of a leaf, about as large as it, on dark ground and slightly blurred."""
+    """Draw one to eight copies of a leaf, about as large as the leaf, on dark ground, and blur them slightly."""
     half = size // 2
     ground = rough_ground(half, rng).point(lambda value: value // 2)
     small = leaf.resize((half, half), Image.Resampling.BILINEAR)
@@ -169,7 +182,8 @@ def replace_background(image, mask, other, rng):
     Parameters
     ----------
     image, other : uint8 arrays, shape (size, size, 3), RGB; `other` is the photo for a blurred background
-    mask : array of bool, shape (side, side), see `leaf_mask`; with an empty mask the photo keeps its background
+    mask : array of bool, shape (side, side), see `leaf_mask`
+        If it is empty, only the light of the photo is changed.
     rng : numpy.random.Generator
 
     Returns
@@ -188,7 +202,7 @@ def replace_background(image, mask, other, rng):
         ground = foliage(size, leaf, scale, rng)
     ground, leaf = in_other_light(ground, rng), placed(in_other_light(leaf, rng), size, scale, rng)
     alpha = leaf.getchannel("A")
-    if rng.random() < 0.5:  # the leaf's shadow
+    if rng.random() < 0.5:  # the leaf casts a shadow
         x, y = rng.uniform(-0.06, 0.06, 2) * size
         shadow = alpha.transform(alpha.size, Image.Transform.AFFINE, (1, 0, x, 0, 1, y))
         shadow = shadow.filter(ImageFilter.GaussianBlur(0.02 * size)).point(lambda value: value // 2)
@@ -199,19 +213,21 @@ def replace_background(image, mask, other, rng):
 
 @dataclass(frozen=True)
 class OtherBackgrounds:
-    """Photos with their leaves on other backgrounds: view `number`, a pure function of (seed, number, index).
+    """One view of photos, with their leaves on other backgrounds.
 
-    A blurred background comes from another photo of the same group. The groups are the folds, so a training sees no
-    background of a photo that it holds out.
+    A picture of the view is a pure function of the seed, the number of the view and the row of the photo. A blurred
+    background comes from a photo of the same group. If the groups are the folds, a training sees no background of a
+    photo that it holds out.
 
-    It behaves like an array of uint8, shape (n, size, size, 3), computed when indexed by an array of int or a slice.
+    The view can be used as an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
+    an array of int or a slice.
     """
 
     images: np.ndarray  # or StoredImages, shape (n, size, size, 3)
     masks: np.ndarray  # bool, shape (n, side, side), see `leaf_masks`
     seed: int
-    number: int
-    groups: np.ndarray | None = None  # int, shape (n,); None: all photos are one group
+    number: int  # of the view
+    groups: np.ndarray | None = None  # int, shape (n,); None if all photos are one group
 
     @property
     def shape(self):
@@ -221,7 +237,7 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """Return the photos of a photo's group, or their number if there is one group, for `Generator.choice`."""
+        """Return the rows of a photo's group or, without groups, the number of photos, for `Generator.choice`."""
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 
     def __getitem__(self, rows):
@@ -248,7 +264,7 @@ def eight_pixels(image, mask):
 
     Returns
     -------
-    uint8 array, shape (8, 3); None without a leaf, or if it leaves fewer than eight pixels of the border
+    uint8 array, shape (8, 3); None if the mask is empty, or if fewer than eight border pixels are clear of it
     """
     near_leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
     background = border_of(image)[~border_of(near_leaf)]
@@ -258,7 +274,7 @@ def eight_pixels(image, mask):
 
 
 def border_pixels(images, masks):
-    """Collect the `eight_pixels` of all photos that have them.
+    """Collect the `eight_pixels` of all photos for which they exist.
 
     Returns
     -------
@@ -273,19 +289,20 @@ def border_pixels(images, masks):
 def background_control(split, draws=1000, seed=0):
     """Predict the species from eight background pixels with a random forest (Breiman 2001), as Noyan (2022) did.
 
-    A forest that learnt from the other folds predicts each fold. Test photos and photos without a plain background take
-    no part.
+    Each fold is predicted by a forest that learnt from the other folds. Test photos and photos without a plain
+    background are skipped.
 
     Parameters
     ----------
     split : DataFrame, see `dataset.load_split`
     draws : int
-        Bootstrap resamples behind the interval.
+        Number of bootstrap resamples for the interval.
 
     Returns
     -------
-    dict of photos (int), macro F1, its 95 % bootstrap interval (low, high) and chance, the macro F1 of guessing each
-    class as often as it occurs; None if fewer than half of the photos have a plain background, or all lie in one fold
+    dict with the keys "photos" (int, their number), "macro F1", "low" and "high" (its 95 % bootstrap interval), and
+    "chance" (the macro F1 of guessing each class as often as it occurs); None if fewer than half of the photos have a
+    plain background, or if all of these are in one fold
     """
     images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
     pixels, rows = border_pixels(images, leaf_masks(split, DEVELOPMENT))

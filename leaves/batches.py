@@ -10,21 +10,21 @@ from leaves.files import without_stderr
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-with without_stderr():  # TensorFlow announces its options at every log level
+with without_stderr():  # TensorFlow prints a message about its options at every log level
     import keras
     import tensorflow as tf
 
-# The original study's augmentation: shifts of 50 of 256 pixels, mirrored at the border.
-AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # degrees, share of the side, share
-QUARTER_TURNS = "quarter turns"  # in place of the degrees
+# The original study's augmentation: it shifts by up to 50 of 256 pixels, and mirrors the image at the border.
+AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # largest degrees, share of the side, share
+QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of degrees
 
 
 @dataclass(frozen=True)
 class Views:
-    """Some photos in one or more views, indexed like one array of shape (views * photos, ...), view after view."""
+    """Photos in one or more views, indexed as one array of shape (views * photos, ...), view after view."""
 
-    arrays: tuple  # one of shape (n, ...) for each view
-    photos: np.ndarray  # int: the rows of these photos in each array
+    arrays: tuple  # for each view, an array of shape (n, ...)
+    photos: np.ndarray  # array of int: the rows of these photos in each of the arrays
 
     @property
     def shape(self):
@@ -42,17 +42,17 @@ class Views:
         return values
 
     def of(self, photos, views=None):
-        """Select photos by their position; with `views`, only that many views, the first ones."""
+        """Select photos by their positions in `self.photos`, in all views or in the first `views` views."""
         return Views(self.arrays[:views], self.photos[photos])
 
 
 def other_backgrounds(images, split, spec):
-    """Make one view of the training photos per epoch: unchanged and with new backgrounds in turn.
+    """Make one view of the training photos per epoch, alternately unchanged and with new backgrounds.
 
     Parameters
     ----------
-    images : StoredImages, shape (n, size, size, 3)
-    split : DataFrame with these photos as its training subset
+    images : StoredImages, shape (n, size, size, 3), of the training photos
+    split : DataFrame, see `dataset.hold_out`; these photos are its training subset
     spec : dict
         Its keys `epochs` and `seed` are read.
 
@@ -74,10 +74,10 @@ def augment(images, uniform, augmentation):
     ----------
     images : float32 tensor, shape (n, height, width, 3)
     uniform : float32 tensor, shape (n, 6)
-        Random numbers in [0, 1), one row per image: two flips, one angle, two shifts, one zoom.
-    augmentation : dict like `AUGMENTATION`, or None
-        None leaves the images unchanged. A rotation of `QUARTER_TURNS` turns them by 0, 90, 180 or 270 degrees
-        without interpolation, which would blur them.
+        Random numbers in [0, 1), one row per image, for two flips, one angle, two shifts and one zoom.
+    augmentation : dict with the keys of `AUGMENTATION`, or None
+        If it is None, the images are unchanged. If "rotation" is `QUARTER_TURNS`, each image is turned by 0, 90, 180
+        or 270 degrees, without an interpolation that would blur it.
 
     Returns
     -------
@@ -112,7 +112,12 @@ def mix_up(images, targets, gamma):
     images : float32 tensor, shape (n, height, width, 3)
     targets : float32 tensor, shape (n, classes)
     gamma : float32 tensor, shape (n, 2)
-        Draws of a gamma distribution; the first one divided by their sum has a beta distribution.
+        Two draws of a gamma distribution per image. The first draw divided by the sum of both has a beta distribution;
+        it is the share of the image in the blend.
+
+    Returns
+    -------
+    images, targets : float32 tensors of the same shapes
     """
     share = gamma[:, 0] / tf.maximum(gamma[:, 0] + gamma[:, 1], 1e-30)
     of_image, of_target = share[:, None, None, None], share[:, None]
@@ -130,12 +135,12 @@ def rows_of_epoch(labels, balance):
     ----------
     labels : array of int, shape (n,)
     balance : str
-        With "oversample" each class has as many rows as the largest one; with "sqrt_oversample" the geometric mean of
-        its own number and that. Otherwise each photo has one row.
+        With "oversample", each class has as many rows as the largest class has photos. With "sqrt_oversample", it has
+        the geometric mean of that number and the number of its own photos. Otherwise each photo has one row.
 
     Returns
     -------
-    array of int: row numbers
+    array of int: the row numbers of the photos, several times if their class is oversampled
     """
     if balance not in ("oversample", "sqrt_oversample"):
         return np.arange(len(labels))
@@ -148,7 +153,7 @@ def rows_of_epoch(labels, balance):
 
 
 def class_weights(labels, balance):
-    """Return each class's weight in Keras's loss: the inverse of its frequency with "class_weight", else None."""
+    """Return the weights of the classes in Keras's loss, by inverse frequency; None unless "class_weight" is chosen."""
     if balance != "class_weight":
         return None
     present = np.unique(labels)
@@ -158,12 +163,12 @@ def class_weights(labels, balance):
 def training_batches(x, targets, rows, spec, first=0):
     """Make the shuffled and augmented batches of all epochs from `first` on: a tf.data.Dataset.
 
-    Order, augmentation and mixing are pure functions of (seed, epoch, index), so a run can be repeated.
+    The order, augmentation and mixing are pure functions of (seed, epoch, index), so a run can be repeated exactly.
 
     Parameters
     ----------
     x : array, shape (views * n, ...), or memory map
-        Several views of each image stand one after the other; the epochs use them in turn.
+        All images of the first view come first, then those of the next view. The epochs use the views in turn.
     targets : float32 array, shape (n, classes)
     rows : array of int
         The images of an epoch, from `rows_of_epoch`.
@@ -191,7 +196,7 @@ def training_batches(x, targets, rows, spec, first=0):
 
 
 def evaluation_batches(x, targets):
-    """Make batches of the first view, in the order of the split, without augmentation; `x` may be a memory map."""
+    """Make batches of the images of the first view, in their order, without augmentation; `x` may be a memory map."""
 
     def load(index):
         return rows_of(x, index), tf.gather(targets, index)
@@ -200,14 +205,14 @@ def evaluation_batches(x, targets):
 
 
 def in_batches(images):
-    """Yield images in batches of 64, or fewer if they have over 128 pixels a side, which limits the memory."""
+    """Yield images in batches of 64 or, to save memory, of fewer if the images have more than 128 pixels per side."""
     count = max(1, min(64, 64 * 128 * 128 * 3 // int(np.prod(images.shape[1:]))))
     for first in range(0, len(images), count):
         yield images[first : first + count]
 
 
 def without_autotuning(dataset):
-    """Turn off tf.data's tuning thread: an iterator would wait up to ten seconds for it at the end."""
+    """Turn off tf.data's tuning thread, because an iterator would wait up to ten seconds for that thread at its end."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
@@ -220,9 +225,9 @@ def rows_of(x, index):
         batch = np.asarray(x[rows], np.float32)
         for array in getattr(x, "arrays", [x]):
             if mapped := getattr(array, "_mmap", None):
-                mapped.madvise(mmap.MADV_DONTNEED)  # otherwise pages already read count as used memory
+                mapped.madvise(mmap.MADV_DONTNEED)  # otherwise the pages that were read count as used memory
         return batch
 
-    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # stateful would stop reading ahead
+    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # a stateful one could not read ahead
     batch.set_shape([None, *x.shape[1:]])
     return batch

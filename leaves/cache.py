@@ -1,7 +1,10 @@
-"""Compute results once and keep them on disk, under a key of everything that they depend on."""
+"""Compute results once and keep them on disk, with a key that covers everything they depend on."""
 
+import ast
 import hashlib
 import inspect
+import textwrap
+from pathlib import Path
 
 from leaves.files import atomic_file
 from leaves.planning import end_plan
@@ -10,13 +13,18 @@ import numpy as np
 
 
 def computed_once(file, key, compute):
-    """Read the arrays of an .npz file; compute them if they are missing or have another key.
+    """Read the arrays of an .npz file; compute and write them if the file is missing, damaged or has another key.
 
     Parameters
     ----------
     file : Path
     key : str
+        Everything that the arrays depend on.
     compute : callable() -> dict of str to array
+
+    Returns
+    -------
+    dict of str to array
     """
     stored = read_arrays(file)
     if str(stored.pop("key", "")) == key:
@@ -29,21 +37,48 @@ def computed_once(file, key, compute):
 
 
 def read_arrays(file):
-    """Read the arrays of an .npz file by name: an empty dict if it is missing, or damaged, which is printed."""
+    """Read an .npz file: dict of name to array, empty if the file is missing or damaged.
+
+    A message is printed about a damaged file.
+    """
     try:
         with np.load(file) as stored:  # refuses pickles, and compares the CRC of each array
             arrays = dict(stored)
-            stored.fid.seek(-12, 2)  # the archive says here how many arrays it has: a damaged length may hide some
+            stored.fid.seek(-12, 2)  # here is the archive's number of arrays: a damaged length may hide some
             if int.from_bytes(stored.fid.read(2), "little") == len(arrays):
                 return arrays
     except FileNotFoundError:
         return {}
-    except Exception:  # noqa: BLE001, S110 - NumPy and zipfile raise many kinds, for as many ways to be damaged
+    except Exception:  # noqa: BLE001, S110 - NumPy and zipfile raise many types of exceptions for damaged files
         pass
     print(f"{file.parent.name}/{file.name} is damaged: its content is computed again.")
     return {}
 
 
-def code_hash(*objects):
-    """Hash the source code of modules, classes or functions: the first 16 hex digits of the SHA-256."""
-    return hashlib.sha256("".join(map(inspect.getsource, objects)).encode()).hexdigest()[:16]
+def code_hash(*parts):
+    """Hash source code without its comments and docstrings, because another explanation changes no result.
+
+    Parameters
+    ----------
+    parts : Path of a Python file, class or function; and str, for example the version of a package
+
+    Returns
+    -------
+    str, the first 16 hex digits of the SHA-256
+    """
+    texts = [part if isinstance(part, str) else plain_code(source_of(part)) for part in parts]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def source_of(part):
+    """Read the source of a Python file, class or function: str."""
+    return part.read_text(encoding="utf-8") if isinstance(part, Path) else inspect.getsource(part)
+
+
+def plain_code(source):
+    """Return Python source without comments, docstrings and formatting: str."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -1,4 +1,4 @@
-"""Reach the verdicts on the claims of the study: the rules, in words and in code."""
+"""Reach the verdicts on the claims of the original study; the rules are given in words and in code."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
-MARGIN = 0.05  # macro F1, or share of units; smaller differences count as none
-LEVEL = 0.05  # probability that a run without any effect decides something
+MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
+LEVEL = 0.05  # largest probability that a run without any effect finds a difference
 LEAST_REPEATS = 3
-REFIT = "refit"  # the measure of the refit, which trains on one fold less before it
-LEAST_DEVIATION = 0.003  # of differences: equal ones on few photos do not show that others would be equal
-MOST_REPEATS = 30  # largest number suggested for an undecided claim
+REFIT = "refit"  # the measure of the refit: the trainings before it learn from one fold less
+LEAST_DEVIATION = 0.003  # smallest standard deviation of differences that is assumed: equal ones may be chance
+MOST_REPEATS = 30  # largest number of repeats that is suggested for an undecided claim
 MOVING = 0.001  # share of a kernel's norm: the smallest change in an epoch that counts as moving
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 rank networks alike
-FAR_FEWER = 10  # times fewer parameters
-SMALL_LOSS = 0.1  # macro F1; a little more than the original's own 0.085
-FOLD_GAIN = 0.1  # macro F1 that the study claims for its refit; confirmed if the gain is not lower by the margin
+FAR_FEWER = 10  # this many times fewer parameters count as far fewer
+SMALL_LOSS = 0.1  # a loss of macro F1 below this is small; a little more than the study's loss of 0.085
+FOLD_GAIN = 0.1  # of macro F1, claimed for the study's refit; confirmed if the gain is not lower by the margin
 
-# The rules of verdicts, in words. Notebooks show them, docs/verdicts.md repeats them, and a test compares.
+# The rules of verdicts, in words. Notebooks show them, docs/verdicts.md repeats them, and a test compares both.
 RULES = {
     "repeats": (
         "A network and its variant are trained in pairs. Repeat *k* of both draws its seed from *k* and holds out fold "
@@ -82,9 +82,9 @@ SHOWN = {
 
 
 def moderated_variances(variances, degrees):
-    """Moderate variances towards a common one, the more the closer they are: empirical Bayes (Smyth 2004).
+    """Move variances towards a common one, further if they are more alike: empirical Bayes (Smyth 2004).
 
-    With three repeats a variance has two degrees of freedom and decides almost nothing alone; all variants of a run
+    With three repeats, a variance has two degrees of freedom and tells almost nothing alone. All variants of a run
     together show how much trainings vary.
 
     Parameters
@@ -96,9 +96,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        All differences share FinalModel's trainings, which cause half of their variance. They are less informative than
-        independent differences, so the degrees of freedom are at most those of a mean of variances with a correlation
-        of 1/4.
+        The moderated variances and their degrees of freedom. All differences share FinalModel's trainings, which cause
+        half of their variance, so they are less informative than independent differences. The degrees of freedom are
+        therefore at most those of a mean of variances with a correlation of 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -106,7 +106,7 @@ def moderated_variances(variances, degrees):
     most = degrees / (1 / count + (1 - 1 / count) / 4)
     centred = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
     spread = centred.var(ddof=1) - polygamma(1, degrees / 2).mean()
-    if spread <= 0:  # no more than by chance, so one variance for all
+    if spread <= 0:  # they differ no more than by chance, so all get one variance
         return np.full(count, np.exp(centred.mean())), most
     prior = 2 * brentq(lambda half: polygamma(1, half) - spread, 1e-6, 1e9)
     common = np.exp(centred.mean() + digamma(prior / 2) - np.log(prior / 2))
@@ -115,21 +115,21 @@ def moderated_variances(variances, degrees):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired differences between one variant and FinalModel in numbers."""
+    """The paired differences between one variant and FinalModel, summarised in numbers."""
 
     difference: float  # mean over repeats
-    low: float  # of its 95 % interval
-    high: float
+    low: float  # lower end of its 95 % interval
+    high: float  # upper end
     repeats: int
-    variance: float  # of one difference
-    degrees: float  # of freedom
+    variance: float  # moderated variance of one difference
+    degrees: float  # degrees of freedom of this variance
     overlap: float  # held-out photos per training photo
-    margin: float
+    margin: float  # 0 for a claim without a margin
 
     def p_values(self, repeats=None):
-        """Compute three p-values: for no difference, a difference above the margin and one below minus the margin.
+        """Compute the p-values of three hypotheses: the difference is 0, above the margin, or below minus the margin.
 
-        With `repeats`, the p-values for that many repeats of the same mean and variance.
+        With `repeats`, they are the p-values for that many repeats with the same mean and variance.
         """
         count = repeats or self.repeats
         error = np.sqrt(self.variance * (1 / count + self.overlap))
@@ -141,10 +141,10 @@ class Comparison:
         )
 
     def outcome(self, different, at_most, at_least):
-        """Return the outcome of the three tests, see `CONFIRM`; without a margin only the first test counts.
+        """Return the outcome (see `CONFIRM`) from three bools: which hypotheses of `p_values` are rejected.
 
-        The words exclude each other: with more repeats, a true difference inside the margin ends at "same", and one
-        beyond it at "higher" or "lower".
+        Without a margin only the first one counts. The outcomes exclude each other: with more repeats, a true
+        difference inside the margin ends at "same", and one beyond it at "higher" or "lower".
         """
         if self.margin and at_most and at_least:
             return "same"
@@ -158,9 +158,10 @@ class Comparison:
 def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
 
-    The mean of the differences varies more than a mean of independent ones, because their trainings share most photos.
+    The mean of the differences varies more than a mean of independent ones, because the trainings share most photos.
     Its variance is that of one difference times (1 / repeats + held-out photos per training photo), see Nadeau and
-    Bengio (2003), Machine Learning 52. Every repeat is scored on another fold, so repeats and photos are covered.
+    Bengio (2003), Machine Learning 52. Every repeat is scored on another fold, so the interval covers both the repeats
+    and the choice of the photos.
 
     Parameters
     ----------
@@ -169,7 +170,7 @@ def compare(differences, folds, margins=None):
     folds : int
         The number of folds, see `dataset.load_split`.
     margins : dict of name to float, optional
-        Margins other than `MARGIN`.
+        The margins that differ from `MARGIN`.
 
     Returns
     -------
@@ -189,9 +190,10 @@ def compare(differences, folds, margins=None):
 
 
 def holm(p_values):
-    """Reject hypotheses with a probability of at most `LEVEL` for any false rejection (Holm 1979).
+    """Reject hypotheses; the probability of one or more false rejections is at most `LEVEL` (Holm 1979).
 
-    Not by statsmodels, which collects garbage at every call: a simulation of these rules would take hours.
+    The function of statsmodels is not used: it runs Python's garbage collector at every call, so a simulation of these
+    rules would take hours.
 
     Parameters
     ----------
@@ -199,7 +201,7 @@ def holm(p_values):
 
     Returns
     -------
-    array of bool, shape (n,)
+    array of bool, shape (n,), True for a rejected hypothesis
     """
     p_values = np.asarray(p_values)
     order, count = np.argsort(p_values), len(p_values)
@@ -209,7 +211,7 @@ def holm(p_values):
 
 
 def outcomes(compared):
-    """Return the outcome of each comparison, all of them corrected together (Holm 1979).
+    """Return the outcome of each comparison; each of the three tests is corrected over all comparisons (Holm 1979).
 
     At most one of the three hypotheses of a comparison with a margin is true.
 
@@ -230,7 +232,7 @@ def outcomes(compared):
 
 
 def repeats_needed(row, must_be, count):
-    """Find how many repeats of the same mean and variance would decide a statement among `count`; None above 30."""
+    """Find how many repeats with the same mean and variance would decide one of `count` statements; None above 30."""
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
         shown = row.outcome(*(value < LEVEL / count for value in row.p_values(repeats)))
         if shown in CONFIRM[must_be] | REFUTE[must_be]:
@@ -242,7 +244,7 @@ def repeats_needed(row, must_be, count):
 
 
 def pairs(variant, baseline, score):
-    """Compute the differences of two networks in each pair, or the reason why there are too few.
+    """Compute the difference of two networks in each pair, and the reason if the pairs are no evidence.
 
     Parameters
     ----------
@@ -252,7 +254,8 @@ def pairs(variant, baseline, score):
 
     Returns
     -------
-    dict of differences (list of float, of the pairs in which both converged) and reason (str, None if there are enough)
+    dict of differences (list of float, of the pairs in which both converged) and reason (str or None, see
+    `missing_pairs`)
     """
     both = list(zip(variant, baseline, strict=False))
     states = [[run.result["state"] for run in pair] for pair in both]
@@ -262,14 +265,14 @@ def pairs(variant, baseline, score):
 
 
 def missing_pairs(states):
-    """Say why fewer than three pairs converged; None if enough did.
+    """Say why the pairs are no evidence; None if three or more converged, and no training diverged or did not train.
 
     Parameters
     ----------
     states : list of list of str
         The states of the two trainings of each pair, see `scoring.state_of`.
     """
-    failed = any({"diverged", "did not train"} & set(pair) for pair in states)  # networks that sometimes fail
+    failed = any({"diverged", "did not train"} & set(pair) for pair in states)  # a network that sometimes fails
     converged = sum(set(pair) == {"converged"} for pair in states)
     if converged >= LEAST_REPEATS and not failed:
         return None
@@ -295,7 +298,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         The claim's statement about the difference, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        Variances of the same measure and kind of networks are moderated together.
+        Names the measure and the kind of networks; variances with the same name are moderated together.
     margin : float
     against : float
         A number that the differences are compared with, in place of zero.
@@ -312,23 +315,23 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """Describe a comparison that is a count and needs no test: dict, JSON-able; `is_shown` if it is as claimed."""
+    """Describe a comparison of counts, which needs no test: dict, JSON-able; `is_shown` if they are as claimed."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
 def not_tested(reason):
-    """Describe the comparisons of a claim that this run did not test."""
+    """Describe the comparisons of a claim that this run did not test: list of one dict, JSON-able."""
     return [{"what": "", "reason": f"not tested: {reason}"}]
 
 
 def judge(records, folds):
-    """Reach the verdicts on all claims of a run, corrected together.
+    """Reach the verdicts on all claims of a run, with tests that are corrected together.
 
     Parameters
     ----------
     records : list of dict
-        For each claim: claim, said, figure, comparisons (list from `evidence`, `known` or `not_tested`) and optionally
-        note.
+        For each claim a dict with the keys claim, said (the study's words), figure, comparisons (list of dicts from
+        `evidence`, `known` or `not_tested`) and optionally note.
     folds : int, see `compare`
 
     Returns
@@ -372,7 +375,7 @@ def judge_one(row, compared, shown, count):
     compared : Comparison or None
     shown : str or None, see `outcomes`
     count : int
-        The number of comparisons of the run.
+        The number of comparisons that are tested in the run.
     """
     if "counted" in row:
         verdict = "undecided" if row["reason"] else "confirmed" if row["counted"] else "refuted"
@@ -399,7 +402,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """Combine the verdicts on the statements of one claim: confirmed only if every tested one is confirmed."""
+    """Combine the verdicts on the statements of a claim: refuted if one is, confirmed if all tested ones are."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

@@ -1,4 +1,4 @@
-"""Train a queue of runs in parallel, on the workers of a Dask cluster or of this machine.
+"""Train a queue of runs in parallel, on the workers of a Dask cluster or on local worker processes.
 
 Every worker sees the same project folder. The files of a run do not depend on the worker that trained it.
 """
@@ -20,14 +20,14 @@ import toolz
 from distributed import Client, LocalCluster, as_completed, get_worker
 
 TOPIC = "leaf-epochs"
-ONE_AT_A_TIME = threading.Lock()  # for workers with several threads
-ATTEMPTS = 3  # per run; it fails if its training raises an error or its worker dies
+ONE_AT_A_TIME = threading.Lock()  # a worker with several threads trains one run at a time
+ATTEMPTS = 3  # per run; an attempt fails if the training raises an error or its worker dies
 PATIENCE = 10  # seconds in which a scheduler must answer
 
 
 @functools.lru_cache(maxsize=1)
 def connect(address):
-    """Connect to the scheduler at an address, or start N processes for "local:N" that end with this one: Client."""
+    """Return a Client of the scheduler at an address or, for "local:N", of N new processes that end with this one."""
     if not address.startswith("local:"):
         try:
             return Client(address, timeout=PATIENCE)
@@ -46,9 +46,9 @@ def connect(address):
 
 
 def share_out(number, count):
-    """Give this process its share of the cores, and a GPU, as worker `number` of `count` on this machine."""
+    """Bind this process, worker `number` of `count` on one computer, to its share of the cores and to one GPU."""
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number)
-    if not hasattr(os, "sched_setaffinity"):  # not possible on macOS
+    if not hasattr(os, "sched_setaffinity"):  # macOS cannot bind a process to cores
         return
     cores = own_cores()
     own = cores[number::count] or [cores[number % len(cores)]]
@@ -58,7 +58,7 @@ def share_out(number, count):
 
 
 def gpu_of(number):
-    """Return CUDA_VISIBLE_DEVICES for worker `number`: its GPU, or "", which hides GPUs from TensorFlow."""
+    """Return CUDA_VISIBLE_DEVICES for worker `number`: the number of its GPU, or "" if there is none."""
     gpus = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdecimal()]
     return str(number % len(gpus)) if gpus else ""
 
@@ -66,14 +66,26 @@ def gpu_of(number):
 def train_on_worker(spec, split_hash, prepare, count, threads):
     """Train one spec on a worker, which reads the split itself and reports its epochs to the client.
 
-    An operation has as many threads as without workers, because their number affects the last digits.
+    An operation uses as many threads as without workers, because the number of threads affects the last digits.
+
+    Parameters
+    ----------
+    spec : dict, see `runs.training_spec`
+    split_hash : str
+        InputError if the worker's split has another hash.
+    prepare : bytes
+        Pickled callable(spec, split) -> Training.
+    count : int
+        The number of local worker processes that share the cores; 0 on a Dask cluster.
+    threads : int
+        Threads per operation; InputError if the worker uses another number.
     """
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     worker = get_worker()
-    if count and not hasattr(worker, "has_its_share"):  # before TensorFlow is imported
+    if count and not hasattr(worker, "has_its_share"):  # this must come before TensorFlow is imported
         share_out(int(worker.name), count)
         worker.has_its_share = True
-    prepare = cloudpickle.loads(prepare)  # imports TensorFlow, with the settings above
+    prepare = cloudpickle.loads(prepare)  # this imports TensorFlow, with the settings above
     from leaves import dataset, runs
     from leaves.training import THREADS, OnEpoch
 
@@ -89,47 +101,60 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
         )
     with ONE_AT_A_TIME:
         announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
-        # Another worker may still train this run for a command that was killed, so wait for it.
+        # The worker of a command that was killed may still train this run, so wait for that worker.
         runs.train_once(spec, split, prepare, announce, patience=float("inf"))
+
+
+def ended(futures, events, progress):
+    """Yield each future when it has ended; report the workers' events in the meantime.
+
+    The events are reported in this thread, because Jupyter would show the text of the client's thread in the cell that
+    connected the client.
+
+    Parameters
+    ----------
+    events : Queue of tuple, the arguments of `progress`
+    """
+    waiting = as_completed(futures)
+    while waiting.count() or not events.empty():
+        try:
+            progress(*events.get(timeout=0 if waiting.has_ready() else 0.2))
+        except Empty:
+            if waiting.has_ready():
+                yield next(waiting)
 
 
 def train_queue(queue, split, prepare, address, progress):
     """Train specs on a cluster, one per worker at a time.
 
-    If a worker dies, another one continues its run after the last epoch. A run that failed `ATTEMPTS` times is reported
-    when the others are finished.
+    If a worker dies, another worker resumes its run after the last finished epoch.
 
     Parameters
     ----------
     queue : dict of the spec's hash to spec
     address : str, see `connect`
     progress : callable(hash, epoch or None, validation macro F1 or None)
-        Called after each epoch, and with None when a run has ended.
+        Called after each epoch, and with None for both values when a run has ended.
 
     Raises
     ------
     InputError
-        Names the runs that failed and why.
+        When a run failed `ATTEMPTS` times. It is raised after the other runs have ended, and names each run that failed
+        and why.
     """
-    from leaves.training import THREADS  # not earlier: a worker imports this module before it knows the number
+    from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
 
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
-    events = Queue()  # read by this thread: Jupyter shows what the client's thread prints in the cell that connected it
+    events = Queue()
     client.subscribe_topic(TOPIC, lambda event: events.put(event[1]))
-    run = toolz.compose(operator.call, cloudpickle.loads)  # a scheduler cannot unpickle this project's objects
-    prepare = cloudpickle.dumps(prepare)  # unpickled by the worker after it has set its threads
+    run = toolz.compose(operator.call, cloudpickle.loads)  # the scheduler cannot unpickle the project's objects
+    prepare = cloudpickle.dumps(prepare)  # the worker unpickles it after it has set its threads
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
-    failed, waited_for = [], as_completed(futures)
-    while waited_for.count() or not events.empty():
-        with suppress(Empty):
-            progress(*events.get(timeout=0 if waited_for.has_ready() else 0.2))
-            continue
-        if not waited_for.has_ready():
-            continue
-        future = next(waited_for)
+    failed = []
+    for future in ended(futures, events, progress):
         key = futures[future]
         if future.status == "finished":
             progress(key, None, None)

@@ -6,9 +6,22 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
 def seconds_parts(run, head=None):
-    """List the seconds of a training, of its features and of the head that it started from, by shareable names."""
+    """List the seconds of a training, of its features and of the head that it started from, each under a name.
+
+    Models that share a part list it under the same name, so `total_cost` counts it once.
+
+    Parameters
+    ----------
+    run : Run
+    head : Run, optional
+        The head that a fine-tuned network started from.
+
+    Returns
+    -------
+    dict of the part's name to {"train_seconds": float}
+    """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
-    if "seconds_before" in run.result:  # for a tail it includes its head's training
+    if "seconds_before" in run.result:  # that of a tail includes the training of its head
         parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 
@@ -19,15 +32,16 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     Parameters
     ----------
     run : Run
-    milliseconds : dict of "whole" and, for a network on a backbone, "front", to float
+    milliseconds : dict of float
+        Per photo: "whole" for the whole network and, if it was measured, "front" for its frozen layers.
     head : Run, optional
         The head that a fine-tuned network started from.
     teacher : dict of the part's name to dict, optional
-        Further seconds for the training of a distilled network, see `seconds_parts`.
+        The seconds of a distilled network's teacher, see `teacher_parts`.
 
     Returns
     -------
-    dict of the part's name to a dict with keys of `COSTS`
+    dict of the part's name to a dict with some of the keys in `COSTS`
     """
     params, ms = run.result["params"], milliseconds["whole"]
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
@@ -35,7 +49,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     if "seconds_before" in run.result:
         front = {"params": (head or run).result["parts"]["front"]}
         shared = {f"{run.spec['backbone']}, weights": front}
-        if "front" in milliseconds:  # networks with the same photo size also share its time
+        if "front" in milliseconds:  # networks with the same image size also share the time of the pass
             shared[f"{run.spec['backbone']}, pass"] = {"ms_per_image": milliseconds["front"]}
         for part in shared.values():
             own |= {key: own[key] - value for key, value in part.items()}
@@ -44,7 +58,10 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
 
 
 def teacher_parts(models, run):
-    """List the seconds of a distilled network's teacher: its parts if it is one of `models`, else their sum."""
+    """List the seconds of a distilled network's teacher: in parts if it is one of `models`, else as one sum.
+
+    The result is empty for a network without a teacher, see `seconds_parts`.
+    """
     if "teacher_seconds" not in run.result:
         return {}
     folder = run.spec["teacher"]["run"].split()[0]
@@ -70,7 +87,9 @@ def cost_rows(models, times, ensembles):
 
     Parameters
     ----------
+    models : dict of label to Run
     times : dict of label to dict, from `answer_test_subset`
+    ensembles : dict of label to the labels of its members
     """
     parts = {
         label: cost_parts(run, times[label], transfer_of(models, run), teacher_parts(models, run))
@@ -81,8 +100,9 @@ def cost_rows(models, times, ensembles):
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
         rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
     for label, members in ensembles.items():
+        # The first kind by alphabet: imagenet, none, random.
         kinds = {models[member].result["initial_weights"] for member in members}
-        rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}  # imagenet first
+        rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}
         rows[label] |= total_cost(*(parts[member] for member in members))
     rows["Test-time augmentation"]["ms_per_image"] *= len(MIRRORS)
     return rows

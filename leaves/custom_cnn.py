@@ -1,4 +1,4 @@
-"""FinalModel and its variants as data: layers are checked before any training, then built by Keras.
+"""Describe FinalModel and its variants as data; the layers are checked before any training, then built by Keras.
 
 Your own model is a list of Keras layers, or a set of changes to FinalModel::
 
@@ -44,13 +44,13 @@ def final_model_layers(
 ):
     """List the Keras layers of the original study's FinalModel; chapter 3 varies the arguments.
 
-    Five blocks of convolution, activation and max pooling; global average pooling, dropout, dense 512, dropout,
-    softmax.
+    By default these are five blocks of convolution, activation and max pooling, then global average pooling, dropout,
+    a dense layer of 512 units, dropout, and a dense layer with softmax.
 
     Parameters
     ----------
     classes : int
-    filters : sequence of int, one number for each block
+    filters : sequence of int, the number of filters in each block
     activation : (class name, config) of the layer after each convolution
     reduction : str
         Class name of the layer that reduces the last feature maps to features.
@@ -97,7 +97,7 @@ def is_described(value):
     )
 
 
-# The choices of `cnn_spec`, and the values that each of them takes. Keras checks the names of its classes.
+# The settings that `cnn_spec` accepts, and the values that each of them takes. Keras checks the names of its classes.
 CHOICES = {
     # the layers of FinalModel
     "filters": PARAMETERS["filters"],
@@ -166,8 +166,9 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     changes
         Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
         batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `backgrounds`, see
-        `batches.other_backgrounds`; `fold` and `without`, see `dataset.hold_out`; `refit` is {"folds": k, "fold": i},
-        see `dataset.move_validation`; `log_layers` records the measurements of every layer for chapter 2's figures.
+        `batches.other_backgrounds`; `fold` and `without`, see `dataset.hold_out`; `refit`, which is None or
+        {"folds": k, "fold": i}, see `dataset.move_validation`; and `log_layers`, which records measurements of every
+        layer for the figures of chapter 2.
 
     Returns
     -------
@@ -186,7 +187,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if changes.get("backgrounds") == "kept":  # the same spec as without this key
+    if changes.get("backgrounds") == "kept":  # it gives the same spec as no such key
         del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
@@ -201,8 +202,8 @@ def final_model_settings(filters, augmentation, learning_rate, **settings):
     Parameters
     ----------
     filters, augmentation, learning_rate, **settings
-        The parameters of these chapters: patience, batch_size, balance and precision (see `runs.chosen_precision`).
-        The same settings give the same trainings.
+        The parameters of these chapters; `settings` are patience, batch_size, balance and precision (see
+        `runs.chosen_precision`). With the same settings, both chapters use the same trainings.
     """
     optimizer = {"class_name": "Adam", "config": {"learning_rate": learning_rate}}
     return {"filters": filters, "augmentation": augmentation, "optimizer": optimizer, "log_layers": True, **settings}
@@ -217,11 +218,11 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Raise InputError with one sentence at the first choice that `CHOICES` lacks or whose value it rejects.
+    """Raise InputError with one sentence at the first setting that `CHOICES` does not have or with a value it rejects.
 
     Parameters
     ----------
-    choices : dict of choice to value
+    choices : dict of setting to value
     name : str
         The model's name, for the message.
     """
@@ -249,7 +250,7 @@ def check_optimizer(optimizer, name):
 
 
 def make_layer(position, description):
-    """Make a Keras layer from [class name, config]; InputError names the layer and the valid arguments."""
+    """Make a Keras layer from [class name, config]; raise InputError, which names the layer, if that is impossible."""
     try:
         class_name, config = description
         given = set(config)
@@ -274,7 +275,7 @@ def make_layer(position, description):
         raise InputError(f"{where}: the argument {missing[0]!r} is missing; it takes {', '.join(valid)}.")
     try:
         description = {"module": "keras.layers", "class_name": class_name, "config": dict(config)}
-        if class_name == "Rescaling":  # its from_config needs the offset, without a default
+        if class_name == "Rescaling":  # its from_config has no default for the offset
             description["config"].setdefault("offset", 0.0)
         return keras.layers.deserialize(description)
     except (TypeError, ValueError, KeyError) as error:
@@ -300,7 +301,7 @@ def make_layers(layers, input_shape, name):
     Raises
     ------
     InputError
-        One sentence, when a layer cannot be made or does not accept the output of the layer before it.
+        When a layer cannot be made or does not accept the output of the layer before it; the message is one sentence.
     """
     built, shape = [], (None, *input_shape)
     for position, description in enumerate(layers, 1):
@@ -309,7 +310,7 @@ def make_layers(layers, input_shape, name):
             shape = built[-1].compute_output_shape(shape)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        except Exception as error:  # Keras layers raise many types for a wrong shape
+        except Exception as error:  # Keras layers raise many types of exceptions for a wrong shape
             where, sides = f"{name}: layer {position}, {description[0]}", " x ".join(map(str, shape[1:]))
             if "zero or negative" in str(error):
                 way_out = "take fewer poolings or larger images"
@@ -319,7 +320,7 @@ def make_layers(layers, input_shape, name):
 
 
 def check_layers(layers, input_shape, classes, name):
-    """Raise InputError with one sentence if a list of layers is not a classifier; nothing is built.
+    """Raise InputError with one sentence if a list of layers is not a classifier; no weights are made.
 
     Parameters
     ----------
@@ -365,15 +366,19 @@ def layer_table(model):
 
 
 def evidence_that_weights_move(runs):
-    """Collect the evidence for claim C14 and a note that answers its open question, see `claims.judge`.
+    """Collect the evidence for claim C14, and a note on the study's question about vanishing gradients.
 
     Parameters
     ----------
     runs : list of Run, see `runs.smallest_change`
+
+    Returns
+    -------
+    dict of comparisons and note, see `claims.judge`
     """
     change, ratios = smallest_change(runs), gradient_ratios(runs)
     what = f"the smallest change of a kernel in an epoch is {100 * change:.2g} % of its norm"
-    reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # too few repeats, or too few of them converged
+    reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # why the runs are no evidence, or None
     ends = [*dict.fromkeys(f"{value:.2g}" for value in (min(ratios), max(ratios)))]
     note = (
         f"in the worst epoch of a training the weakest gradient of a convolution is {' to '.join(ends)} "

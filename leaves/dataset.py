@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold
 
 SUBSETS = ("train", "validation", "test")
-DEVELOPMENT = "development"  # train and validation together: all that a fold may hold out
+DEVELOPMENT = "development"  # train and validation together: the photos that the folds divide
 
 
 def load_split(path=None):
@@ -24,7 +24,7 @@ def load_split(path=None):
     Raises
     ------
     InputError
-        When the file is missing, or differs from the file that chapter 1 wrote.
+        When the file is missing, differs from the file that chapter 1 wrote, or is from an earlier version.
     """
     path = path or places.SPLIT_CSV
     if not path.exists():
@@ -32,7 +32,7 @@ def load_split(path=None):
     if not matches_checksum(path):
         raise InputError(f"{path.name} was changed after chapter 1 wrote it: run notebook 01_data_split again.")
     split = pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
-    split = split.sort_values(["label", "sha256"], ignore_index=True)  # renamed files keep this order
+    split = split.sort_values(["label", "sha256"], ignore_index=True)  # renaming a file does not change this order
     if "fold" not in split:
         raise InputError(f"{path.name} is from an earlier version and has no folds: run notebook 01_data_split again.")
     rows = split[["sha256", "label", "split", "fold"]].to_csv(index=False)
@@ -49,10 +49,10 @@ def hold_out(split, fold, without=None):
     ----------
     split : DataFrame, see `load_split`
     fold : int
-        The fold of train and validation that becomes the validation subset; the others are for training. Fold 0
-        changes nothing.
+        The fold of train and validation that becomes the validation subset; the other folds become the training
+        subset. Fold 0 is the validation subset of the split, so it changes nothing.
     without : int, optional
-        A fold that is in neither of them: its subset is called "unused".
+        A fold that is in neither subset; its photos get the subset "unused".
 
     Returns
     -------
@@ -81,15 +81,15 @@ def check_folds(split, fold, without=None):
 
 
 def move_validation(split, folds, fold):
-    """Move all but one fold of the validation subset to the training subset; groups stay together.
+    """Divide the validation subset into folds, and move all but one to the training subset; groups stay together.
 
-    With 20 folds a validation share of 0.2 becomes 0.01, as in the original study's refit.
+    With 20 such folds, a validation share of 0.2 becomes 0.01, as in the original study's refit.
 
     Parameters
     ----------
     split : DataFrame, see `load_split` and `hold_out`
     folds : int
-        How many; no more than there are groups.
+        The number of folds of the validation subset; if it has fewer groups, their number is used.
     fold : int, from 0
         The fold that stays in the validation subset.
 
@@ -109,10 +109,10 @@ def move_validation(split, folds, fold):
 def shrunk_side(split, divisor):
     """Divide the median shorter side of the photos (256 pixels at most) by a number: int, 32 pixels or more.
 
-    The original study halved its photos of 256 pixels. Without any known side the result is 32.
+    The original study halved the side of its photos, 256 pixels. If no side is known, the result is 32.
     """
     side = split[["width", "height"]].min(axis=1).median()
-    return int(max(32, min(side, 256) // divisor))  # in this order, because NaN would become 256 in another
+    return int(max(32, min(side, 256) // divisor))  # min(256, side) would turn NaN into 256
 
 
 def load_images(split, subset, size):

@@ -1,10 +1,10 @@
-"""Train FinalModel (distilled): the five blocks of FinalModel with a teacher from chapters 4 and 5.
+"""Describe and prepare the training of FinalModel (distilled), a small network that learns from a large one.
 
-The recipe is a list of known steps: batch normalisation before each activation (Ioffe and Szegedy 2015), AdamW
-(Loshchilov and Hutter 2019) with a warm-up and a cosine schedule (Loshchilov and Hutter 2017), oversampling of rare
-classes, flips and quarter turns, and a teacher's softened answers in the labels (Hinton et al. 2015). Quarter turns do
-not interpolate pixels. Other rotations blur a small photo, and a network that learns from blurred photos fails on sharp
-ones.
+The network has the five blocks of FinalModel. Its teacher is a network of chapter 4 or 5. The recipe combines known
+steps: batch normalisation before each activation (Ioffe and Szegedy 2015), AdamW (Loshchilov and Hutter 2019) with a
+warm-up and a cosine schedule (Loshchilov and Hutter 2017), oversampling of rare classes, flips and quarter turns, and
+labels that are mixed with the teacher's softened answers (Hinton et al. 2015). Quarter turns do not interpolate pixels.
+Other rotations blur a small photo, and a network that learns from blurred photos fails on sharp ones.
 """
 
 import math
@@ -28,7 +28,7 @@ import pandas as pd
 NAME, BALANCE = "FinalModel (distilled)", "sqrt_oversample"
 AUGMENTATION = {"flip": True, "rotation": QUARTER_TURNS, "shift": 0, "zoom": 0}  # a leaf may lie in any direction
 PEAK_RATE, WARM_UP, WEIGHT_DECAY = 0.004, 0.1, 0.05  # the warm-up is a share of all steps
-TEACHER = {"temperature": 4.0, "share": 0.2}  # of the answers; share of the label in the target
+TEACHER = {"temperature": 4.0, "share": 0.2}  # of the answers; their share in the target
 
 
 def distilled_layers(classes, filters):
@@ -49,7 +49,7 @@ def distilled_layers(classes, filters):
         convolution = {"filters": count, "kernel_size": 3, "padding": "same", "use_bias": False, **weights}
         layers += [["Conv2D", convolution], ["MaxPooling2D", {"pool_size": 2}]]
         layers += [["BatchNormalization", {"momentum": 0.9}], ["LeakyReLU", {"negative_slope": 0.3}]]
-    # The dense layer is smaller by the parameters of the normalisation, three more for each filter.
+    # The normalisation has three parameters per filter more than the bias, so the dense layer gets fewer units.
     units = 512 - math.ceil(3 * sum(filters) / (filters[-1] + 1 + classes))
     layers += [["GlobalAveragePooling2D", {}], ["Dense", {"units": units, "activation": "relu", **weights}]]
     return [*layers, ["Dense", {"units": classes, "activation": "softmax"}]]
@@ -103,7 +103,7 @@ def distilled_specs(split, final, teachers, epochs, repeats):
 
 
 def one_cycle(split, fold, epochs):
-    """Describe AdamW with a learning rate that rises in the first tenth of all steps, then falls to 0 (cosine)."""
+    """Return AdamW's config: the learning rate rises in the first tenth of all steps, then falls to 0 (cosine)."""
     train = hold_out(split, fold)
     labels = np.searchsorted(split.attrs["classes"], train.loc[train["split"] == "train", "label"])
     steps = epochs * math.ceil(len(rows_of_epoch(labels, BALANCE)) / 32)
@@ -128,7 +128,7 @@ def teacher_answers(teacher, split):
 
     def compute():
         network, outputs_of = teacher.load_model(), teacher
-        if "starts_from" in teacher.spec:  # a tail starts from its head's stored outputs
+        if "starts_from" in teacher.spec:  # a tail learnt from the stored outputs of its head
             outputs_of = read_run(places.RUNS / teacher.spec["starts_from"].split()[0])
         parts = network.get_layer("front"), network.get_layer("last_block")
         outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)
@@ -143,7 +143,7 @@ def teacher_answers(teacher, split):
 
 
 def prepare_distilled(spec, split):
-    """Prepare the `Training` of a spec of `distilled_specs`: labels mixed with the teacher's softened answers."""
+    """Prepare the `Training` of a spec of `distilled_specs`: targets mix labels and the teacher's softened answers."""
     training = prepare(spec, split)
     if "teacher" not in spec:
         return training
@@ -158,7 +158,7 @@ def prepare_distilled(spec, split):
 
 
 def size_table(models):
-    """List size, time and score of networks: DataFrame of parameters, seconds of one training, mean held-out macro F1.
+    """List the parameters, the seconds of one training and the mean held-out macro F1 of networks: DataFrame.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def size_table(models):
 
 
 def finding(table):
-    """Compare the score of the small network with FinalModel's, from a `size_table` of both."""
+    """Compare size and score of the small network with FinalModel's, in words, from a `size_table` of both."""
     small, final = table.loc[NAME], table.loc["FinalModel"]
     return (
         f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "

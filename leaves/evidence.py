@@ -1,4 +1,4 @@
-"""Collect the evidence of chapter 6: for the claim on FinalModel's size, and the notes on the test subset."""
+"""Collect the evidence of chapter 6 for the claim on FinalModel's size, and write notes on the test subset."""
 
 from html import escape
 
@@ -6,7 +6,7 @@ from leaves import claims, sources
 from leaves.evaluation import validation_score
 
 CLAIMS = [f"C{number}" for number in range(1, 18)]  # of the original study
-NO_CORRECTION = 0.05  # a temperature closer to 1 counts as none
+NO_CORRECTION = 0.05  # a temperature that is closer to 1 counts as no correction
 STARTS = {"none": "trained from scratch", "random": "random initial weights", "imagenet": "ImageNet weights"}
 
 
@@ -74,12 +74,14 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
 
     Parameters
     ----------
-    large : str, the label of a network on a backbone, or None if there is none with ImageNet weights
+    large : str, the label of a network on a backbone with ImageNet weights, or None if there is none
     small : list of str
         The first label is the small network of the claim; the test note covers the others too.
     models : dict of label to Run
     repeats : dict of label to list of Run
     on_test : Answers
+    draws : int
+        Number of bootstrap resamples for the intervals in the note.
 
     Returns
     -------
@@ -108,12 +110,12 @@ def with_test_notes(records, pairs, on_test, draws):
     ----------
     records : list of dict, see `claims.judge`
     pairs : list of (claim, label, label)
-        Two models that the test subset compares for a claim.
+        For a claim, the labels of two models that are compared on the test subset.
     on_test : Answers
 
     Returns
     -------
-    list of dict, one for each of `CLAIMS`; a claim without a record counts as not tested
+    list of dict, one for each claim in `CLAIMS`; a claim without a record counts as not tested
     """
     absent = {"said": "", "figure": "", "comparisons": claims.not_tested("no chapter recorded evidence")}
     by_claim = {claim: {"claim": claim, "note": ""} | absent for claim in CLAIMS}

@@ -1,4 +1,4 @@
-"""Show which pixels a network uses: LayerCAM (Jiang et al. 2021), and its share on the leaf."""
+"""Show by LayerCAM (Jiang et al. 2021) which pixels a network uses, and compute the share of the map on the leaf."""
 
 import hashlib
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 from leaves import evaluation
 from leaves.backgrounds import leaf_masks
 from leaves.batches import in_batches
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.dataset import load_images
 from leaves.evaluation import load_network
 from leaves.training import flat_layers
@@ -18,8 +18,8 @@ import tensorflow as tf
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-CODE = hashlib.sha256(Path(__file__).read_bytes() + evaluation.CODE.encode()).hexdigest()[:8]
-FINE = 16  # places per side of the maps; coarser maps cannot be read
+CODE = code_hash(Path(__file__), evaluation.CODE)
+FINE = 16  # places (positions in a feature map) per side; with fewer, a map is too coarse to be read
 
 
 def fine_layer(network):
@@ -31,7 +31,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list to which each eager call of a layer adds its output, even of a layer in a nested model."""
+    """Yield a list to which each eager call of a layer appends its output; the layer may lie in a nested model."""
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):
@@ -46,10 +46,11 @@ def recorded_output(layer):
 
 
 def layer_cam(network, images):
-    """Compute how much each place of fine feature maps raises the network's answer.
+    """Compute for each place in the feature maps of `fine_layer` how much it supports the predicted class.
 
-    Each value of a map is weighted by its own gradient if that is positive (Jiang et al. 2021, "LayerCAM"), which keeps
-    the maps of early layers sharp. The gradient is that of the log odds of the answer.
+    Each value of a feature map is multiplied by its gradient if this is positive (Jiang et al. 2021, "LayerCAM"), and
+    the products are added over the feature maps. This keeps the maps of early layers sharp. The gradient is that of the
+    log odds of the predicted class.
 
     Parameters
     ----------
@@ -72,18 +73,24 @@ def layer_cam(network, images):
 
 
 def brightness(heat):
-    """Scale maps for drawing, 0 to 1: the square root of a smoothed map, so one place does not outshine the others."""
+    """Scale maps to 0..1 for drawing: smooth them and take square roots, so one place does not outshine the others."""
     smooth = np.sqrt(gaussian_filter(heat, (0, 1, 1)))
     return smooth / np.maximum(smooth.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
 def stored_heat(run, split, rows):
-    """Compute `layer_cam` of some photos of the test subset once.
+    """Compute `layer_cam` of some photos of the test subset once, and keep the maps in the folder of the run.
 
     Parameters
     ----------
+    run : Run
+    split : DataFrame, see `dataset.load_split`
     rows : array of int
-        Row numbers of photos in the test subset.
+        Row numbers of the photos in the test subset.
+
+    Returns
+    -------
+    array of float32, see `layer_cam`
     """
     key = f"{CODE} {split.attrs['hash']} {run.result['hashes']['model.keras']} {rows.tolist()}"
 
@@ -96,9 +103,9 @@ def stored_heat(run, split, rows):
 
 
 def heat_examples(labels, models, on_test, split):
-    """Compute the maps of models for three test photos that they classify correctly and three that they do not.
+    """Compute the maps of each model for three test photos that it classifies correctly and three that it does not.
 
-    Photos with a known outline of the leaf come first, so it can be drawn.
+    Photos with a leaf mask are taken first, so the outline of the leaf can be drawn.
 
     Parameters
     ----------
@@ -126,12 +133,12 @@ def heat_examples(labels, models, on_test, split):
 
 
 def share_on_leaf(heat, masks):
-    """Compute the share of each map's weight on the leaf: array of float, shape (n,); NaN for a map of zeros.
+    """Compute the share of each map's sum that lies on the leaf: array of float, shape (n,); NaN for a map of zeros.
 
     Parameters
     ----------
-    heat : float array, shape (n, height, width)
-    masks : array of bool, shape (n, side, side)
+    heat : float array, shape (n, height, width), see `layer_cam`
+    masks : array of bool, shape (n, side, side), see `leaf_mask`
     """
     size = heat.shape[:0:-1]
     areas = [Image.fromarray(np.float32(mask)).resize(size, Image.Resampling.BOX) for mask in masks]
@@ -141,7 +148,7 @@ def share_on_leaf(heat, masks):
 
 
 def attention_table(labels, models, split, rows):
-    """Tabulate the share of each model's maps on the leaf: DataFrame, one row per label.
+    """Tabulate the share of each model's maps that lies on the leaf: DataFrame, one row per label.
 
     Parameters
     ----------
@@ -152,8 +159,9 @@ def attention_table(labels, models, split, rows):
 
     Returns
     -------
-    DataFrame of "weight on the leaf" and "area of the leaf" (means, float), "photos" (int, those with any weight in
-    the map) and "places" (str, of the maps); empty if no photo has a leaf mask
+    DataFrame of "weight on the leaf" and "area of the leaf" (means of shares, float), "photos" (int, the number of maps
+    that are not zero everywhere) and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a
+    leaf mask
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]
@@ -167,7 +175,7 @@ def attention_table(labels, models, split, rows):
 
 
 def attention_in_words(table):
-    """Say how much of each model's map lies on the leaf, beside the leaf's share of the picture.
+    """Say which share of each model's maps lies on the leaf, and which share of the picture the leaf covers.
 
     Parameters
     ----------

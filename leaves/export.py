@@ -1,11 +1,10 @@
 """Export the best model to one file that takes photos of any size and returns the names of species."""
 
 import functools
-import hashlib
 from pathlib import Path
 
 from leaves import familiarity, image_store, places
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.evaluation import VERSIONS, load_network
 from leaves.files import InputError, atomic_path, file_hash, read_regular
 
@@ -14,11 +13,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-CODE = hashlib.sha256(Path(__file__).read_bytes() + VERSIONS.encode()).hexdigest()[:8]
+CODE = code_hash(Path(__file__), VERSIONS)
 
 
 def with_labels(network, size, classes, familiar):
-    """Wrap a network: it takes pictures of any size, and returns class names and how familiar each picture is.
+    """Wrap a network so it takes pictures of any size, and returns class names and the familiarity of each picture.
 
     Parameters
     ----------
@@ -34,27 +33,27 @@ def with_labels(network, size, classes, familiar):
     """
     pixels = keras.Input((None, None, 3), name="pixels")
     answer = network(resized(pixels, size), training=False)  # no dropout
-    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 is for unknown names
+    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 stands for unknown names
     score = familiar.network(resized(pixels, familiar.size))
     of_species = {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer}
     return keras.Model(pixels, of_species | {"familiar": score, "is_familiar": score >= familiar.cut})
 
 
 def resized(pixels, size):
-    """Resize pictures to size x size pixels with whole numbers 0..255: Keras tensor to Keras tensor, float32."""
+    """Resize pictures to size x size pixels and round them to whole numbers 0..255: Keras tensor, float32."""
     changed = keras.layers.Resizing(size, size, interpolation="bicubic", antialias=True)(pixels)
     return keras.ops.round(keras.ops.clip(changed, 0, 255))
 
 
 def export_model(run, classes, familiar, file):
-    """Write a run's model with `with_labels` to a file, and read it back: keras.Model."""
+    """Wrap a run's model by `with_labels`, write it to a file, and return the keras.Model that is read back."""
     with atomic_path(file) as unfinished:
         with_labels(load_network(run.folder), run.spec["image_size"], classes, familiar).save(unfinished)
     return keras.models.load_model(file)
 
 
 def answers_of_export(model, run, familiar, split):
-    """Compute the answers of a run's exported model to the photo files of the test subset once.
+    """Let a run's exported model classify the photo files of the test subset once; keep its answers with the run.
 
     Returns
     -------

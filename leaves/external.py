@@ -21,9 +21,14 @@ import pandas as pd
 
 
 def external_files(folder, classes):
-    """List the photos of a second test set (path, label, disease); labels are "" if it has no sub-folders.
+    """List the photos of a second test set: DataFrame of path, label and disease, and print the skipped classes.
 
-    Prints the skipped classes. InputError if the folder cannot be read or has no usable photo.
+    If the folder has no sub-folders, all labels are "".
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be read or has no photo of the known classes.
     """
     try:
         entries = [entry for entry in visible(folder) if can_be_written(entry.name)]
@@ -44,7 +49,7 @@ def external_files(folder, classes):
 
 
 def external_photos(folder, split, sizes):
-    """List the usable photos of a second test set with the facts of `inspect_images`; prints the skipped ones.
+    """List the usable photos of a second test set, with the columns of `inspect_images`, and print the skipped ones.
 
     Photos that equal, or nearly equal, a photo of the training or validation subset are skipped, because the models
     have learnt from them or were selected on them.
@@ -80,9 +85,9 @@ def external_photos(folder, split, sizes):
 
 
 def known_to_models(inspected, split, size):
-    """Find photos that equal, or nearly equal, one of train or validation: array of bool, shape (n,).
+    """Find photos that equal, or nearly equal, a training or validation photo: array of bool, shape (n,).
 
-    InputError if data/source.json lacks the distance at which photos are nearly equal.
+    InputError is raised if data/source.json does not have the setting `phash_distance`, see `seen_before`.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
@@ -93,7 +98,7 @@ def known_to_models(inspected, split, size):
 
 
 def external_answers(folder, split, models, ensembles, familiar):
-    """Let every model and ensemble classify the photos of a second test set; prints the skipped photos.
+    """Let every model and ensemble classify the photos of a second test set, and print the skipped photos.
 
     Parameters
     ----------
@@ -106,7 +111,7 @@ def external_answers(folder, split, models, ensembles, familiar):
     paths : Series of str
         The photos.
     answers : Answers
-        Their truth is None if the folder has no sub-folders, so no labels.
+        The truth is None if the folder has no sub-folders and therefore no labels.
     scores : array of float, shape (n,)
         How familiar each photo is, see `familiarity.Familiarity`.
     """
@@ -124,7 +129,7 @@ def external_answers(folder, split, models, ensembles, familiar):
 
 
 def classified(paths, probabilities, classes, scores, cut):
-    """Make the table of report/predictions.csv: path, label, confidence, top_3 (likeliest), familiarity, familiar.
+    """Make the table of report/predictions.csv: path, label, confidence, top_3 (classes), familiarity, familiar.
 
     Parameters
     ----------
@@ -147,7 +152,7 @@ def classified(paths, probabilities, classes, scores, cut):
 
 
 def keep_predictions(table, model):
-    """Write the table of `classified` to report/predictions.csv; None deletes an earlier file."""
+    """Write the table of `classified` to report/predictions.csv; if it is None, delete an earlier file."""
     file = places.REPORT / "predictions.csv"
     if table is None:
         file.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
-"""Decide whether a photo shows a species that the model knows: by its nearest training photos and its probability.
+"""Decide, from the nearest training photos and the predicted probabilities, whether a photo shows a known species.
 
 Two scores use a frozen backbone, which was not trained on leaves: the angle to the fifth nearest training photo (deep
-nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability of the head. The first one finds
-pictures of other things, the second one finds species that resemble several known ones. Each score becomes the share
-of validation photos that are no more familiar, like a conformal p-value (Bates et al. 2023), and Fisher's method adds
-their logarithms. To compare both with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and
-ViM (Wang et al. 2022), species are excluded in turn and treated as unknown.
+nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability that the head predicts. The first
+score detects pictures of other things. The second score detects unknown species that resemble several known ones.
+
+Each score is converted to the share of validation photos with a score that is not higher, like a conformal p-value
+(Bates et al. 2023). Fisher's method then adds the logarithms of the two shares: their sum is the joined score.
+
+`leave_species_out` excludes the species in turn and treats them as unknown. It compares both scores and the joined
+score with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
 """
 
 import functools
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaves import other_photos, places
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.dataset import DEVELOPMENT
 from leaves.evaluation import load_network, predict_all
 from leaves.features import frozen_outputs
@@ -33,10 +36,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+CODE = code_hash(Path(__file__))
 NEIGHBOUR, KNOWN = 5, 2000  # rank of the neighbour; largest number of training photos compared
-COMPONENTS = 256  # principal components of the features, for all methods except the nearest neighbours
-FALSE_WARNINGS = 0.05  # share of validation photos classified as unfamiliar
+COMPONENTS = 256  # largest number of principal components, for all methods except the nearest neighbours
+FALSE_WARNINGS = 0.05  # share of validation photos that the threshold classifies as unfamiliar
 NEIGHBOURS, PROBABILITY = "angle to the 5th nearest training photo", "largest probability"
 BOTH = "angle and probability joined"
 
@@ -45,57 +48,77 @@ BOTH = "angle and probability joined"
 
 
 def similarity(features, known):
-    """Compute the cosine of the angle between photos and their fifth nearest known photo: float, shape (n,)."""
+    """Compute the cosine of the angle between each photo and its fifth nearest known photo: float, shape (n,).
+
+    Parameters
+    ----------
+    features : array of float, shape (n, channels)
+    known : array of float, shape (k, channels), of length 1 each, see `known_photos`
+    """
     cosines = np.sort(normalize(features) @ known.T, axis=1)
     return cosines[:, -min(NEIGHBOUR, len(known))]
 
 
 def blur(usual):
-    """Return the width over which `share_below` smooths: a fifth of the spread of the usual values."""
+    """Return the width of the smoothing in `share_below`: a fifth of the standard deviation of `usual`."""
     return max(float(np.std(usual)) / 5, 1e-4)
 
 
 def share_below(values, usual):
-    """Compute the share of the values `usual` that are not higher, smoothed a little so it rises strictly: 0 to 1."""
+    """Compute, for each value, the share of the validation photos' values that are not higher: float, 0 to 1.
+
+    The share is smoothed a little, so a higher value always has a higher share.
+
+    Parameters
+    ----------
+    values : array of float, shape (n,)
+    usual : array of float, shape (m,), the values of the validation photos
+    """
     return expit((np.asarray(values)[:, None] - usual) / blur(usual)).mean(axis=1)
 
 
 def join(nearness, probability, usual_nearness, usual_probability):
-    """Join two scores by the logarithms of their shares: array of float, shape (n,), higher for more familiar."""
-    floor = 1 / len(usual_nearness)  # no share is 0, because its logarithm would outweigh the other score
+    """Add the logarithms of the shares of two scores: array of float, shape (n,), higher for more familiar.
+
+    Parameters
+    ----------
+    nearness, probability : arrays of float, shape (n,), the two scores
+    usual_nearness, usual_probability : arrays of float, shape (m,), the same scores of the validation photos
+    """
+    floor = 1 / len(usual_nearness)  # added to each share, because the logarithm of 0 would outweigh the other score
     shares = share_below(nearness, usual_nearness), share_below(probability, usual_probability)
     return sum(np.log(share + floor) for share in shares)
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """The data that recognises familiar photos: known features, and the scores of the validation photos."""
+    """The features of training photos and the scores of validation photos that recognise a familiar photo."""
 
-    folder: Path  # of the run on a frozen backbone that computes the features
-    size: int  # pixels per side of its photos
+    folder: Path  # of the run on a frozen backbone; its network computes the features
+    size: int  # pixels per side of the photos that this network takes
     known: np.ndarray  # float32, shape (k, channels): features of training photos, of length 1 each
     nearness: np.ndarray  # float32, shape (m,): `similarity` of the validation photos
-    probability: np.ndarray  # float32, shape (m,): their largest probability
+    probability: np.ndarray  # float32, shape (m,): the largest predicted probability of each validation photo
 
     @property
     def usual(self):
-        """The joined scores of the validation photos: array of float, shape (m,)."""
+        """Return the joined scores of the validation photos: array of float, shape (m,)."""
         return join(self.nearness, self.probability, self.nearness, self.probability)
 
     @property
     def usual_scores(self):
-        """How familiar the validation photos are: array of float, shape (m,), 0 to 1."""
+        """Return the familiarity of the validation photos: array of float, shape (m,), 0 to 1."""
         return share_below(self.usual, self.usual)
 
     @property
     def cut(self):
-        """The score below which a photo is unfamiliar: 95 % of the validation photos lie above it."""
+        """Return the familiarity below which a photo is unfamiliar: 95 % of the validation photos are above it."""
         return float(share_below(np.quantile(self.usual, [FALSE_WARNINGS]), self.usual)[0])
 
     @functools.cached_property
     def network(self):
-        """The score as a keras.Model: RGB pixels 0..255, shape (n, size, size, 3), to float32, shape (n,)."""
-        whole = keras.models.load_model(self.folder / "model.keras")  # a copy, because a layer is saved with one model
+        """Build a keras.Model from RGB pixels 0..255, shape (n, size, size, 3), to familiarity: float32, shape (n,)."""
+        whole = keras.models.load_model(self.folder / "model.keras")  # a copy: a layer is saved with one model only
         features, answer = parts_of_answer(whole)
         known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
         cosines = known(keras.layers.UnitNormalization()(features))
@@ -110,12 +133,12 @@ class Familiarity:
         return keras.Model(whole.input, keras.ops.squeeze(score, axis=1), name="familiar")
 
     def of_images(self, images):
-        """Score images, RGB pixels 0..255 of shape (n, size, size, 3): array of float32, shape (n,)."""
+        """Compute the familiarity of images, RGB pixels 0..255 of shape (n, size, size, 3): float32, shape (n,)."""
         return predict_all(batch_function(self.network), images) if len(images) else np.empty(0, np.float32)
 
 
 def share_layer(values, usual, name):
-    """Apply `share_below` in a network: Keras tensors of shape (n, 1)."""
+    """Apply `share_below` within a Keras network: `values` and the result are Keras tensors of shape (n, 1)."""
     layer = keras.layers.Dense(len(usual), activation="sigmoid", name=f"usual_{name}")
     shares = layer(values)
     layer.set_weights([np.full((1, len(usual)), 1 / blur(usual)), -usual / blur(usual)])
@@ -123,19 +146,22 @@ def share_layer(values, usual, name):
 
 
 def parts_of_answer(network):
-    """Return the features of the whole picture, shape (n, channels), and the probabilities, as Keras tensors."""
+    """Return a network's features of the whole picture, shape (n, channels), and its probabilities: Keras tensors."""
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
     features = last_block(front(network.input, training=False), training=False)
     return of_whole_picture(features), head(features, training=False)
 
 
 def of_whole_picture(features):
-    """Select the features of the whole picture, which come before those of any windows."""
+    """Select the features of the whole picture, which come before those of its windows, see `window_means`."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 
 def stored_features(run, split):
-    """Read the stored features of a run on a backbone: float32, shape (n, channels), all photos outside test."""
+    """Read a run's backbone features of all photos outside the test subset: float32, shape (n, channels).
+
+    Features that are not on disk are computed, see `features.frozen_outputs`.
+    """
     network = load_network(run.folder)
     parts = network.get_layer("front"), network.get_layer("last_block")
     plain = run.spec | {"views": run.spec["views"] | {"count": 0}}
@@ -143,12 +169,12 @@ def stored_features(run, split):
 
 
 def on_frozen_backbone(run):
-    """Return the run on a frozen backbone: the head that a fine-tuned network started from, or the run itself."""
+    """Return the run of the head that a fine-tuned network started from; any other run is returned as it is."""
     return read_run(places.RUNS / run.spec["starts_from"].split()[0]) if "starts_from" in run.spec else run
 
 
 def learn(run, split):
-    """Fit a `Familiarity` on a run's frozen backbone: training photos are known, validation photos are usual."""
+    """Make the `Familiarity` of a run's frozen backbone from the training photos and, as `usual`, validation photos."""
     run = on_frozen_backbone(run)
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
@@ -158,7 +184,7 @@ def learn(run, split):
 
 
 def of_backgrounds(familiar, split):
-    """Score how familiar the test photos' backgrounds without leaves are, computed once.
+    """Compute once the familiarity of the test photos' backgrounds without leaves.
 
     Returns
     -------
@@ -181,12 +207,14 @@ def known_photos(train):
 
 
 def scores_of_methods(train, labels, photos):
-    """Score how familiar photos are by each method, higher for more: dict of the method's name to array of float.
+    """Score photos by each method, higher for more familiar: dict of method name to array of float, shape (m,).
 
     Parameters
     ----------
     train, photos : float32 arrays, shape (n, channels) and (m, channels)
-    labels : array of int, shape (n,), of two classes or more
+        Features of the training photos and of the photos that are scored.
+    labels : array of int, shape (n,)
+        Classes of the training photos, two or more.
     """
     space = PCA(min(COMPONENTS, min(train.shape) // 2), random_state=0).fit(train)
     inside = {"train": space.transform(train), "photos": space.transform(photos)}
@@ -213,12 +241,19 @@ def scores_of_methods(train, labels, photos):
 
 
 def two_columns(logits):
-    """Return logits of shape (n, classes), also for two classes, for which scikit-learn has one column."""
+    """Return logits of shape (n, classes), also for two classes, for which scikit-learn gives shape (n,)."""
     return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits
 
 
 def judge(run, split):
-    """Compute the arrays of `leave_species_out`: methods, the areas of each pair, the shares warned, and excluded."""
+    """Compute the arrays from which `leave_species_out` makes its table.
+
+    Returns
+    -------
+    dict of methods (list of str), areas (list per method: the AUROC of each group of excluded species), warned (list
+    of float, one per method: the share of photos of excluded species that get a warning) and excluded (array of float:
+    the familiarity of each of these photos)
+    """
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
     train = (outside_test["split"] == "train").to_numpy()
@@ -244,20 +279,21 @@ def judge(run, split):
 def leave_species_out(run, split):
     """Test the methods on species that are excluded from training, two or three at a time, each of them once.
 
-    A photo of an excluded species should be unfamiliar, and a validation photo of the others familiar. The threshold
-    of a warning accepts 95 % of these validation photos.
+    A photo of an excluded species should be unfamiliar, and a validation photo of any other species familiar. The
+    threshold of the warning is set so 95 % of these validation photos get none.
 
     Parameters
     ----------
-    run : Run on a backbone, compared by its frozen features; a linear head replaces the run's own head
+    run : Run on a backbone
+        Only its frozen features are used: a linear head replaces the head of the run.
 
     Returns
     -------
     table : DataFrame indexed by method
-        "AUROC", its mean over the groups of species; "lowest", of one group; "warned", the share of photos of excluded
-        species classified as unfamiliar. None with fewer than four species.
+        "AUROC", the mean over the groups of species; "lowest", the smallest AUROC of a group; "warned", the share of
+        photos of excluded species that are classified as unfamiliar. None with fewer than four species.
     excluded : array of float
-        The joined score of each photo of an excluded species, 0 to 1.
+        The familiarity of each photo of an excluded species, 0 to 1; empty with fewer than four species.
     """
     names = split.attrs["classes"]
     if len(names) < 4:
@@ -273,12 +309,13 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Say how often the page warns about unknown species and about pictures without a leaf.
+    """Say how often a warning is given about unknown species and about pictures without a leaf.
 
     Parameters
     ----------
     table : DataFrame from `leave_species_out`, or None
-    leafless : array of bool, shape (n,), whether each picture without a leaf is familiar; n may be 0
+    leafless : array of bool, shape (n,)
+        True for each picture without a leaf that is classified as familiar; n may be 0.
     """
     parts = []
     if table is None:

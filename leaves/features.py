@@ -29,12 +29,15 @@ from sklearn.neighbors import NearestNeighbors
 
 @dataclass(frozen=True)
 class View:
-    """Images with augmentation `number`, a pure function of (seed, number, index); computed when sliced."""
+    """One augmented view of images, computed when it is sliced.
 
-    images: np.ndarray  # or StoredImages: shape (n, size, size, 3)
-    augmentation: dict | None  # None: the images as they are
+    The augmentation of an image is a pure function of the seed, the number of the view and the row of the image.
+    """
+
+    images: np.ndarray  # or StoredImages; shape (n, size, size, 3)
+    augmentation: dict | None  # None leaves the images unchanged
     seed: int
-    number: int
+    number: int  # of the view
 
     def __len__(self):
         return len(self.images)
@@ -46,16 +49,16 @@ class View:
 
 @dataclass(frozen=True)
 class FrozenOutputs:
-    """The activations of a frozen backbone for one subset of the split: float16, memory-mapped."""
+    """The activations and features of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
     at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows
-    features: Views | None  # shape (views * n, channels), or (views * n, windows, channels); None for its tail
-    labels: np.ndarray  # int, shape (n of one view,)
-    seconds: float  # the time of the computation, even if it was in an earlier run
+    features: Views | None  # shape (views * n, channels), with windows (views * n, windows, channels); None for a tail
+    labels: np.ndarray  # int, shape (n,): of the photos in one view
+    seconds: float  # duration of the computation, even if it was in an earlier run
 
 
 def fold_data(values, labels, split, fold):
-    """Divide the stored outputs into all views of the training photos and the unchanged held-out photos.
+    """Divide stored outputs into those of the training photos, in all views, and of the held-out photos, unchanged.
 
     Parameters
     ----------
@@ -63,6 +66,7 @@ def fold_data(values, labels, split, fold):
     labels : array of int, shape (n,)
     split : DataFrame, see `dataset.load_split`
     fold : int
+        The fold that is held out.
 
     Returns
     -------
@@ -76,15 +80,16 @@ def fold_data(values, labels, split, fold):
 def frozen_outputs(spec, split, subset, load):
     """Compute the outputs of a frozen backbone once, for all heads and tails that are trained on them.
 
-    Outside the test subset there are 1 + `spec["views"]["count"]` views: the unchanged photos, then augmented ones, or
-    leaves on other backgrounds if `spec["views"]["backgrounds"]` is "replaced".
+    The test subset has one view, the unchanged photos. The other subsets have 1 + `spec["views"]["count"]` views: first
+    the unchanged photos, then augmented photos, or leaves on other backgrounds if `spec["views"]["backgrounds"]` is
+    "replaced".
 
     Parameters
     ----------
     spec : dict
         Its keys `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if present, `windows` are read.
-        With windows the activations at the cut are large: the spec of a tail, which has `cut`, gets only these, and
-        another spec only the features.
+        With windows the activations at the cut are large, so only one output is computed: these activations for the
+        spec of a tail, which has the key `cut`, and the features for any other spec.
     subset : "development" (train and validation together), "validation" or "test" (only in chapter 6)
     load : callable without arguments, called only if some output is not on disk
         Returns `front` and `last_block` of `cut_backbone`.
@@ -96,7 +101,8 @@ def frozen_outputs(spec, split, subset, load):
     Raises
     ------
     InputError
-        When the disk does not have enough free space for the outputs.
+        When the disk does not have enough free space for the outputs, or the weights produce numbers that are not
+        finite.
     """
     images, labels = load_images(split, subset, spec["image_size"])
     stored, outputs = [], ("cut", "features")
@@ -140,7 +146,7 @@ def nearest_leaves(outputs, split, size, most=2000):
     Returns
     -------
     dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the leaf first), species (list of six str)
-    and share (float: the share of the same species among the five, over all validation photos)
+    and share (float: the share of the five nearest photos that show the same species, over all validation photos)
     """
     (train, labels), (validation, true) = (load_images(split, subset, size) for subset in ("train", "validation"))
     leaf = int(np.flatnonzero(true == np.bincount(labels).argmax())[0])
@@ -161,7 +167,7 @@ def nearest_leaves(outputs, split, size, most=2000):
 def traced(front, last_block, precision, features):
     """Trace one function from pixels to the outputs of a frozen backbone, for all its views and subsets.
 
-    It returns a dict of "cut" and, if `features` is true, "features", see `compute_once`.
+    The traced function returns a dict of "cut" and, if `features` is true, "features", see `compute_once`.
     """
     outputs = {"cut": front.output} | ({"features": last_block(front.output, training=False)} if features else {})
     run = batch_function(keras.Model(front.input, outputs))
@@ -171,12 +177,12 @@ def traced(front, last_block, precision, features):
 
 
 def compute_once(load, images, key, title, outputs):
-    """Return the outputs of a frozen backbone for images, and the seconds they took; read from disk if stored.
+    """Compute the outputs of a frozen backbone for images, or read them from disk if they are stored.
 
     Parameters
     ----------
     load : see `frozen_outputs`
-    images : array or View, sliced 32 rows at a time, so the memory does not grow with their number
+    images : array or View, sliced 32 rows at a time, so the memory does not grow with the number of images
     key : dict, JSON-able
         Everything that the outputs depend on.
     outputs : tuple of str
@@ -186,13 +192,14 @@ def compute_once(load, images, key, title, outputs):
     -------
     arrays : dict of output to memory map of float16
     seconds : float
+        Duration of the computation, even if it was in an earlier run.
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     files = {output: places.CACHE / f"{name}-{output}.npy" for output in outputs}
     note = places.CACHE / f"{name}{'-cut' if outputs == ('cut',) else ''}.json"
     known = read_json(note)
-    hashes = known.get("hashes", {})  # an earlier version wrote none
+    hashes = known.get("hashes", {})  # an earlier version of this code wrote no hashes
     stored = {output: open_whole(file, hashes.get(output)) for output, file in files.items()}
     if "seconds" in known and all(array is not None for array in stored.values()):
         return stored, known["seconds"]
@@ -239,13 +246,13 @@ def check_room(shapes, title):
 
 
 def open_whole(file, expected=None):
-    """Open a stored array as a memory map; None if it is missing, damaged, or does not have the expected hash."""
+    """Open a stored array as a memory map; return None if it is missing, damaged or without the expected hash."""
     try:
         if expected in (None, file_hash(file)):
             return np.load(file, mmap_mode="r")
     except FileNotFoundError:
         return None
-    except Exception:  # noqa: BLE001, S110 - NumPy raises many kinds, for as many ways to be damaged
+    except Exception:  # noqa: BLE001, S110 - NumPy raises many types of exceptions for damaged files
         pass
     print(f"data/cache/{file.name} is damaged: it is computed again.")
     return None

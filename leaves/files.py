@@ -1,4 +1,7 @@
-"""Files: written atomically, checked by their SHA-256, disk errors said in one sentence; standard library only."""
+"""Write files atomically, check them by their SHA-256, and explain disk errors in one sentence.
+
+This module uses only the standard library.
+"""
 
 import errno
 import functools
@@ -15,27 +18,27 @@ from leaves.planning import PLAN, end_plan
 
 
 class InputError(ValueError):
-    """Input that the run cannot use; the message is one sentence that names it and the way out."""
+    """Raised for input that the run cannot use; the message names the input and the way out in one sentence."""
 
 
-LARGEST_FILE = 500_000_000  # bytes that one photo may have
+LARGEST_FILE = 500_000_000  # largest size of a photo, in bytes
 
 
 def user_path(text, start):
-    """The absolute path that somebody wrote; a relative one begins at the folder `start`.
+    """Return the absolute form of a path that a user wrote; a relative path begins at the folder `start`.
 
-    A leading ``~`` means a home folder only where a shell would take it for one: ``./~two`` is a name.
+    A leading ``~`` means a home folder, as in a shell; in ``./~two`` it is part of a file name.
     """
     return Path(os.path.abspath(os.path.join(start, os.path.expanduser(text))))
 
 
 def read_regular(file):
-    """The content of a regular file as bytes; a pipe, a device or a huge file is never opened.
+    """Read the content of a regular file as bytes; a pipe, a device or a huge file is never opened.
 
     Raises
     ------
     OSError
-        When the file cannot be read, is not regular or has more than `LARGEST_FILE` bytes; its ``strerror`` says which.
+        When the file cannot be read, is not regular or has more than `LARGEST_FILE` bytes; ``strerror`` says which.
     """
     told = os.stat(file)
     if not stat.S_ISREG(told.st_mode):
@@ -60,7 +63,7 @@ def without_stderr():
 
 @contextmanager
 def disk_errors_explained(place):
-    """Turn an OSError of writing to a file or folder into an InputError that says what to do."""
+    """Turn an OSError, raised by access to a file or folder, into an InputError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -72,10 +75,10 @@ def disk_errors_explained(place):
 
 @contextmanager
 def atomic_path(file):
-    """Give a path to write a file under; it gets its own name once all is on the disk.
+    """Yield a temporary path to write to, and rename it to `file` once all of its content is on the disk.
 
-    Whatever happens, power failure included, it is there whole or not at all. What a killed process left
-    unfinished goes when the same file is written again.
+    Even after a power failure, `file` is either written completely or not changed. If a killed process left an
+    unfinished file, the next write of the same file deletes it.
     """
     start, end = f"{file.stem}.{platform.node()}.", f".unfinished{file.suffix}"
     unfinished = file.with_name(f"{start}{os.getpid()}{end}")
@@ -97,13 +100,13 @@ def atomic_path(file):
 
 @contextmanager
 def atomic_file(file):
-    """Open a file for writing bytes, whole or not at all: see `atomic_path`."""
+    """Open a file for an atomic write of bytes, see `atomic_path`."""
     with atomic_path(file) as unfinished, open(unfinished, "wb") as out:
         yield out
 
 
 def sync(place):
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or the list of names in a folder, is on the disk."""
     handle = os.open(place, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -112,36 +115,37 @@ def sync(place):
 
 
 def is_running(process):
-    """Whether a process of this number (str) runs on this machine."""
+    """Return whether a process with this ID (str) may still be running on this computer."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except (ValueError, PermissionError):  # not one of ours to judge, or another user's
+    except (ValueError, PermissionError):  # not a process ID, or the process of another user
         pass
     return True
 
 
 def write_atomic(file, text):
-    """Write a text whole or not at all."""
+    """Write a text to a file atomically."""
     with atomic_file(file) as out:
         out.write(text.encode())
 
 
 def content_hash(content):
-    """SHA-256 of a JSON-able dict, in whatever order its keys stand and however it is written."""
+    """Compute the SHA-256 of a JSON-able dict, independent of the order of its keys and of its formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(file, content):
-    """Write a dict as JSON, whole or not at all, with its own SHA-256 as the last entry, which `read_json` checks."""
+    """Write a dict as JSON atomically, with its SHA-256 as the last entry, which `read_json` checks."""
     write_atomic(file, json.dumps({**content, "sha256": content_hash(content)}, indent=1))
 
 
 def read_json(file):
-    """The dict that a JSON file holds; an empty one if the file is missing or damaged.
+    """Read the dict in a JSON file; return an empty dict if the file is missing or damaged.
 
-    Damaged is also one that is not as `write_json` wrote it; one without a SHA-256 is taken as it is.
+    A file is also damaged if its content does not match the SHA-256 that `write_json` added. A file without a SHA-256
+    is accepted unchecked.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -152,7 +156,7 @@ def read_json(file):
 
 
 def file_hash(file):
-    """First 16 hex digits of a file's SHA-256; read again only if its size or time of change are others."""
+    """Return the first 16 hex digits of a file's SHA-256; read the file again only if its size or time changed."""
     stat = os.stat(file)
     return _hash_of(str(file), stat.st_size, stat.st_mtime_ns)
 
@@ -164,16 +168,16 @@ def _hash_of(file, *_):
 
 
 def write_with_checksum(file, text):
-    """Write a text whole, and its SHA-256 into <file>.sha256, as `sha256sum --check` reads it."""
+    """Write a text to a file atomically, and its SHA-256 to <file>.sha256 in the format of `sha256sum --check`."""
     checksum = file.with_name(f"{file.name}.sha256")
     with disk_errors_explained(checksum):
-        checksum.unlink(missing_ok=True)  # or a kill between the next two lines would leave a wrong one
+        checksum.unlink(missing_ok=True)  # otherwise a kill between the two writes would leave a wrong checksum
     write_atomic(file, text)
     write_atomic(checksum, f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
 
 
 def matches_checksum(file):
-    """Whether a file is as `write_with_checksum` wrote it; a file without a <file>.sha256 is taken as it is."""
+    """Return whether a file matches its <file>.sha256; without a <file>.sha256, return whether the file exists."""
     with suppress(FileNotFoundError):
         written = file.with_name(f"{file.name}.sha256").read_text(encoding="utf-8").split()[:1]
         return written == [hashlib.sha256(file.read_bytes()).hexdigest()]
@@ -181,12 +185,12 @@ def matches_checksum(file):
 
 
 def own_cores():
-    """The numbers of the cores that this process may use."""
+    """List the numbers of the processor cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
 
 
 def link_or_copy(file, target):
-    """Make `target` a second name of a file, with the folders above it; a copy if the file system has no hard links."""
+    """Make `target` a hard link to a file, or a copy where that is not possible; missing parent folders are created."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, target)

@@ -1,14 +1,14 @@
 """Decode images once and correctly, and keep any number of them on disk.
 
-The store of one size has two files that only grow: images-<size>-<code>.uint8 holds the decoded images one after
-another, and the .txt file beside it a line for each image: the SHA-256 of its file and the CRC-32 of its pixels, which
-is checked whenever they are read. An image is found by the content of its file, so renamed files, other folders and
-added photos decode no image again. The next run overwrites incomplete images that an interrupted run left at the end.
-Another version of this code or of Pillow may decode differently, so it has its own store.
+Each image size has its own store: two files that only grow. The file images-<size>-<code>.uint8 holds the decoded
+images one after another. The .txt file beside it has one line per image: the SHA-256 of the image file and the CRC-32
+of the image's pixels, which is checked whenever the pixels are read. The store finds an image by the SHA-256 of its
+file, so renaming files, using another folder or adding photos decodes no image a second time. If a run was interrupted
+and left incomplete images at the end, the next run overwrites them. Another version of this code or of Pillow may
+decode images differently, so each version has its own store.
 """
 
 import fcntl
-import hashlib
 import io
 import itertools
 import mmap
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaves.cache import code_hash
 from leaves.files import InputError
 from leaves.planning import end_plan
 from leaves.progress import tqdm
@@ -27,13 +28,14 @@ from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # recognised by the content; Pillow's other decoders are not used
 INDEX_LINE = 74  # bytes: 64 hex digits, a space, 8 hex digits and a line end
-CODE = hashlib.sha256(Path(__file__).read_bytes() + PIL.__version__.encode()).hexdigest()[:8]
+CODE = code_hash(Path(__file__), PIL.__version__)
 
 
 def read_image(content):
-    """Decode an image file to its last byte, as a Pillow image in RGB.
+    """Decode a complete image file to a Pillow image in RGB.
 
-    The EXIF tag rotates it upright, 16-bit grey is scaled to 8 bits, and transparent pixels become white.
+    The image is rotated upright as its EXIF tag says, 16-bit grey is scaled to 8 bits, and transparent pixels are
+    placed on white.
 
     Parameters
     ----------
@@ -42,7 +44,7 @@ def read_image(content):
     Raises
     ------
     Exception
-        One of Pillow's many types, for a file that is not an image, or is truncated or damaged.
+        Pillow raises many types of exceptions for a file that is not an image, or is truncated or damaged.
     """
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
@@ -60,7 +62,10 @@ def shrink_image(image, size):
 
 
 def in_parallel(function, items, count, title):
-    """Yield function(item) in order, on all processor cores, with progress; few results are held at a time."""
+    """Yield function(item) for each item in order, computed on all processor cores, and show a progress bar.
+
+    At most 256 results are in memory at a time. `count` is the number of items, and `title` names the bar.
+    """
     items = iter(items)
     with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, mininterval=2, delay=1) as bar:
         while block := list(itertools.islice(items, 256)):
@@ -71,11 +76,11 @@ def in_parallel(function, items, count, title):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images of the store: read from disk when indexed, otherwise like an array of shape (n, size, size, 3)."""
+    """Images of the store, indexed like an array of shape (n, size, size, 3) and read from disk when indexed."""
 
-    pixels: np.memmap
-    rows: np.ndarray
-    checksums: np.ndarray  # of the rows: CRC-32 of the pixels in eight hex digits, as bytes
+    pixels: np.memmap  # uint8: all images of the store
+    rows: np.ndarray  # int, shape (n,): the rows of these images in `pixels`
+    checksums: np.ndarray  # shape (n,): CRC-32 of each image's pixels in eight hex digits, as bytes
 
     @property
     def shape(self):
@@ -100,12 +105,12 @@ def checksum(pixels):
 
 
 def store_files(folder, size):
-    """Name the two files of a store: pixels and index."""
+    """Return the paths of the two files of a store: pixels and index."""
     return folder / f"images-{size}-{CODE}.uint8", folder / f"images-{size}-{CODE}.txt"
 
 
 def read_index(folder, size):
-    """Read the lines of a store's index for which there are pixels: array of bytes, shape (n,)."""
+    """Read the lines of a store's index for the images that have all their pixels: array of bytes, shape (n,)."""
     pixels, index = store_files(folder, size)
     if not (pixels.exists() and index.exists()):
         return np.empty(0, f"S{INDEX_LINE}")
@@ -114,7 +119,7 @@ def read_index(folder, size):
 
 
 def stored_rows(folder, size):
-    """Find the row of each image that is already decoded to size x size: dict of a file's SHA-256 to int."""
+    """Find the row of each image that is already decoded to size x size: dict of an image file's SHA-256 to int."""
     return {line[:64].decode("latin-1"): row for row, line in enumerate(read_index(folder, size))}
 
 
@@ -146,7 +151,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """Open the stored images of the files with these SHA-256 as `StoredImages`; KeyError if one is not stored."""
+    """Open the stored images of the files with these SHA-256 as `StoredImages`; KeyError if an image is not stored."""
     lines, rows = read_index(folder, size), stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(lines), size, size, 3))
     rows = np.array([rows[name] for name in sha256], int)

@@ -1,4 +1,4 @@
-"""Train on shares of the training photos, and score these networks on the test subset."""
+"""Train networks on shares of the training photos, and score them on the test subset."""
 
 from leaves import custom_cnn, scoring
 from leaves.dataset import DEVELOPMENT, load_images
@@ -26,7 +26,7 @@ def smaller_specs(run, fractions, seed):
 
 
 def fewer_photos(split, fraction, seed):
-    """Keep a share of the training photos of each class, at least one: DataFrame, a changed copy of the split."""
+    """Keep a share of the training photos of each class, at least one photo: DataFrame, a copy of the split."""
     train = split[split["split"] == "train"]
     kept = [
         of_class.sample(max(1, round(fraction * len(of_class))), random_state=seed)
@@ -65,13 +65,16 @@ def prepare_smaller(spec, split, seed, transfer):
 
 
 def learning_curve(models, smaller, on_test, split, seed, draws):
-    """Tabulate macro F1 on test by the number of training photos, with 95 % bootstrap intervals over the test images.
+    """Tabulate test macro F1 by the number of training photos, with 95 % bootstrap intervals over the test images.
 
     Parameters
     ----------
     models : dict of label to Run, trained on all training photos
-    smaller : dict of label to list of Run, trained on shares of them
-    on_test : Answers of `models`
+    smaller : dict of label to list of Run, trained on shares of these photos
+    on_test : Answers of `models` to the test subset
+    seed : int, as for `smaller_specs`
+    draws : int
+        Bootstrap resamples for each interval.
 
     Returns
     -------

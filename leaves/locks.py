@@ -1,4 +1,4 @@
-"""Lock files: one process at a time does a piece of work, and the others know which one."""
+"""Let one process at a time do a piece of work, with a lock file that tells other processes which process it is."""
 
 import os
 import platform
@@ -14,16 +14,16 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(file, patience=10, work=""):
-    """Hold a lock file during a piece of work; a process that dies releases it.
+    """Hold a lock file during a piece of work; the lock is released even if the process dies.
 
     Parameters
     ----------
     file : Path
         The file <file>.holder beside it names the process that holds the lock.
     patience : float
-        Seconds to wait for another process.
+        Seconds to wait for another process that holds the lock.
     work : str, optional
-        The other process's work, for a message that is printed once if this process has to wait.
+        Name of the work, for a message that is printed once if this process has to wait. Without it nothing is printed.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def locked(file, patience=10, work=""):
 
 
 def name_of_holder(file):
-    """Read the name of the process that holds a lock; "another process" until it has written it."""
+    """Read the name of the process that holds a lock; return "another process" if the file has no name yet."""
     with suppress(OSError):
         return file.read_text(encoding="utf-8").strip() or "another process"
     return "another process"

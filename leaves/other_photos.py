@@ -1,12 +1,11 @@
-"""Test models on other photos: test leaves on other backgrounds, and their backgrounds without the leaf."""
+"""Test models on other photos: test leaves on other backgrounds, and the test photos' backgrounds without a leaf."""
 
 import functools
-import hashlib
 from pathlib import Path
 
 from leaves import backgrounds, evaluation
 from leaves.backgrounds import NEAR, OtherBackgrounds, leaf_masks
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.dataset import load_images
 from leaves.evaluation import STEPS, Answers, combined, mirrored, predict_all, predictor, subset_truth
 
@@ -15,14 +14,14 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-CODE = hashlib.sha256(Path(__file__).read_bytes() + (backgrounds.CODE + evaluation.CODE).encode()).hexdigest()[:8]
+CODE = code_hash(Path(__file__), backgrounds.CODE, evaluation.CODE)
 SEED = 2_000_000  # seed of the backgrounds for testing, which no training has seen
 PATCHES = 8  # patches per side of a picture of background alone
 OTHER, ALONE = "other backgrounds", "background alone"
 
 
 def free_patches(mask):
-    """Find the upper left corners of all square patches without any leaf: array of int, shape (k, 2).
+    """Find the upper left corners (y, x) of all square patches of a leaf mask without any leaf: int, shape (k, 2).
 
     The side of a patch is an eighth of the mask's side.
     """
@@ -39,12 +38,12 @@ def background_alone(image, mask, rng):
     Parameters
     ----------
     image : uint8 array, shape (size, size, 3)
-    mask : array of bool, shape (side, side), with `free_patches`
+    mask : array of bool, shape (side, side), for which `free_patches` finds at least one patch
     rng : numpy.random.Generator
 
     Returns
     -------
-    uint8 array, shape (size, size, 3), without the outline of the leaf
+    uint8 array, shape (size, size, 3), which does not show the outline of the leaf
     """
     places, ratio = free_patches(mask), len(image) / len(mask)
     chosen = (places[rng.integers(len(places), size=(PATCHES, PATCHES))] * ratio).astype(int)
@@ -68,7 +67,9 @@ def backgrounds_alone(split, size):
 
 
 def pictures_elsewhere(split, size):
-    """Make test leaves on other backgrounds, and their backgrounds alone; for all models the same except for the size.
+    """Make pictures of the test leaves on other backgrounds, and of the test photos' backgrounds alone.
+
+    All models get the same pictures, each in the size that it takes.
 
     Returns
     -------
@@ -82,14 +83,15 @@ def pictures_elsewhere(split, size):
 
 
 def answered(run, images):
-    """Classify images with a model: array of float32, shape (n, classes)."""
+    """Classify images with a run's model: class probabilities, array of float32, shape (n, classes)."""
     return predict_all(predictor(run.folder), images)
 
 
 def answers_elsewhere(models, split, ensembles):
-    """Let every model and ensemble classify `pictures_elsewhere`; the answers are kept in its run's folder.
+    """Let every model and ensemble classify `pictures_elsewhere`.
 
-    Networks with random weights, which only check the pipeline, are skipped.
+    The answers of a model are kept in the folder of its run. Networks with random weights, which only check the
+    pipeline, are skipped.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def answers_elsewhere(models, split, ensembles):
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
         return {}
-    pictures = functools.lru_cache(maxsize=1)(functools.partial(pictures_elsewhere, split))  # one size at a time
+    pictures = functools.lru_cache(maxsize=1)(functools.partial(pictures_elsewhere, split))  # caches one size
     [best] = ensembles["Test-time augmentation"]
 
     def compute(run, answer):
@@ -124,7 +126,7 @@ def answers_elsewhere(models, split, ensembles):
 
 
 def holding_table(labels, on_test, elsewhere, split, external=None):
-    """Tabulate macro F1 of models on the unchanged test photos and on the others: DataFrame, one row per label.
+    """Tabulate macro F1 of models on the unchanged test photos and on other photos: DataFrame, one row per label.
 
     Parameters
     ----------
@@ -135,8 +137,9 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
 
     Returns
     -------
-    DataFrame of float; "as they are" is over the same photos as the columns beside it. Its attrs "classes" has the
-    number of classes in each column's mean, because a second test set may have fewer.
+    DataFrame of float. Its column "as they are" uses the test photos from which the columns `OTHER` and `ALONE` were
+    made, or all test photos without these columns. Its attrs hold "classes", a dict of each column to the number of
+    classes in the column's mean, because a second test set may have fewer.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
@@ -153,9 +156,9 @@ def effect_of_fine_tuning(labels, answers, draws):
     Parameters
     ----------
     labels : list of str, labels of the compared models
-    answers : Answers to the leaves on other backgrounds, or None, which gives an empty sentence
+    answers : Answers to the leaves on other backgrounds, or None, for which the sentence is empty
     draws : int
-        Bootstrap resamples behind each interval.
+        Bootstrap resamples for each interval.
     """
     if answers is None:
         return ""
@@ -171,16 +174,16 @@ def effect_of_fine_tuning(labels, answers, draws):
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
-    """Compare the scores of two models on other photos, and the score from the background alone.
+    """Say how two models score on other photos, and how the first of them scores on the background alone.
 
     Parameters
     ----------
     table : DataFrame from `holding_table`
     best, for_any : str
-        Labels: the model that validation chose, and the one for any background.
+        Labels of the model that validation chose, and of the model for any background.
     elsewhere : dict from `answers_elsewhere`
     draws : int
-        Bootstrap resamples behind the interval.
+        Bootstrap resamples for the interval.
     """
     parts = []
     for label in {best: 0, for_any: 0}:

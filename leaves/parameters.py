@@ -1,6 +1,7 @@
-"""The parameters of the notebooks: the meaning and the values of each, in one place for all chapters.
+"""Define the meaning and the accepted values of the notebooks' parameters, in one place for all chapters.
 
-The command line (`leaves/report/options.py`) and every notebook check their values here. Standard library only.
+The command line (`leaves/report/options.py`) and every notebook check their values here. This module uses only the
+standard library.
 """
 
 import math
@@ -9,17 +10,17 @@ from dataclasses import dataclass
 
 from leaves.files import InputError
 
-LARGEST_SEED = 2**31 - 1000  # a repeat adds its number to the seed
+LARGEST_SEED = 2**31 - 1000  # less than 2**31, because each repeat adds its number to the seed
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter, the same in all chapters that have it."""
+    """One parameter, with the same meaning and the same bounds in all chapters that have it."""
 
-    meaning: str  # its comment in every parameters cell begins with these words
-    takes: str  # its kind and its bounds, in words
-    accepts: Callable[[object], bool]
-    place: str = ""  # "folder" or "file" if it is a path, which must exist
+    meaning: str  # the comment on the parameter in every parameters cell begins with these words
+    takes: str  # the type and the bounds of its values, in words
+    accepts: Callable[[object], bool]  # returns whether the parameter can have a value
+    place: str = ""  # "folder" or "file" if its value is a path, which must exist
 
 
 def is_whole(value, low, high):
@@ -38,33 +39,33 @@ def is_list(value, accepts, least, most=math.inf):
 
 
 def whole(meaning, low, high, none=False):
-    """Describe a whole number between two bounds, or None if that is allowed."""
+    """Describe a parameter that takes a whole number between two bounds and, if `none` is true, None."""
     takes = f"a whole number from {low} to {high}" + " or None" * none
     return Parameter(meaning, takes, lambda value: (none and value is None) or is_whole(value, low, high))
 
 
 def number(meaning, low, high):
-    """Describe a number between two bounds."""
+    """Describe a parameter that takes a number between two bounds."""
     return Parameter(meaning, f"a number from {low:g} to {high:g}", lambda value: is_number(value, low, high))
 
 
 def numbers(meaning, low, high, least):
-    """Describe a list of `least` numbers or more, each between two bounds."""
+    """Describe a parameter that takes a list of at least `least` numbers, each between two bounds."""
     takes = f"a list of {'numbers' if least == 0 else 'one number or more'} from {low:g} to {high:g}"
     return Parameter(meaning, takes, lambda value: is_list(value, lambda one: is_number(one, low, high), least))
 
 
 def choice(meaning, *words):
-    """Describe a choice of one of a few words."""
+    """Describe a parameter that takes one of a few words."""
     return Parameter(meaning, f"one of {', '.join(words)}", lambda value: value in words)
 
 
 def text(meaning, takes, place="", none=False):
-    """Describe a text, for example a path."""
+    """Describe a parameter that takes a text, for example a path, and, if `none` is true, None."""
     return Parameter(meaning, takes, lambda value: (none and value is None) or isinstance(value, str), place)
 
 
-AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # degrees, share of the side, share
+AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # largest: degrees, share of the side, share
 
 
 def is_augmentation(value):
@@ -95,7 +96,7 @@ def are_variants(value):
     )
 
 
-# Pretrained networks. A package contains the weights of the first one, so every run can compare others with it.
+# Pretrained networks. A Python package contains the weights of the first one, so every run can compare with it.
 BACKBONES = ("EfficientNetLite0", "ResNet50", "VGG16", "EfficientNetB4")
 
 PARAMETERS = {
@@ -176,7 +177,7 @@ PARAMETERS = {
 
 
 def fault_of_value(name, value):
-    """Say in a sentence why a parameter cannot have a value; None if it can."""
+    """Say in a sentence why a parameter cannot have a value; return None if it can."""
     if PARAMETERS[name].accepts(value):
         return None
     return f"the parameter {name} takes {PARAMETERS[name].takes}, not {value!r}"
@@ -193,7 +194,7 @@ def check(names):
     Raises
     ------
     InputError
-        Names the first parameter with a wrong value, and the values it takes.
+        When a parameter has a wrong value; the message names the first such parameter and the values that it takes.
     """
     for name in PARAMETERS:
         if name in names and (fault := fault_of_value(name, names[name])):

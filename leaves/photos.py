@@ -1,4 +1,4 @@
-"""Find the photos of a folder, decode each of them once and report its faults."""
+"""Find the photos of a folder, decode each photo once and report its faults."""
 
 import errno
 import hashlib
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leaves import files, image_store, places
+from leaves.cache import code_hash
 from leaves.dataset import shrunk_side
 from leaves.files import InputError, disk_errors_explained, read_regular, user_path
 
@@ -50,9 +51,9 @@ CHECKS = {
     "extreme shape": ("kept", "it is over three times as long as wide: resized to a square"),
 }
 FACTS = ("sha256", "width", "height", "phashes", "thumb", "checks")  # columns that `inspect_image` fills
-BLANK = 3.0  # standard deviation of the grey levels (0 to 255); real leaf photos start at about 10
+BLANK = 3.0  # a photo is blank below this standard deviation of grey levels (0 to 255); leaf photos start at about 10
 
-BACKGROUND = "Background_without_leaves"  # a 39th folder of PlantVillage's archive
+BACKGROUND = "Background_without_leaves"  # the 39th folder of PlantVillage's archive: photos without a leaf
 
 
 # ---------------------------------------------------------------- find
@@ -72,7 +73,7 @@ def find_images(folder):
     Raises
     ------
     InputError
-        When the folder is missing, cannot be read, is written by chapter 1 itself, or a class folder has no images.
+        When the folder is missing, cannot be read or was written by chapter 1, or when a class folder has no images.
     """
     folder = user_path(folder, places.ROOT)
     if not folder.is_dir():
@@ -150,21 +151,21 @@ def visible(folder):
 
 
 def fold_class(name):
-    """Split a folder name like PlantVillage's into species and disease: Pepper,_bell___healthy is (Pepper, healthy)."""
+    """Split a name like PlantVillage's into species and disease: Pepper,_bell___healthy gives (Pepper, healthy)."""
     species, separator, disease = name.partition("___")
     species = re.split(r"_*\(|,|__", species)[0]
     return (species, disease) if separator and species else (name, "")
 
 
 def can_be_written(name):
-    """Return whether a file name can stand in a CSV file: Python keeps bytes that are not UTF-8 as lone surrogates."""
+    """Return whether a CSV file can hold a name: no carriage return, no lone surrogates (bytes that are not UTF-8)."""
     return not any("\ud800" <= letter <= "\udfff" or letter == "\r" for letter in name)
 
 
 def issue_table(issues):
-    """Make a DataFrame of findings: path, label, check, detail, other (path of a similar photo), action.
+    """Make a DataFrame of findings with the columns path, label, check, detail, other (a similar photo's path), action.
 
-    A path that cannot stand in a CSV file is written with escapes.
+    A path that cannot be written to a CSV file gets escape sequences.
     """
     table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
     paths = table["path"].astype(str)
@@ -205,9 +206,9 @@ def inspect_image(path, size):
     Returns
     -------
     facts : dict
-        sha256; width and height (pixels, upright if the photo opens); phashes (eight 64-bit perceptual hashes in hex,
-        one for each way to turn and mirror the photo; Zauner 2010, as imagehash computes it); thumb (16 x 16 grey
-        levels in hex); checks (JSON of a dict: names from `CHECKS` to a detail each).
+        sha256; width and height (pixels, of the upright photo if it opens); phashes (eight 64-bit perceptual hashes in
+        hex, one for each way to turn and mirror the photo; Zauner 2010, computed with imagehash); thumb (16 x 16 grey
+        levels in hex); checks (JSON of a dict from names in `CHECKS` to details).
     pixels : uint8 array of shape (size, size, 3), or None if the image does not open
     """
     facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0, "checks": "{}"}
@@ -235,7 +236,7 @@ def inspect_image(path, size):
         return unusable("too large", str(error))
     except Image.UnidentifiedImageError:
         return unusable(check, "unknown image format")
-    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds, for as many ways to be broken
+    except Exception as error:  # noqa: BLE001 - Pillow raises many types of exceptions for broken files
         return unusable(check, str(error) or type(error).__name__)
     facts |= {"width": image.width, "height": image.height}
     facts["phashes"], facts["thumb"], contrast = fingerprints(image)
@@ -246,7 +247,7 @@ def inspect_image(path, size):
 
 
 def fingerprints(image):
-    """Compute the phashes and thumb of `inspect_image` for a Pillow image, and the deviation of its grey levels."""
+    """Compute the phashes and thumb of `inspect_image`, and the standard deviation of a Pillow image's grey levels."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
@@ -286,7 +287,7 @@ def huge_images_refused():
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to a table of images, and put the decoded images into the store.
 
-    A file whose path, length and time of change match an earlier inspection is not opened again.
+    A file is not opened again if its path, length and time of change are known and its pixels, if any, are stored.
 
     Parameters
     ----------
@@ -295,13 +296,12 @@ def inspect_images(images, size=None):
 
     Returns
     -------
-    images : DataFrame with the columns given and the `FACTS`
+    images : DataFrame, the table given with the columns `FACTS` added
     size : int
     """
     if size is not None and size < 8:
         raise InputError(f"image_size is {size}, but images of fewer than 8 pixels a side show nothing.")
-    code = Path(__file__).read_text(encoding="utf-8") + image_store.CODE + imagehash.__version__
-    record = places.CACHE / f"inspected-{hashlib.sha256(code.encode()).hexdigest()[:8]}.csv"
+    record = places.CACHE / f"inspected-{code_hash(Path(__file__), image_store.CODE, imagehash.__version__)}.csv"
     key, inspected = ["path", "bytes", "changed"], []
     images = images.reset_index(drop=True)
     images = images.join(pd.DataFrame([stamp(path) for path in images["path"]], columns=key[1:]))
@@ -330,7 +330,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Return half the median shorter side of images; where sha256 is missing, the file's header is read for it."""
+    """Return half the median shorter side of images; the sides of images without sha256 are read from the headers."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -339,7 +339,7 @@ def half_median_side(known):
 
 
 def read_record(file, columns):
-    """Read the facts of earlier inspections; an empty table if the record is missing or damaged."""
+    """Read the facts of earlier inspections; return an empty table if their file is missing or damaged."""
     nothing = pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
     if not file.exists():
         return nothing
@@ -400,7 +400,7 @@ def reason(row):
 
 
 def examples(issues, images, count=6):
-    """Choose examples: for each check the first `count` photos that open, each beside the photo that it resembles.
+    """Choose up to `count` photos that open as examples of each check, each next to the photo that it resembles.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Where everything lies: the project's folders, wherever a notebook or a command is started."""
+"""Define the paths of the project's folders, which do not depend on where a notebook or a command is started."""
 
 from pathlib import Path
 

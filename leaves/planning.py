@@ -1,36 +1,36 @@
-"""A plan: what a chapter would train, counted while its code runs up to what does not exist yet; nothing is written."""
+"""Plan a chapter: run its code up to the first result that is missing, and note the trainings, but write nothing."""
 
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PLAN = ContextVar("plan", default=None)  # the `Plan` that is being made; None while chapters are really executed
+PLAN = ContextVar("plan", default=None)  # the `Plan` that is being made; None while chapters are executed normally
 
 
 @dataclass
 class Plan:
-    """What a chapter has and would train, as far as it can be counted."""
+    """The finished and the waiting trainings of a chapter, as far as they can be known before it is executed."""
 
-    folder: Path  # the one place where anything may be written
+    folder: Path  # the only folder in which a file may be written
     cached: set = field(default_factory=set)  # names of the finished runs' folders
-    waiting: list = field(default_factory=list)  # the specs of the first queue that is not finished
+    waiting: list = field(default_factory=list)  # the unfinished specs of the first queue that is not finished
 
     def note(self, waiting, finished):
-        """Note a queue of trainings, the specs that wait and the finished runs; if any waits, the plan ends here."""
+        """Note the waiting specs and the finished runs of a queue of trainings; end the plan if any spec is waiting."""
         self.cached |= {run.folder.name for run in finished}
         self.waiting = [*waiting]
         if self.waiting:
             end_plan("trainings")
 
 
-class AheadError(BaseException):  # no `except Exception` on the way may take it for a failure
-    """What a chapter needs next does not exist yet, so a plan ends here; the message says what is missing."""
+class AheadError(BaseException):  # not an Exception: no `except Exception` may catch it as a failure
+    """Raised to end a plan, because something that the chapter needs does not exist yet; the message names it."""
 
 
 @contextmanager
 def planned(folder):
-    """Let the code that runs inside make a plan, the `Plan` that is given, in place of a report."""
+    """Make code that runs in this context fill a `Plan`, which is yielded, instead of training and writing a report."""
     plan = Plan(folder)
     token = PLAN.set(plan)
     try:

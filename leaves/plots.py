@@ -49,13 +49,13 @@ def set_style():
 
 
 def table_of_texts(style, kinds="text"):
-    """Align a table's cells left, where JupyterLab and the page would align them right.
+    """Align a table's cells left, because JupyterLab and the page align them right by default.
 
     Parameters
     ----------
     style : pandas Styler; it is changed
     kinds : str
-        The classes of the table in the page's style sheet, separated by spaces.
+        CSS classes of the table in the page's style sheet, separated by spaces.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def table_of_texts(style, kinds="text"):
 
 
 def plain_log_ticks(figure):
-    """Write the ticks of logarithmic axes as plain numbers, because Matplotlib's own are mathematical text."""
+    """Label the ticks of logarithmic axes with plain numbers, because Matplotlib's labels are mathematical text."""
     for axes in figure.axes:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             if axis.get_scale() == "log" and isinstance(axis.get_major_formatter(), LogFormatter):
@@ -77,7 +77,7 @@ def plain_log_ticks(figure):
 
 
 def category_ticks(axis):
-    """Read the names on one axis of an Axes: dict of position to name; empty if it has numbers or no ticks."""
+    """Read the names on one axis of an Axes: dict of position to name; empty if the axis has numbers or no ticks."""
     formatter = axis.get_major_formatter()
     if not isinstance(formatter, FixedFormatter | FuncFormatter | StrCategoryFormatter):
         return {}
@@ -89,14 +89,14 @@ def category_ticks(axis):
 
 
 def drawn_points(axes):
-    """Read the data points of all marks in an Axes: array of float, shape (n, 2); for a bar its far end."""
+    """Read the data points of all marks in an Axes: array of float, shape (n, 2); a bar counts with its far end."""
     points = [np.empty((0, 2))]
     for line in axes.lines:
         if line.get_transform() == axes.transData:  # skips lines across the whole Axes
             points.append(np.column_stack([line.get_xdata(orig=False), line.get_ydata(orig=False)]))
     for collection in axes.collections:
         if isinstance(collection, LineCollection):
-            points += [np.reshape(segment, (-1, 2)) for segment in collection.get_segments()]  # empty ones too
+            points += [np.reshape(segment, (-1, 2)) for segment in collection.get_segments()]  # also empty segments
         elif isinstance(collection, PathCollection):
             points.append(np.asarray(collection.get_offsets()))
     for container in axes.containers:
@@ -129,18 +129,19 @@ def has_categories(figure):
 
 
 def check_drawn(figure, table):
-    """Compare a figure that has names on an axis with its table.
+    """Check that a figure with names on an axis shows the numbers of its table.
 
     Parameters
     ----------
     table : DataFrame or Series
         Its index holds the names as written on the axis. Every number in a row (in a Series also lists of numbers) must
-        be drawn at the row's name, with any kind of mark. For a heat map: the matrix, with the names of both axes.
+        be drawn at the row's name, with any kind of mark. For a heat map the table is the matrix that is drawn, and its
+        index and columns hold the names of both axes.
 
     Raises
     ------
     ValueError
-        When a name of the table or of the axis is missing, or a number is drawn at another name.
+        When the table and the axis have different names, or a number of the table is not drawn at its row's name.
     """
     drawn = {}
     for axes in figure.axes:
@@ -174,7 +175,7 @@ def check_mesh(axes, mesh, table):
 def plot_curves(runs, title):
     """Draw training and validation loss and macro F1 over epochs for a dict of name to Run; return the figure."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then colours distinguish its repeats
+    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then each repeat has its colour
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]

@@ -1,4 +1,4 @@
-"""The progress of long work: its bars, the forecast of a queue of trainings and the name of each training."""
+"""Show the progress of long work: progress bars, the forecast of a queue of trainings, the name of each training."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from leaves import places
 from leaves.planning import PLAN
 
-AS_TEXT = "TQDM_BAR_FORMAT" in os.environ  # run_all.sh sets it for the chapters, and reads their bars as lines of text
+AS_TEXT = "TQDM_BAR_FORMAT" in os.environ  # run_all.sh sets this variable and reads the chapters' bars as text
 if AS_TEXT:
     from tqdm import tqdm
 else:
@@ -15,14 +15,16 @@ else:
 
 BAR = {} if AS_TEXT else {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"}
 
-ALIKE = 32  # times: a much shorter training spent its time on preparation, which tells nothing of a long one
+# Largest ratio of the sizes of two similar trainings. A much smaller training spends its time on preparation, so its
+# time does not predict that of a large one.
+ALIKE = 32
 
-# What follows a backbone's name in a label, by the chapter of its training.
+# The end of a backbone's label, after its name, by the chapter that trained it.
 STEPS = {"04": ", transfer learning", "05": ", fine tuning"}
 
 
 def training_name(spec):
-    """The name of a training in messages, as in "FinalModel, seed 1, fold 1"."""
+    """Return the name of a training in messages, for example "FinalModel, seed 1, fold 1"."""
     return f"{spec['name']}, seed {spec['seed']}, fold {spec['fold']}"
 
 
@@ -30,30 +32,32 @@ def training_name(spec):
 
 
 def training_size(spec):
-    """What the time of a training is proportional to: its epochs, pixels and share of the photos."""
+    """Return the product of a training's epochs, pixels and share of the photos; its time is proportional to it."""
     return spec["epochs"] * spec.get("image_size", 1) ** 2 * spec.get("fraction", 1)
 
 
 def estimated_seconds(waiting, finished, photos=None):
-    """Estimate how long each waiting training will take, from finished ones of the nearest size, then of the same name.
+    """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
+
+    The most similar ones have the nearest size and, among these, the same name.
 
     Parameters
     ----------
-    waiting : collection of dict, their specs
+    waiting : collection of dict, the specs of the waiting trainings
     finished : list of Run
     photos : dict of a split's hash to its number of photos, optional
-        Without it all are on the same photos.
+        Without it all trainings are taken to use the same photos.
 
     Returns
     -------
-    list of float, seconds; a training is left out if no finished one trains the same part of a network and differs in
-    size by at most `ALIKE` times
+    list of float, seconds; a waiting training is skipped if no finished training both trains the same part of a network
+    and has a size that differs at most by the factor `ALIKE`
     """
 
     def size(spec):
         return training_size(spec) * (photos[spec["split"].split()[0]] if photos else 1)
 
-    def part(spec):  # what learns: a whole network, a head on a frozen backbone, or a backbone's last block too
+    def part(spec):  # a whole network, a head on a frozen backbone, or a head with the backbone's last block
         return "backbone" in spec, "cut" in spec
 
     def likeness(spec, other):
@@ -71,7 +75,7 @@ def estimated_seconds(waiting, finished, photos=None):
 
 
 def in_words(seconds):
-    """A time in words, as in "about 12 minutes"."""
+    """Express a time in words, for example "about 12 minutes"."""
     minutes = seconds / 60
     if minutes < 1.5:
         return "about a minute" if minutes > 0.5 else "less than a minute"
@@ -79,7 +83,7 @@ def in_words(seconds):
 
 
 def forecast(finished, waiting):
-    """Say how long a queue of trainings will take, from the times of those that are finished.
+    """Say how long a queue of trainings will take, estimated from the times of finished trainings.
 
     Parameters
     ----------
@@ -88,7 +92,7 @@ def forecast(finished, waiting):
 
     Returns
     -------
-    str; empty if at most three wait, or if for one of them nothing like it is finished
+    str; empty if at most three trainings wait, or if one of them has no similar finished training
     """
     seconds = estimated_seconds(waiting, finished)
     if len(waiting) <= 3 or len(seconds) < len(waiting):
@@ -98,7 +102,7 @@ def forecast(finished, waiting):
 
 
 def tell_outcomes(runs):
-    """Print which trainings of a list diverged, and how many were not made here: results/runs has their numbers."""
+    """Print which trainings diverged, and how many were not repeated because results/runs has their numbers."""
     if kept := sum(run.folder.parent != places.RUNS for run in runs):
         print(f"{kept} of {len(runs)} trainings were not repeated: results/runs has their numbers.")
     for run in runs:
@@ -111,37 +115,38 @@ def tell_outcomes(runs):
 
 @contextmanager
 def training_bar(queue, finished=()):
-    """Print the forecast of a queue of trainings, and show one bar for all of them, if there are any.
+    """Print the forecast of a queue of trainings, and show one progress bar for the whole queue unless it is empty.
 
-    In a plan the queue is noted instead, and the plan ends here unless the queue is empty.
+    While a plan is made, the `Plan` notes the queue instead, and the plan ends here unless the queue is empty.
 
     Parameters
     ----------
     queue : dict of the spec's hash to spec
     finished : list of Run
-        The trainings of the same list that need not be trained.
+        The trainings of the same list that are finished already.
 
     Yields
     ------
-    callable(hash, epoch or None, validation macro F1 or None), to be called after each epoch of a run, and with None
-    at its end
+    callable(hash, epoch or None, validation macro F1 or None)
+        To be called before each epoch of a training without a score, after it with its score, and at the end of the
+        training with None for both.
     """
     if plan := PLAN.get():
         plan.note(queue.values(), finished)
     if line := forecast(finished, queue.values()):
         print(line)
     total = sum(map(training_size, queue.values()))
-    # Without smoothing the time left follows from all that was trained since the beginning.
+    # Without smoothing, the time left is estimated from the mean speed since the beginning.
     with tqdm(total=total, mininterval=2, miniters=1, smoothing=0, delay=0.01, disable=not queue, **BAR) as bar:
         yield Reporter(bar, queue)
 
 
 class Reporter:
-    """Moves the bar of a queue on with every epoch that one of its trainings reports."""
+    """Advance the bar of a queue with every epoch that one of its trainings reports."""
 
     def __init__(self, bar, queue):
         self.bar, self.queue = bar, queue
-        self.done, self.ended = {}, set()  # epochs of each training, and those that came to their end
+        self.done, self.ended = {}, set()  # the epochs that each training has done; the trainings that have ended
 
     def __call__(self, key, epoch, score):
         spec, begins = self.queue[key], key not in self.done
@@ -150,7 +155,7 @@ class Reporter:
         done = spec["epochs"] if epoch is None else epoch
         moved = (done - self.done.get(key, 0)) * training_size(spec) / spec["epochs"]
         if begins:
-            self.bar.initial += moved  # trained before, by a process that was stopped
+            self.bar.initial += moved  # epochs that a process did before it was stopped
         now = f"epoch {min(done + (score is None), spec['epochs'])} of {spec['epochs']}"
         told = f"{len(self.ended)} of {len(self.queue)} trainings; {training_name(spec)}, {now}"
         self.bar.set_description_str(told, refresh=False)

@@ -11,7 +11,7 @@ from leaves.progress import STEPS
 import pandas as pd
 
 MOST_ROWS = 8
-PROFILE = "study"  # of notebooks/profiles/
+PROFILE = "study"  # name of a file in notebooks/profiles/
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,20 @@ class Study:
     """A published study, as `report.publish` wrote it."""
 
     provenance: dict
-    scores: pd.DataFrame  # columns of scores.csv, one row per model
-    ranking: pd.DataFrame  # model and its mean macro F1 on the held-out folds, the best first
-    verdicts: pd.DataFrame  # claim, said, evidence, verdict, reason and figure, one row per claim
+    scores: pd.DataFrame  # the columns of scores.csv, one row per model
+    ranking: pd.DataFrame  # each model and its mean macro F1 on the held-out folds, best model first
+    verdicts: pd.DataFrame  # columns claim, said, evidence, verdict, reason and figure, one row per claim
 
 
 def published_study():
-    """The published `Study`, or None if results/ has none; InputError if a file of it is not as it was published.
+    """Read the published `Study`; return None if results/ has none.
 
-    None for a run of the study itself, too: its page must not show an earlier stage beside it.
+    A run of the study itself also gets None, because its page must not show an earlier stage of the study beside it.
+
+    Raises
+    ------
+    InputError
+        When a file of the study is missing or differs from the published file.
     """
     record = places.RESULTS / "provenance.json"
     if not record.exists() or os.environ.get("LEAVES_PROFILE") == PROFILE:
@@ -44,7 +49,7 @@ def published_study():
 
 
 def introduction(study, split_hash):
-    """Describe the published study and whether this run has the same photos: list of str, one or two sentences each.
+    """Describe the published study, and say if this run has the same photos: list of str, one or two sentences each.
 
     Parameters
     ----------
@@ -71,7 +76,7 @@ def introduction(study, split_hash):
 
 
 def answer(study):
-    """Summarise the study in two sentences: its best single network on validation, FinalModel, the claims."""
+    """Summarise the study in two sentences: its best single network on validation, FinalModel, and its verdicts."""
     scores, best = study.scores.set_axis(labels(study.scores)), study.ranking["model"].iloc[0]
     reached = [
         f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
@@ -91,7 +96,7 @@ def tally(verdicts):
 
 def labels(scores):
     """Label the models of a scores.csv as in chapter 6: a backbone's name is followed by the step of its training."""
-    is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains them all
+    is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains all backbones
     steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()})
     return scores["model"] + steps.where(is_backbone).fillna("")
 

@@ -1,4 +1,4 @@
-"""Repeat the refit of the study (C13) without letting a scored photo choose the epoch."""
+"""Repeat the original study's refit (claim C13), but without letting any scored photo choose the epoch."""
 
 import functools
 
@@ -10,14 +10,14 @@ from leaves.files import InputError
 from leaves.runs import NUMBERS, repeat
 from leaves.training import batch_function
 
-KEPT_FOLD = "reading-kept_fold.npz"  # a run's answers on the fold kept for the score
+KEPT_FOLD = "reading-kept_fold.npz"  # file of a run: its answers on the fold that is kept for the score
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
-    """Repeat the refit of the study with a fair score: no scored photo has chosen the epoch.
+    """Repeat the original study's refit with a fair score: no scored photo has chosen the epoch.
 
-    Repeat k keeps fold k for the score. *Before*: the network learns from three folds, and a fourth one chooses the
-    epoch. *After*: it learns from all four folds for that many epochs.
+    Repeat k keeps fold k for the score. Before the refit, the network learns from three folds (if there are five), and
+    a fourth fold chooses the epoch. After the refit, it has learnt from all four folds for that many epochs.
 
     Parameters
     ----------
@@ -27,6 +27,11 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
     Returns
     -------
     before, after : list of Run, one per repeat
+
+    Raises
+    ------
+    InputError
+        When the split has fewer than three folds.
     """
     split, quiet = base["split"], base | {"log_layers": False}
     if split.attrs["folds"] < 3:
@@ -48,7 +53,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
 
 
 def gain_of_more_data(before, after, split):
-    """Measure the gain of the refit on photos that took no part in it.
+    """Measure how much macro F1 the refit gains on photos that neither trained the network nor chose its epoch.
 
     Parameters
     ----------
@@ -56,10 +61,10 @@ def gain_of_more_data(before, after, split):
 
     Returns
     -------
-    dict of differences and reason, see `claims.pairs`
+    dict of differences (after minus before) and reason, see `claims.pairs`
     """
     states = [[run.result["state"] for run in pair] for pair in zip(before, after, strict=True)]
-    # "After" has a fixed number of epochs, so it may end while its score still rises.
+    # The refit has a fixed number of epochs, so it counts as converged even if its score still rises at the end.
     states = [[first, "converged" if second == "still rising" else second] for first, second in states]
     pairs = zip(zip(before, after, strict=True), states, strict=True)
     sound = [pair for pair, state in pairs if set(state) == {"converged"}]
@@ -82,7 +87,7 @@ def answers_on_fold(run, fold, split):
 
 
 def refit_record(said, pair, cost):
-    """Collect the evidence on C13, see `gain_of_more_data`; `pair` is None if the refit was not trained."""
+    """Collect the evidence on claim C13 from the dict of `gain_of_more_data`, which is None without a refit."""
     what = "macro F1 after the refit minus before, on photos that took no part,"
     against = {"against": claims.FOLD_GAIN, "measure": claims.REFIT}
     comparisons = (

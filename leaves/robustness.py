@@ -1,12 +1,11 @@
 """Corrupt photos, and measure how a model's score falls on them."""
 
-import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from leaves import evaluation, places, scoring
-from leaves.cache import computed_once
+from leaves.cache import code_hash, computed_once
 from leaves.dataset import load_images
 from leaves.evaluation import predict_all, predictor
 from leaves.runs import SCHEMA, spec_hash
@@ -16,13 +15,13 @@ import pandas as pd
 from PIL import Image, ImageEnhance, ImageFilter
 from skimage.filters import threshold_otsu
 
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+CODE = code_hash(Path(__file__))
 STRENGTHS = range(1, 6)
 JPEG_QUALITIES = (50, 30, 20, 10, 5)
 
 
 def on_other_paper(image, strength, rng):
-    """Blend the paper with a rough random colour; its low saturation separates it from the leaf."""
+    """Blend the paper with coarse random colours; low saturation distinguishes the paper from the leaf."""
     saturation = np.asarray(image.convert("HSV"))[..., 1]
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(image.size)
     other = Image.blend(image, coarse, 0.2 * strength)
@@ -48,7 +47,7 @@ CORRUPTIONS = {
 
 
 def corrupt(pictures, kind, strength, seed):
-    """Corrupt pictures: float32, shape (n, size, size, 3); strength 0 leaves them unchanged."""
+    """Corrupt uint8 pictures: array of float32, shape (n, size, size, 3); strength 0 leaves the pictures unchanged."""
     rng = np.random.default_rng(seed)
     images = map(Image.fromarray, pictures)
     changed = (CORRUPTIONS[kind](image, strength, rng) if strength else image for image in images)
@@ -63,6 +62,9 @@ def robustness_table(models, truth, seed, draws):
     models : dict of a model's name to (predict, pictures)
         `predict` as in `predict_all`; `pictures` are uint8 of shape (n, size, size, 3), the same photos for all models.
     truth : array of int, shape (n,)
+    seed : int, of the random corruptions
+    draws : int
+        Bootstrap resamples for each interval.
 
     Returns
     -------
@@ -130,7 +132,7 @@ def stored_robustness(models, split, rows, seed, draws):
 
 
 def costliest_in_words(robust):
-    """Say which corruption costs each model most, and the macro F1 that remains.
+    """Say which corruption lowers the macro F1 of each model most, and how much macro F1 remains.
 
     Parameters
     ----------

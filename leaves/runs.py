@@ -1,4 +1,4 @@
-"""A run: one training by its spec, trained once, in a folder of its own; result.json, written last, makes it one."""
+"""Train each spec once, and keep its run in a folder; result.json, written last, marks the run as finished."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
-SCHEMA = 3  # of a run: raised by every change of what a training gives or writes, or what is read from it
+SCHEMA = 3  # version of the runs: raised when the results of a training, its files or its readings change
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,32 @@ class Run:
 
     @property
     def history(self):
-        """DataFrame, one row per epoch: epoch (from 1), loss, macro_f1, val_loss, val_macro_f1."""
+        """Read the history: DataFrame of epoch (from 1), loss, macro_f1, val_loss, val_macro_f1, one row per epoch."""
         return pd.read_csv(self.folder / "history.csv")
 
     @property
     def validation_probabilities(self):
-        """Array of float32, shape (photos, classes), in the order of the held-out fold's rows of split.csv."""
+        """Read the held-out photos' probabilities, in the order of `load_split`: float32, shape (photos, classes)."""
         return np.load(self.folder / "validation.npy").astype(np.float32)
 
     def load_model(self):
-        """The whole network, from RGB pixels 0..255 to class probabilities."""
+        """Load the whole network, from RGB pixels 0..255 to class probabilities."""
         return keras.models.load_model(self.folder / "model.keras")
 
     def load_weights(self, network):
-        """Give a network of the same layers this run's weights, several times faster than `load_model`."""
+        """Load this run's weights into a network with the same layers, several times faster than `load_model`."""
         with zipfile.ZipFile(self.folder / "model.keras") as archive, tempfile.TemporaryDirectory() as folder:
             network.load_weights(archive.extract("model.weights.h5", folder))
 
     def reading(self, file, compute):
-        """Arrays that `compute` reads from weights or logs: dict of name to array, kept in the run's folder as .npz."""
+        """Return the dict of arrays that `compute` reads from weights or logs; they are kept in the folder as .npz."""
         return computed_once(self.folder / file, f"{file}, schema {SCHEMA}", compute)
 
 
 def fast_precision():
-    """The name "bfloat16" where such numbers are multiplied by the hardware itself, else "float32".
+    """Return "bfloat16" if the hardware itself multiplies numbers of this type, otherwise "float32".
 
-    That is on GPUs from compute capability 8 on, and on processors with AVX-512 BF16 or AMX.
+    GPUs of compute capability 8 or higher do so, as do processors with AVX-512 BF16 or AMX.
     """
     if found := gpus():
         details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
@@ -81,19 +81,19 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """`precision`, or for "auto" the faster one: on a processor bfloat16 pays from about 64 pixels per side on."""
+    """Return `precision`, or the faster one for "auto": without a GPU, bfloat16 helps from about 64 pixels per side."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
 
 
 def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **more):
-    """A spec with the original study's settings: batches of 32, Adam, early stopping after 10 idle epochs.
+    """Make a spec with the original study's settings: batches of 32, Adam, early stopping (10 epochs without a gain).
 
-    `fold` is the one that is held out, see `dataset.hold_out`. `schema` says which version of the code made the spec:
-    runs of another version are trained again.
+    `fold` is the fold that is held out, see `dataset.hold_out`. The entry `schema` is the version of the code that made
+    the spec: runs of another version are trained again.
 
-    `balance` says what is done about classes of unequal size: one of `BALANCES`; InputError for anything else.
+    `balance` names the treatment of classes of unequal size, one of `BALANCES`; InputError for any other name.
     """
     if balance not in BALANCES:
         raise InputError(f"balance is {balance!r}, but it must be one of {', '.join(BALANCES)}.")
@@ -102,7 +102,7 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **
         "name": name,
         "batch_size": 32,
         "epochs": epochs,
-        "patience": 10,  # None: all epochs, and no look back for the best
+        "patience": 10,  # None: train all epochs, and keep the weights of the last epoch instead of the best
         "optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}},
         "augmentation": None,
         "mixup": 0.0,
@@ -119,37 +119,37 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **
 
 
 def repeat(number, seed, split):
-    """The seed and the fold of repeat `number` (from 0) of a training: both kinds of chance differ between repeats.
+    """Return the seed and the fold of repeat `number` (from 0) of a training, as a dict.
 
-    (Bouthillier et al. 2021, arXiv:2103.03098.) `seed` is that of the first repeat, which holds out fold 0.
+    Both differ between repeats (Bouthillier et al. 2021, arXiv:2103.03098). The first repeat has `seed` and fold 0.
     """
     return {"seed": seed + number, "fold": number % split.attrs["folds"]}
 
 
 def spec_hash(spec):
-    """First 8 hex digits of the spec's SHA-256; chapter, name and schema do not count: they do not describe it."""
+    """Hash a spec without chapter, name and schema, which do not describe training: first 8 hex digits of SHA-256."""
     content = {key: value for key, value in spec.items() if key not in ("chapter", "name", "schema")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_folder(spec):
-    """The folder of a spec's run; another chapter may have given it another name."""
+    """Return the folder of a spec's run; if another chapter has trained the spec, the folder has another name."""
     own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
 
 def folder_named(name):
-    """The folder of a run by its name: in runs/, or in results/runs if only its evidence is here."""
+    """Find the folder of a run by its name: in runs/, or in results/runs if only the run's evidence exists."""
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
     return own if (own / "result.json").exists() or not published.exists() else published
 
 
 def find_run(spec, needs=WEIGHTS):
-    """The finished run of this spec, whichever chapter made it, or None if it has to be trained.
+    """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    The evidence of a run that was made elsewhere is enough, see `keep_evidence`, if it has the file that the caller
-    needs: `NUMBERS`, or the file of a reading. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, it
-    never is.
+    Evidence in results/runs (see `keep_evidence`) replaces a run if it has the file that the caller needs: `NUMBERS`,
+    or the file of a reading, which the evidence of a run that diverged need not have. With `--force`, which sets
+    LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -157,29 +157,29 @@ def find_run(spec, needs=WEIGHTS):
     for folder in folders:
         if not fault_of_run(folder, spec):
             run = Run(folder, spec, read_json(folder / "result.json"))
-            is_read = needs != WEIGHTS and run.result["diverged"]  # of such a run nothing more is read
+            is_read = needs != WEIGHTS and run.result["diverged"]  # nothing else is read of such a run
             if folder.parent == places.RUNS or is_read or (folder / needs).exists():
                 return run
     return None
 
 
 def find_runs(specs, needs):
-    """The runs of several specs, None where there is none, see `find_run`.
+    """Find the finished run of each of several specs, None for a spec that has to be trained, see `find_run`.
 
     Parameters
     ----------
     specs : list of dict
     needs : str or list of str
-        For all specs, or for each; the last one also for all that follow.
+        The file that is needed of all runs, or a list with one file for each; its last file also counts for the rest.
     """
     needs = [needs] if isinstance(needs, str) else needs
     return [find_run(spec, needs[min(number, len(needs) - 1)]) for number, spec in enumerate(specs)]
 
 
 def keep_evidence(run):
-    """Copy what a run found to results/runs: spec, result, history, validation predictions and readings, no weights.
+    """Copy a run's evidence to results/runs: spec, result, history, validation predictions, readings, but no weights.
 
-    Seven digits of the history and half precision of the predictions are kept, some 15 KB.
+    The history keeps seven digits and the predictions keep half precision, so a run takes some 15 KB.
     """
     folder = places.RESULTS / "runs" / run.folder.name
     readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
@@ -202,7 +202,7 @@ def keep_evidence(run):
 
 
 def fault_of_run(folder, spec=None):
-    """Why the run in a folder cannot be used as it is, in a few words; None for a finished and sound one."""
+    """Say in a few words why the run in a folder cannot be used; return None if it is finished and undamaged."""
     if not (result := read_json(folder / "result.json")):
         return "result.json is damaged" if (folder / "result.json").exists() else "it is not finished"
     if not (trained := read_json(folder / "spec.json")):
@@ -216,15 +216,15 @@ def fault_of_run(folder, spec=None):
 
 
 def without_labels(spec):
-    """What a spec describes, as JSON holds it, without the chapter and name that label it."""
+    """Return a copy of a spec as JSON stores it, without its labels, the chapter and the name."""
     return json.loads(json.dumps({key: value for key, value in spec.items() if key not in ("chapter", "name")}))
 
 
 def train_once(spec, split, prepare, *callbacks, patience=10):
-    """Train a spec, or go on with its training, and write its run folder; result.json, written last, makes it a run.
+    """Train a spec or resume its training, and write the folder of the run; the last file is result.json.
 
-    `train_seconds` counts the preparation too. InputError if another process is still training it after `patience`
-    seconds.
+    `train_seconds` includes the preparation. InputError if another process is still training the spec after
+    `patience` seconds.
     """
     with locked(places.RUNS / "locks" / spec_hash(spec), patience, f"The training of {training_name(spec)},"):
         folder = run_folder(spec)
@@ -245,7 +245,7 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
 
 
 def free_first(queue):
-    """Yield the trainings of a queue, each time one that no other process has begun, as long as there is one.
+    """Yield the trainings of a queue one by one, and prefer each time one that no other process is training.
 
     Parameters
     ----------
@@ -265,12 +265,12 @@ def free_first(queue):
 def forget_run(folder):
     """Delete a run; InputError if another process is training it."""
     with locked(places.RUNS / "locks" / folder.name[-8:]), disk_errors_explained(folder):
-        (folder / "result.json").unlink(missing_ok=True)  # first: what is left of it is no finished run
+        (folder / "result.json").unlink(missing_ok=True)  # first, so a partly deleted folder is no finished run
         shutil.rmtree(folder)
 
 
 def write_run(folder, spec, training, history, seconds):
-    """Write what a finished training leaves: history, model, validation probabilities and, last, the result."""
+    """Write the files of a finished training: history, validation probabilities, model and, last, the result."""
     with atomic_file(folder / "history.csv") as out:
         history.to_csv(out, index=False)
     diverged = not np.isfinite(history["loss"]).all()
@@ -297,10 +297,10 @@ def write_run(folder, spec, training, history, seconds):
 
 
 def state_of_training(spec, training, history):
-    """The state of a training, see `scoring.state_of`.
+    """Return the state of a training, see `scoring.state_of`.
 
-    The few photos that a refit holds out tell nothing, and another training found its number of epochs. So its state
-    is that of its training subset, and never "still rising".
+    A refit holds out too few photos to judge it, and another training found its number of epochs. So the state of a
+    refit is judged on its training subset, and it is never "still rising".
     """
     if spec.get("refit"):
         score, (_, truth), epochs = "macro_f1", training.train, math.inf
@@ -310,7 +310,7 @@ def state_of_training(spec, training, history):
 
 
 def training_table(runs):
-    """The repeats of a training in numbers: DataFrame, one row each, indexed "repeat 0", "repeat 1" ...
+    """Tabulate the repeats of a training: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
 
     Its columns are fold, seed, epochs, best epoch (int), state (str), train, validation (macro F1) and seconds (float).
     """
@@ -325,7 +325,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and for the others the way out, by the names of the chapter's parameters."""
+    """Say how many trainings converged, and which parameter of the chapter to change for the others."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",
@@ -337,7 +337,7 @@ def state_sentence(runs, epochs="epochs", rate="learning_rate"):
 
 
 def logged(run, folder, kind):
-    """Read one kind of values from TensorBoard's files of a run: dict of layer to one value per epoch.
+    """Read one kind of values from a run's TensorBoard files: dict of tag (it names the layer) to a value per epoch.
 
     Parameters
     ----------
@@ -353,7 +353,7 @@ def logged(run, folder, kind):
                 for value in event.summary.value:  # a training that was stopped may have logged an epoch twice
                     if kind in value.tag:
                         found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
-        except tf.errors.DataLossError:  # so a kill may leave a file: the next one has what is missing
+        except tf.errors.DataLossError:  # a kill may leave such a file: the next one has the rest
             is_whole = file != files[-1]
     if not (found and is_whole) or any(len(steps) != run.result["epochs"] for steps in found.values()):
         raise InputError(f"runs/{run.folder.name}/tensorboard is damaged: delete runs/{run.folder.name} and run again.")
@@ -361,7 +361,7 @@ def logged(run, folder, kind):
 
 
 def layer_log(run, kind):
-    """The values of one kind that `training.LayerLog` logged: DataFrame, one row per epoch and one column per layer.
+    """Read one kind of values that `training.LayerLog` logged: DataFrame, one row per epoch, one column per layer.
 
     Parameters
     ----------
@@ -372,19 +372,19 @@ def layer_log(run, kind):
 
 
 def smallest_change(runs):
-    """The smallest change of a kernel in an epoch, as a share of the kernel's norm, over all layers, epochs and runs.
+    """Find the smallest change of any layer's kernel in any epoch of any run, as a share of the kernel's norm.
 
     Parameters
     ----------
-    runs : list of Run, trained with `log_layers`; one that diverged is skipped
+    runs : list of Run, trained with `log_layers`; runs that diverged are skipped
     """
     return float(min(layer_log(run, "change").min(axis=None) for run in runs if not run.result["diverged"]))
 
 
 def gradient_ratios(runs):
-    """The weakest gradient of a convolution divided by the strongest of a dense layer, in the worst epoch of each run.
+    """Divide the weakest gradient of a convolution by the strongest of a dense layer, in the worst epoch of each run.
 
-    Both are relative to the norm of their kernel, see `training.LayerLog`.
+    Both gradients are relative to the norm of their kernel, see `training.LayerLog`.
 
     Parameters
     ----------
@@ -392,7 +392,7 @@ def gradient_ratios(runs):
 
     Returns
     -------
-    list of float, one of each run that did not diverge
+    list of float, one for each run that did not diverge; the worst epoch is that with the smallest ratio
     """
     ratios = []
     for run in (run for run in runs if not run.result["diverged"]):
@@ -404,7 +404,7 @@ def gradient_ratios(runs):
 
 
 def read_run(folder, **labels):
-    """A finished run by its folder; labels take the place of the chapter and name that it was trained under.
+    """Read a finished run from its folder; `labels` replace the chapter and the name that are stored in its spec.
 
     InputError if the folder is damaged.
     """
@@ -415,5 +415,5 @@ def read_run(folder, **labels):
 
 
 def slug(name):
-    """A model's name as part of a file name: letters, digits and underscores."""
+    """Turn a model's name into a part of a file name: letters, digits and underscores."""
     return "_".join("".join(letter if letter.isalnum() else " " for letter in name).split())

@@ -1,12 +1,13 @@
 """Render leaves of 14 crop species, the project's default data set.
 
-A reader may have no network, and photographs may not always be redistributed. This module draws a substitute:
-single leaves on plain paper under sun or shade, healthy or diseased, in the proportions of the photographed set.
+A reader may have no network, and photographs may not always be redistributed. This module draws a substitute: single
+leaves on plain paper under sun or shade, healthy or diseased. Each species has the same share of the images as in the
+photographed set, the 17,728 photos of the original study.
 
 The botany is data (``SPECIES``); a few shared functions turn it into an image:
 
 1. anatomy: outline, margin and veins as polylines in leaf coordinates (u from base 0 to apex 1, v across);
-2. pose: bend, warp, squeeze, rotation and scale carry them to the pixels of the frame;
+2. pose: bend, warp, squeeze, rotation and scale map the polylines to the pixels of the frame;
 3. pigment: colour of the blade, its veins and its diseases;
 4. relief and light: a height field, lower at the veins, shaded by one lamp that also casts the shadow;
 5. camera: white balance, exposure, blur, grain.
@@ -35,7 +36,7 @@ from scipy import ndimage
 SUPERSAMPLE = 2  # fields are computed at twice the requested size and averaged, for smooth edges and thin veins
 MIN_PER_CLASS = 5
 MIN_SIZE = 32
-# The papers of the photographed set, the same for every species, and the share of leaves on black.
+# Paper colours of the photographed set, mixed at random for every species, and the share of leaves on black.
 PAPERS = ((150, 142, 150), (136, 132, 144), (168, 158, 166), (192, 180, 184), (140, 108, 107), (102, 100, 104))
 DARK_PAPER = 0.02
 
@@ -48,7 +49,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Teeth:
-    """One layer of the margin; ``count`` per side, ``depth`` and ``lean`` (towards the apex) in leaf lengths."""
+    """One layer of teeth on the margin; ``count`` is per side, and ``depth`` is in leaf lengths."""
 
     kind: str  # serrate, toothed, crenate
     count: Range
@@ -58,7 +59,7 @@ class Teeth:
 
 @dataclass(frozen=True)
 class Blade:
-    """Outline. Pinnate blades follow t**base * (1 - t)**apex; palmate blades join ``lobes`` round the stalk."""
+    """The outline: pinnate blades follow t**base * (1 - t)**apex, palmate blades have ``lobes`` around the stalk."""
 
     aspect: Range  # width / length
     base: Range = (0.5, 0.6)  # below 0.5 blunt, 0.5 round, 1 wedge
@@ -101,7 +102,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Habit:
-    """How the leaf lies in the frame."""
+    """The position of the leaf in the frame."""
 
     fill: Range = (0.78, 0.98)  # longest side of the leaf / side of the frame
     turn: float = 28.0  # spread of the rotation, degrees
@@ -125,13 +126,13 @@ class Spots:
     halo: RGB | None = None
     stretch: float = 1.0  # length / width along the midrib
     ragged: float = 0.35
-    rings: float = 0.0  # concentric rings of early blight
+    rings: float = 0.0  # strength of the concentric rings of early blight, 0 to 1
     strength: float = 0.9
 
 
 @dataclass(frozen=True)
 class Blotch:
-    """A tone that takes a share of the blade, in patches of frame size / ``cells``."""
+    """A discolouration that covers a share of the blade, in patches of about the frame's side / ``cells``."""
 
     colour: RGB
     cover: Range
@@ -154,7 +155,7 @@ class Dust:
 
 @dataclass(frozen=True)
 class Disease:
-    """A named look and the share of the species' leaves that show it; ``curl`` multiplies the surface's curl."""
+    """A disease and the share of the species' leaves that show it; ``curl`` multiplies the surface's curl."""
 
     name: str
     share: float
@@ -164,7 +165,7 @@ class Disease:
 
 @dataclass(frozen=True)
 class Species:
-    """The description of a species for the renderer; ``photos`` is its count in the photographed set."""
+    """The description of a species for the renderer; ``photos`` is its number of photos in the photographed set."""
 
     photos: int
     blade: Blade
@@ -440,7 +441,7 @@ def _add_teeth(half, teeth, rng):
 
 
 def _half_outline(blade, width, rng, points=260):
-    """Return the right-hand margin from base to apex, shape (points, 2), v >= 0, before its teeth."""
+    """Return the right-hand margin from base to apex, shape (points, 2), v >= 0, without teeth."""
     if blade.lobes:
         theta = np.linspace(math.pi, 0, points)
         radius = np.zeros(points)
@@ -547,7 +548,7 @@ def _place(points, origin, degrees, scale):
 
 
 def build_anatomy(species, rng):
-    """Grow one leaf.
+    """Build the outlines, veins and stalks of one leaf at random.
 
     Parameters
     ----------
@@ -646,7 +647,7 @@ def choose_pose(species, anatomy, n, rng):
         turn += rng.uniform(-math.pi, math.pi)
     tilt, squeeze = rng.uniform(0, math.pi), rng.uniform(0.86, 1.0)
     axis = np.array([math.cos(tilt), math.sin(tilt)])
-    view = np.eye(2) - (1 - squeeze) * np.outer(axis, axis)  # a leaf seen from the side is shorter one way
+    view = np.eye(2) - (1 - squeeze) * np.outer(axis, axis)  # seen at an angle, a leaf is shorter in one direction
     c, s = math.cos(turn), math.sin(turn)
     matrix = view @ np.array([[s, c], [-c, s]])  # u points up, v to the right
     pose = Pose(matrix, np.zeros(2), rng.normal(0, habit.bend), ripples)
@@ -668,7 +669,7 @@ def choose_pose(species, anatomy, n, rng):
 def fractal_noise(rng, n, cells, octaves=2, stretch=1.0):
     """Return smooth noise, float32 (n, n), mean 0 and spread about 1, with ``cells`` waves across the frame."""
     total = None
-    for octave in range(octaves):  # each finer grid is laid on the enlarged coarser ones
+    for octave in range(octaves):  # each finer grid is added to the enlarged coarser ones
         rows, columns = (max(2, round(cells * 2**octave / k)) + 1 for k in (stretch, 1.0))
         grid = rng.normal(0, 1.25 * 0.65**octave, (rows, columns)).astype(np.float32)
         total = grid if total is None else grid + _enlarge(total, (columns, rows))
@@ -681,7 +682,7 @@ def _enlarge(grid, size):
 
 @dataclass
 class Canvas:
-    """Fields of one leaf on an n x n frame, float32; distances in leaf lengths."""
+    """The properties of one leaf at each pixel of a frame: float32, shape (n, n); distances in leaf lengths."""
 
     n: int
     rng: np.random.Generator
@@ -725,7 +726,7 @@ def draw_anatomy(species, anatomy, pose, n, rng):
     for outline, veins in zip(anatomy.outlines, anatomy.veins, strict=True):
         polygon = [*map(tuple, outline.tolist())]
         for order in (1, 2, 3):
-            pens[order].polygon(polygon, fill=0)  # a leaflet hides the veins of those below it
+            pens[order].polygon(polygon, fill=0)  # a leaflet hides the veins of the leaflets below it
         pens["mask"].polygon(polygon, fill=255)
         pens[2].line([*polygon, polygon[0]], fill=120, width=1)
         for line, order in veins:
@@ -746,7 +747,7 @@ def _blend(image, colour, alpha):
 
 
 def _spot_field(canvas, count, radius, stretch, ragged):
-    """Return per pixel the distance to the nearest spot's centre over that spot's radius (9 if far)."""
+    """Return for each pixel the distance to the nearest spot's centre, divided by that spot's radius (9 if far)."""
     n, rng = canvas.n, canvas.rng
     nearest = np.full((n, n), 9.0, np.float32)
     rows, columns = np.nonzero(canvas.mask[::4, ::4] > 0.5)
@@ -815,7 +816,7 @@ PAINTERS = {Spots: _paint_spots, Blotch: _paint_blotch, Dust: _paint_dust}
 
 
 def choose_disease(species, rng):
-    """Draw one of the species' diseases by its share, or None for a healthy leaf."""
+    """Choose one of the species' diseases at random, according to their shares; None means a healthy leaf."""
     at = rng.random()
     for disease in species.diseases:
         if at < disease.share:
@@ -835,7 +836,7 @@ def paint_blade(species, disease, canvas):
     image *= 1 + tone
     image[2] *= 1 + 0.045 * fractal_noise(rng, n, 8, 4)  # chlorophyll is uneven: yellower and bluer regions
     if species.veins.kind == "parallel":
-        # Parallel veins run closer than a pixel: stripes of a noise that varies across the blade alone.
+        # Parallel veins are less than a pixel apart, so they are stripes of noise that varies only across the blade.
         stripes = rng.normal(size=512).astype(np.float32)
         fine, coarse = (stripes[(canvas.v * k).astype(int) % 512] for k in (320, 90))
         image *= 1 + 0.07 * fine + 0.06 * coarse
@@ -862,7 +863,7 @@ class Light:
 
 
 def choose_light(rng):
-    """Draw a lamp, mostly from above the frame."""
+    """Choose a lamp at random; its light comes mostly from the upper edge of the frame."""
     azimuth = math.radians(rng.normal(-90, 60))
     height = math.radians(rng.uniform(34, 62))
     direction = [math.cos(height) * math.cos(azimuth), math.cos(height) * math.sin(azimuth), math.sin(height)]
@@ -873,7 +874,7 @@ def build_relief(species, disease, canvas):
     """Return the height of the blade above the paper in leaf lengths, float32 (n, n)."""
     rng, surface, n = canvas.rng, species.surface, canvas.n
     curl = surface.curl * (disease.curl if disease else 1.0) * rng.uniform(0.4, 1.2)
-    frame = min(1.0, n / canvas.pose.scale)  # a leaf that leaves the frame shows only a part of its waves
+    frame = min(1.0, n / canvas.pose.scale)  # a leaf larger than the frame shows only some of its waves
     height = np.float32(0.022 * curl * frame) * fractal_noise(rng, n, 3, 2)
     across = np.abs(canvas.v)
     height += np.float32(surface.fold * rng.normal(0, 0.32)) * np.sqrt(across**2 + np.float32(4e-4))
@@ -933,7 +934,7 @@ def _shadow(coverage, light, rng, n):
 def paint_paper(light, n, rng):
     """Return plain paper with grain, a gradient of light and vignetting, float32 (3, n, n).
 
-    It does not depend on the species. In the photographed set the paper reveals the species; here it must not.
+    The paper does not depend on the species. In the photographed set it reveals the species; here it must not.
     """
     if rng.random() < DARK_PAPER:
         return np.zeros((3, n, n), np.float32)
@@ -951,7 +952,7 @@ def paint_paper(light, n, rng):
 
 
 def damage(canvas):
-    """Eat a few holes and bites into the blade, in place, on about one leaf in six."""
+    """Cut a few holes and bites out of the blade, in place, on about one leaf in six."""
     rng = canvas.rng
     if rng.random() < 0.17:
         size = min(1.0, canvas.n / canvas.pose.scale)
@@ -1018,9 +1019,9 @@ def render_leaf(species, rng, size=128):
 
 
 def class_counts(count):
-    """Share ``count`` images out among the species in proportion to the photographed set.
+    """Divide ``count`` images among the species in proportion to the photographed set.
 
-    Largest remainders are rounded up, and every species gets at least 5 images.
+    The shares with the largest remainders are rounded up, and every species gets at least 5 images.
 
     Parameters
     ----------
@@ -1045,7 +1046,7 @@ def class_counts(count):
     exact = count * photos / photos.sum()
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
-    while shares.min() < MIN_PER_CLASS:  # the largest class gives to the smallest
+    while shares.min() < MIN_PER_CLASS:  # the largest class gives one image to the smallest
         shares[shares.argmax()] -= 1
         shares[shares.argmin()] += 1
     return dict(zip(SPECIES, shares.tolist(), strict=True))
@@ -1061,7 +1062,8 @@ def render_dataset(out, count=1000, size=128, seed=0, workers=None):
     """Render a data set of one folder per species.
 
     The set is rendered in a hidden folder beside ``out`` and renamed when complete, so ``out`` never holds an
-    incomplete set. Workers are spawned, so a script that calls this needs ``if __name__ == "__main__"``.
+    incomplete set. Worker processes are spawned, so a script that calls this function needs
+    ``if __name__ == "__main__"``.
 
     Parameters
     ----------

@@ -8,7 +8,8 @@ from scipy.special import softmax
 def macro_f1(truth, prediction):
     """Compute macro F1 over the classes that occur in the truth, along the last axis.
 
-    A prediction of a class outside the truth counts as a mistake of the photo's class, and adds no class to the mean.
+    A prediction of a class that is not in the truth counts as a miss for the photo's true class, and adds no class to
+    the mean.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def macro_f1(truth, prediction):
     return np.nanmean(scores, axis=0)
 
 
-ABOVE_CONSTANT = 0.02  # a network with less macro F1 than this above the constant answer did not train
+ABOVE_CONSTANT = 0.02  # a network did not train if its macro F1 exceeds that of the constant answer by less
 
 
 def constant_score(truth):
@@ -46,12 +47,14 @@ def state_of(curve, epochs, constant):
     curve : sequence of float
         Validation macro F1 after each epoch; NaN where the loss was not a number.
     epochs : int
-        The largest number that the training was allowed.
+        The largest number of epochs that the training could take.
     constant : float, see `constant_score`
 
     Returns
     -------
-    str; "still rising" if the best epoch lies in the last tenth of all epochs and nothing stopped the training earlier
+    str; "diverged" if a score is NaN, "did not train" if no score exceeds `constant` by `ABOVE_CONSTANT`, "still
+    rising" if the best epoch lies in the last tenth of all epochs and nothing stopped the training earlier, else
+    "converged"
     """
     curve = np.asarray(curve, float)
     if not np.isfinite(curve).all():
@@ -63,7 +66,7 @@ def state_of(curve, epochs, constant):
 
 
 def resamples(truth, draws, seed=0):
-    """Draw row numbers of bootstrap resamples (Efron 1979) within each class, so every class stays in.
+    """Draw row numbers of bootstrap resamples (Efron 1979) within each class, so each has every class.
 
     Parameters
     ----------
@@ -81,7 +84,7 @@ def resamples(truth, draws, seed=0):
 
 
 def macro_f1_of_resamples(truth, prediction, rows):
-    """Compute macro F1 of each resample, some at a time to save memory: array of float, shape (draws,).
+    """Compute macro F1 of each resample, in chunks that save memory: array of float, shape (draws,).
 
     Parameters
     ----------
@@ -101,7 +104,8 @@ def bootstrap_interval(truth, prediction, draws=2000):
 def paired_difference(truth, prediction, baseline, draws=2000):
     """Compute macro F1 of `prediction` minus that of `baseline` on the same images: (difference, low, high).
 
-    The interval is the 95 % percentile interval of a paired bootstrap: both are scored on the same resamples.
+    The interval is the 95 % percentile interval of a paired bootstrap: both predictions are scored on the same
+    resamples.
 
     Parameters
     ----------

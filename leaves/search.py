@@ -1,4 +1,4 @@
-"""Search hyperparameters for chapter 3, in rounds of growing budget; FinalModel takes part in every round."""
+"""Search hyperparameters for chapter 3, in rounds with more and more epochs; FinalModel takes part in every round."""
 
 import math
 import warnings
@@ -84,7 +84,7 @@ def search_final_model(
 
 
 def cut_short(run, epochs):
-    """Return a training as it would have ended after fewer epochs: its history is cut, without a new training."""
+    """Return a run as it would be after at most `epochs` epochs: its history is cut, and nothing is trained."""
     if epochs >= run.spec["epochs"]:
         return run
     curve = run.history["val_macro_f1"][:epochs]
@@ -117,24 +117,24 @@ def round_budgets(first, full):
 
 
 def run_rounds(train, trials, champions, budgets, repeats):
-    """Let all trials compete in rounds; the champions and the best third of the other trials stay.
+    """Let all trials compete in rounds; the champions and the best third of the other trials, the challengers, stay.
 
-    In the last round, the challengers within `MARGIN` of the best are trained with all repeats, and the best mean
-    wins. FinalModel wins ties, and a trial that diverged or did not train cannot win.
+    In the last round, the champions and the challengers within `MARGIN` of the best score are trained with all repeats,
+    and the best mean wins. FinalModel wins ties, and a challenger that diverged or did not train cannot win.
 
     Parameters
     ----------
     train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
     trials : int
     champions : set of int
-        FinalModel, and the winners of the same rounds with fewer trials.
+        FinalModel, and the winners before the range of learning rates was widened and trials were added.
     budgets : list of int, see `round_budgets`
     repeats : int
 
     Returns
     -------
     rounds : list of (epochs, dict of trial to list of Run)
-    winner : int
+    winner : int, the number of the winning trial
     """
     rounds, champions = [], sorted(champions)
     challengers = [trial for trial in range(trials) if trial not in champions]
@@ -164,9 +164,9 @@ def has_trained(runs):
 
 
 def round_table(rounds, study):
-    """List each trial of each round: DataFrame of round, epochs, repeats, number, score, state and its point.
+    """List each trial of each round: DataFrame of round, epochs, repeats, number, score, state and hyperparameters.
 
-    `score` is the mean over the repeats, and `state` lists their states.
+    `score` is the mean over the repeats of the trial, and `state` lists their states.
     """
     points = [trial.params for trial in study.trials]
     rows = [
@@ -209,7 +209,8 @@ def final_point(settings):
 def changes_of(point, settings):
     """Convert a point of the search space to changes to FinalModel, see `custom_cnn.cnn_spec`.
 
-    `width` multiplies FinalModel's filters; blocks beyond FinalModel's have twice the filters of the block before.
+    `width` multiplies the filters of each block. A block that FinalModel does not have gets twice the filters of the
+    block before it.
     """
     filters = settings["filters"]
     filters = [*filters, *(filters[-1] * 2**block for block in range(1, 1 + point["depth"]))][: point["depth"]]

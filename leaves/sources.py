@@ -16,7 +16,7 @@ from leaves.progress import tqdm
 import keras
 import pandas as pd
 
-DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # not folders
+DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # no folders, but words
 PLANT_VILLAGE = {
     # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
     # the photos without augmentation; tensorflow-datasets lists the same archive and SHA-256.
@@ -32,8 +32,8 @@ def last_source():
 
     Returns
     -------
-    dict with the keys data ("sample", "plant_village" or an absolute path), name (the source in words), split (its
-    hash) and settings (dict of the parameters of the split); empty before the first split
+    dict with the keys data ("sample", "plant_village" or an absolute path), name (the source in words), split (the hash
+    of the split) and settings (dict of the parameters of the split); empty if there is no valid data/source.json
     """
     source = read_json(places.SOURCE_JSON)
     return source if isinstance(source, dict) and isinstance(source.get("data"), str) else {}
@@ -59,7 +59,7 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When the folder of the last run no longer exists.
+        When the folder of the last run cannot be opened, or there is a split without a valid data/source.json.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
@@ -91,18 +91,19 @@ def origin_sentence(data):
 
 
 def name_of_data(data):
-    """Name the data that `chosen_data` gives in a sentence."""
+    """Return the words by which a sentence names the data from `chosen_data`, such as "the folder DIR"."""
     return DATA_WORDS.get(data, f"the folder {data}")
 
 
 def locate(data, sample_count, sample_size, seed):
-    """Find the folder of photos that `data` names, and the name of its source; create or download it if needed.
+    """Find the folder of photos that `data` names, and its source in words; render or download the photos if needed.
 
     Parameters
     ----------
-    data : "sample", "plant_village", a folder (relative to the project's) or None, see `chosen_data`
+    data : "sample", "plant_village", a folder (relative to the project's folder) or None, see `chosen_data`
     sample_count, sample_size, seed : int
-        Of the synthetic sample; the name of its folder contains a hash of them and of the renderer.
+        Number of images, pixels per side and seed of the synthetic sample. The name of its folder contains a hash of
+        these three numbers and of the renderer's code.
 
     Returns
     -------
@@ -123,7 +124,7 @@ def locate(data, sample_count, sample_size, seed):
 
 
 def sample_folder(*settings):
-    """The folder of the synthetic sample with these settings, see `locate`, whether it was made or not."""
+    """Return the path of the folder of the synthetic sample with these settings, see `locate`; it need not exist."""
     content = f"{' '.join(map(str, settings))} {Path(sample.__file__).read_text(encoding='utf-8')}"
     return places.DATA / f"sample-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
@@ -135,12 +136,13 @@ def listed_photos(folder, table):
     ----------
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
-        Its column sha256 has the SHA-256 of each photo's file. Its optional column name has the class folder and name
-        of each link, so the photos are in the same order and get the same split.
+        Its column sha256 has the SHA-256 of each photo's file. Its optional column name has the class folder and file
+        name of each link. With these names the photos are in the order in which they were split first, and so get
+        the same split.
 
     Returns
     -------
-    Path, in data/
+    Path of the folder of links, in data/
 
     Raises
     ------
@@ -174,7 +176,7 @@ def listed_photos(folder, table):
 
 
 def files_by_hash(folder):
-    """Index the images of `find_images` by their SHA-256: dict of str to Path; unreadable ones are skipped."""
+    """Index the images of `find_images` by their SHA-256: dict of str to Path; unreadable files are skipped."""
     hashes, paths = {}, find_images(folder)[0]["path"]
     for file in tqdm(map(Path, paths), "finding the photos", total=len(paths), unit="file", mininterval=2):
         with suppress(OSError):
@@ -185,13 +187,14 @@ def files_by_hash(folder):
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):
     """Download PlantVillage into `folder`, once: later calls find it there.
 
-    The archive is checked by its SHA-256 and the unpacked photos by their number. A call that
-    fails leaves no folder behind, and the next call starts again.
+    The archive is checked by its SHA-256, and the unpacked photos are counted. A call that fails does not create
+    `folder`, and the next call starts again.
 
     Raises
     ------
     InputError
-        When the server cannot be reached, does not answer for `timeout` seconds, or sends another file.
+        When the server cannot be reached, does not answer for `timeout` seconds or sends another file, or when the
+        archive does not hold `photos` photos.
     """
     if folder.exists():
         return folder

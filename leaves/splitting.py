@@ -1,4 +1,4 @@
-"""Split photos without a leak: give each a group and a subset, write them to disk and check the result."""
+"""Split photos without a leak: give each photo a group and a subset, write the split to disk and check it."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "dise
 
 
 def group_photos(sha256, pairs):
-    """Number the groups of photos that `pairs` join, directly or through other photos: array of int, shape (n,)."""
+    """Number the groups of photos that `pairs` link, directly or through other photos: array of int, shape (n,)."""
     row = pd.Series(np.arange(len(sha256)), index=sha256)
     pairs = pairs[pairs["first"].isin(row.index) & pairs["second"].isin(row.index)]
     edges = row[pairs["first"]].to_numpy(), row[pairs["second"]].to_numpy()
@@ -42,7 +42,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
     photos : DataFrame with the columns sha256 (unique), path, label
     pairs : DataFrame from `find_duplicates`
     validation, test : float
-        Fractions: `test` of all photos, then `validation` of the others.
+        Fractions: `test` of all photos, then `validation` of the remaining photos.
     before : dict of SHA-256 to subset
         The decisions of an earlier split, which added photos do not change. A new photo that resembles photos of two
         subsets is excluded. If earlier photos of two subsets prove similar, those of the test subset are kept, then
@@ -50,7 +50,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
 
     Returns
     -------
-    photos : DataFrame with the columns given and group (int), split and fold (int)
+    photos : DataFrame, the photos that are not excluded, with the new columns group (int), split (str) and fold (int)
     issues : DataFrame, see `issue_table`
 
     Raises
@@ -74,7 +74,7 @@ def divide_folds(photos, folds, seed):
     ----------
     photos : DataFrame with the columns label, group and split
     folds : int
-        How many, validation included; fewer (two or more) if no class has enough training photos.
+        The number of folds, validation included; there are fewer (at least two) if the training photos are too few.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that join two subsets: the other photos, and the rows of `issue_table` about those excluded."""
+    """Exclude photos that link two subsets: return the remaining photos, and rows of `issue_table` about the others."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -124,7 +124,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Move a group of free photos into each subset that lacks a class; InputError if there is none to move."""
+    """Move a group without earlier decisions into each subset that lacks a class; InputError if no group can move."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -235,7 +235,7 @@ def memory_of_split(**settings):
 
 
 def remember_split(file, before, photos):
-    """Write all decisions made under the settings of a file: those of `memory_of_split` and the new ones.
+    """Write the subset of each photo to the file of these settings: those from `memory_of_split` and the new ones.
 
     Parameters
     ----------
@@ -251,10 +251,10 @@ def write_split(photos, issues, data, name, settings):
 
     Parameters
     ----------
-    photos : DataFrame from `split_photos`, with the facts of `photos.inspect_images`
+    photos : DataFrame from `split_photos`, with the columns of `photos.inspect_images`
     issues : DataFrame, see `issue_table`
     data, name : str
-        The data of `sources.chosen_data`, and their source in words.
+        The result of `sources.chosen_data`, and the source of the photos in words.
     settings : dict of the parameters of the split
 
     Returns
@@ -272,13 +272,13 @@ def write_split(photos, issues, data, name, settings):
 
 
 def link_folders(split, folder):
-    """Make folders of the split, <subset>/<class>/<file name>: hard links, or copies on another file system.
+    """Make <subset>/<class>/<file name> in a folder: hard links to the photos, or copies on another file system.
 
-    Folders that exist for this split are kept; the originals are never touched.
+    A complete folder of this split is kept; the original photos are never touched.
 
     Returns
     -------
-    bool, whether the folders were made
+    bool, False if a complete folder was kept
     """
     stamp_file = folder / ".made-for"
     stamp = hashlib.sha256(split[["path", "label", "split", "sha256"]].to_csv(index=False).encode()).hexdigest()
@@ -304,7 +304,7 @@ def link_folders(split, folder):
 
 
 def count_classes(split):
-    """Count the photos of each class in each subset, the largest first: DataFrame of int, one column per subset."""
+    """Count the photos of each class in each subset, largest class first: DataFrame of int, one column per subset."""
     counts = pd.crosstab(split["label"], split["split"])[list(SUBSETS)]
     return counts.loc[counts.sum(axis=1).sort_values(ascending=False).index]
 
@@ -323,8 +323,8 @@ def nearest_elsewhere(photos):
 
     Returns
     -------
-    DataFrame with the columns given, bits (how many of the two perceptual hashes differ) and twin (the SHA-256 of the
-    nearest photo), ordered by subset
+    DataFrame with the columns of `photos`, bits (the number of different bits in the perceptual hashes of the photo and
+    its nearest one) and twin (the SHA-256 of the nearest photo), ordered by subset
     """
     tables = []
     for subset in SUBSETS:
@@ -377,7 +377,7 @@ def closest_pairs(near, count=6):
 
     Returns
     -------
-    DataFrame with the columns bits, sha256 and name (class and subset, one per line), twin and twin_name
+    DataFrame with the columns bits, sha256, twin (SHA-256 of the second photo), name and twin_name (class and subset)
     """
     pairs, used = [], set()
     for photo in near.sort_values("bits", kind="stable").itertuples():
@@ -390,7 +390,7 @@ def closest_pairs(near, count=6):
 
 
 def data_card(split, issues, name):
-    """Describe the data of a run: Series of topic to text; `name` is that of the source."""
+    """Describe the data of a run: Series of topic to text; `name` is the source in words."""
     counts = count_classes(split).sum(axis=1)
     sides, is_out = split[["width", "height"]], issues["action"] == "excluded"
     low, middle, high = (" x ".join(f"{side:.0f}" for side in sides.agg(how)) for how in ("min", "median", "max"))
@@ -409,6 +409,6 @@ def data_card(split, issues, name):
 
 
 def count_checks(issues):
-    """List the number of findings per check, as in "blank (1), exact copy (2)"; "nothing" without any."""
+    """List the number of findings per check, as in "blank (1), exact copy (2)"; "nothing" if there are none."""
     counts = issues["check"].value_counts(sort=False)
     return ", ".join(f"{check} ({count})" for check, count in counts.items()) or "nothing"

@@ -28,12 +28,12 @@ tf.get_logger().setLevel("ERROR")  # hides the warning that a function is traced
 THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
 
 
-PLATEAU = 0.1  # macro F1 above the constant answer; a training below that is still on its starting plateau
+PLATEAU = 0.1  # macro F1 above that of the constant answer; a training below it has hardly begun to learn
 
 
 @dataclass
 class Training:
-    """The input of `fit`: the model that learns, the whole network around it, and their data."""
+    """The input of `fit`: the model that learns, the whole network that contains it, and the data of the model."""
 
     model: keras.Model
     whole: keras.Model
@@ -51,13 +51,14 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     spec : dict, see `runs.training_spec`
     prepare : callable(spec, split) -> Training
     folder : Path, optional
-        For TensorBoard's files and a checkpoint, from which a training that was killed resumes with the same bits.
+        For TensorBoard's files and a checkpoint. From the checkpoint an interrupted training resumes, with results that
+        are equal to the last bit.
 
     Returns
     -------
     training : Training; its model has the weights of the best epoch
     history : DataFrame, one row per epoch
-    seconds : float, over all processes that took part
+    seconds : float, wall time, including that of earlier processes that were interrupted
     """
     start = time.perf_counter()
     training = prepare_training(spec, split, prepare)
@@ -90,7 +91,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
 
 
 def prepare_training(spec, split, prepare):
-    """Make the networks of a training from its seed in a new session, with deterministic operations from now on."""
+    """Make the networks of a training from its seed in a new Keras session, and make later operations deterministic."""
     keras.backend.clear_session(free_memory=False)
     tf.config.experimental.enable_op_determinism()
     with seeded(spec["seed"]):
@@ -98,7 +99,10 @@ def prepare_training(spec, split, prepare):
 
 
 def early_stopping(patience, constant):
-    """Make early stopping after `patience` epochs without a better validation macro F1; None without patience."""
+    """Make the callback that stops a training after `patience` epochs without a better validation macro F1.
+
+    If `patience` is None, there is no callback, and None is returned.
+    """
     return None if patience is None else StopEarly(patience, constant)
 
 
@@ -141,7 +145,7 @@ def gpus():
 
 @contextmanager
 def seeded(seed):
-    """Make the layers that are created in this context start from a seed, independent of other threads.
+    """Initialise the layers that are created in this context from a seed, independently of other threads.
 
     Keras draws the seeds of layers from Python's global random generator, which the threads of a Dask worker share.
     """
@@ -153,12 +157,12 @@ def seeded(seed):
 def compiled_like(model, spec):
     """Return a compiled copy of a model for the start of a training.
 
-    Trainings that differ only in seed, data or learning rate get the same copy with new numbers, so TensorFlow traces
-    it once for all of them.
+    Trainings that differ only in seed, data or learning rate reuse one copy, and its variables get new values. So
+    TensorFlow traces it once for all of them.
     """
     optimizer = copy.deepcopy(spec["optimizer"])  # Keras changes the dict that it gets
     fresh = keras.optimizers.get(copy.deepcopy(optimizer))
-    if not isinstance(optimizer["config"].get("learning_rate"), dict):  # the optimizer has a variable for a number
+    if not isinstance(optimizer["config"].get("learning_rate"), dict):  # a constant rate is a variable, set below
         optimizer["config"]["learning_rate"] = 0.001
     twin = compiled_model(model.to_json(), json.dumps(optimizer), spec["label_smoothing"], spec["precision"])
     fresh.build(twin.trainable_variables)
@@ -170,7 +174,7 @@ def compiled_like(model, spec):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision):
-    """Compile a model from its JSON; `precision` is part of the key because the model is traced in it."""
+    """Compile a model from its JSON; `precision` is part of the cache's key, because it is fixed by tracing."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # a single training shares its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing)
@@ -268,7 +272,7 @@ def computing_in(models, precision):
 
 
 def flat_layers(model):
-    """List the layers of a model and of the models in it, without input layers."""
+    """Yield the layers of a model and of the models nested in it, without input layers."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from flat_layers(layer)
@@ -277,7 +281,7 @@ def flat_layers(model):
 
 
 class EpochLog(keras.callbacks.TensorBoard):
-    """Keras's TensorBoard callback without its work after every batch, which it would not write."""
+    """Keras's TensorBoard callback without its work after every batch, because nothing of that would be written."""
 
     def on_train_batch_end(self, batch, logs=None):
         """Do nothing, which saves a millisecond per batch."""
@@ -318,7 +322,7 @@ class LayerLog(keras.callbacks.Callback):
 
 @functools.lru_cache(maxsize=4)
 def gradient_norms(model):
-    """Compile a function of (images, targets): the norm of the loss's gradient for the kernel of each layer."""
+    """Compile a function of (images, targets) that returns the norm of the loss's gradient for each layer's kernel."""
 
     @tf.function
     def norms(images, targets):

@@ -1,4 +1,4 @@
-"""Describe, prepare and compare heads on frozen backbones and fine-tuned tails."""
+"""Describe, prepare and compare the trainings of chapters 4 and 5: heads on frozen backbones, then their tails."""
 
 import functools
 import itertools
@@ -17,10 +17,10 @@ import keras
 import numpy as np
 import pandas as pd
 
-# For a backbone without ImageNet weights, which only checks the pipeline: its head, and the epochs of its tail.
+# A backbone without ImageNet weights only checks the pipeline: settings of its head, and epochs of its tail.
 CHECK = {"learning_rates": [0.001], "repeats": 1, "epochs": 2, "image_size": 32}
 CHECK_TAIL_EPOCHS = 1
-MOST_STEPS = 3  # by which a grid of learning rates is widened on each side at most
+MOST_STEPS = 3  # the most steps by which a grid of learning rates is widened on each side
 STUDY = ("ResNet50", "EfficientNetB4", "VGG16")  # backbones of the original study, in the order of claim C16
 
 # ---------------------------------------------------------------- heads
@@ -57,7 +57,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 
 def loader(spec, origins):
-    """Make a function without arguments that loads the parts of a spec's backbone, see `backbones.load_parts`."""
+    """Make a function without arguments that loads the two parts of a spec's backbone, see `backbones.load_parts`."""
     source = origins[spec["backbone"]]
     return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
@@ -93,7 +93,7 @@ def outputs_table(outputs):
 
 
 def prepare_head(spec, split, origins):
-    """Prepare the `Training` of a spec of `head_specs`: the head learns from the stored features.
+    """Prepare the `Training` for a spec from `head_specs`: the head learns from the stored features.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def prepare_head(spec, split, origins):
 
 
 def rate_of(run):
-    """The learning rate of a run."""
+    """Return the learning rate of a run."""
     return run.spec["optimizer"]["config"]["learning_rate"]
 
 
@@ -130,8 +130,8 @@ def scores_by_rate(runs):
 
     Returns
     -------
-    DataFrame, one row per backbone, one column per learning rate in rising order; NaN where no head was trained or one
-    diverged
+    DataFrame, one row per backbone, one column per learning rate in rising order; NaN where no head was trained or a
+    head diverged
 
     Raises
     ------
@@ -179,7 +179,7 @@ def wider_specs(runs, learning_rates):
 
 
 def at_best_rate(runs):
-    """Find the heads of each backbone at its best learning rate: dict of backbone to list of Run, the repeats."""
+    """Find the heads of each backbone with its best learning rate: dict of backbone to list of Run, the repeats."""
     best = scores_by_rate(runs).idxmax(axis=1)
     return {name: [run for run in runs if run.name == name and rate_of(run) == best[name]] for name in best.index}
 
@@ -188,7 +188,7 @@ def at_best_rate(runs):
 
 
 def control_specs(heads, seed):
-    """List the specs of the same heads on their backbone with random weights from a seed, as a control.
+    """List the specs of a control: the same heads on the same backbone, but with random weights from `seed`.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def control_specs(heads, seed):
 
 
 def parts_of_control(spec, split, most=256):
-    """Make the two parts of a backbone from random weights, with the statistics of photos in batch normalisation.
+    """Make both parts of a backbone with random weights; batch normalisation gets statistics of at most `most` photos.
 
     Without these statistics the signal of an untrained network vanishes from layer to layer. Estimating them is part of
     batch normalisation (Ioffe and Szegedy 2015).
@@ -216,7 +216,7 @@ def parts_of_control(spec, split, most=256):
 
 
 def prepare_control(spec, split):
-    """Prepare the `Training` of a spec of `control_specs`: the head alone, because no tail starts from it."""
+    """Prepare the `Training` for a spec from `control_specs`: the head alone, because no fine-tuning starts from it."""
     outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
     with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], outputs.features.shape[1:], "head")
@@ -262,14 +262,14 @@ def is_check(runs):
 
 
 def tail_spec(head, split, epochs, learning_rate, patience, balance):
-    """Describe the tail that starts from a head, with the head's backbone, photos, views, seed and fold.
+    """Make the spec of the tail that starts from a head, with the head's backbone, photos, views, seed and fold.
 
     Parameters
     ----------
     head : Run of a spec of `head_specs`
     split : DataFrame from `dataset.load_split`
     epochs : int
-        At most `CHECK_TAIL_EPOCHS` for a tail that checks the pipeline.
+        A tail that only checks the pipeline takes `CHECK_TAIL_EPOCHS` instead.
     """
     name = head.spec["backbone"]
     epochs = CHECK_TAIL_EPOCHS if is_check([head]) else epochs
@@ -283,7 +283,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
 
 
 def prepare_tail(spec, split):
-    """Prepare the `Training` of a spec of `tail_spec`: the tail of the loaded network learns from activations."""
+    """Prepare the `Training` for a spec from `tail_spec`: the tail of the loaded network uses stored activations."""
     head = read_run(places.RUNS / spec["starts_from"].split()[0])
     whole = head.load_model()
     parts = whole.get_layer("front"), whole.get_layer("last_block")
@@ -378,7 +378,7 @@ def higher(better, worse, models):
     for label in (better, worse):
         if label not in models:
             return not_tested(f"{label.split(',')[0]} was not trained with ImageNet weights")[0]
-    kind = {"measure": "macro F1 of backbones", "margin": 0.0}  # the claim is about an order, so no step is too small
+    kind = {"measure": "macro F1 of backbones", "margin": 0.0}  # a claim about an order has no margin
     return evidence(f"{better} minus {worse}", "higher", **pairs(models[better], models[worse], score), **kind)
 
 
@@ -387,12 +387,12 @@ def differences_table(comparisons, folds):
 
     Parameters
     ----------
-    comparisons : list of dict from `higher`; those without a comparison are skipped
-    folds : int, of the split
+    comparisons : list of dict from `higher`; networks that could not be compared are skipped
+    folds : int, the number of folds of the split
 
     Returns
     -------
-    DataFrame, indexed by the words of the comparison: difference, low, high (float; low and high are NaN with fewer
+    DataFrame, indexed by the comparison in words: difference, low, high (float; low and high are NaN with fewer
     than two pairs), pairs (int) and reason (str, "" unless pairs are missing)
     """
     made = {row["what"]: row for row in comparisons if "differences" in row}

@@ -16,9 +16,9 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.1  # at most so many pixels of the page for a point of a figure
+PIXELS = 1.1  # the most pixels on the page for each point of a figure's width
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
-DARK, LIGHT = 0x60, 0xC0  # darker greys are ink, lighter greys are lines
+DARK, LIGHT = 0x60, 0xC0  # greys below DARK get the page's text colour, above LIGHT its line colour, else a quiet one
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {6: 3, 8: 4, 10: 4}  # photos in a row of a figure: photos in a row of its narrow version
 LINE = 0.23  # inches that a line of text takes in a narrow figure
@@ -82,7 +82,7 @@ def unique(name, counts):
 
 
 def page_colour(found):
-    """Replace a grey of Matplotlib's with the page's own variable; other colours stay."""
+    """Replace a grey of Matplotlib with the page's CSS variable for it; other colours stay."""
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     if not red == green == blue:
@@ -126,25 +126,25 @@ def make_narrow(figure):
             move_below(figure, legend)
     if figure._suptitle:
         figure._suptitle.set_text(textwrap.fill(figure.get_suptitle(), LETTERS["title"]))
-    needed = 0  # inches, so that broken texts do not squeeze the panels
+    needed = 0  # inches of height, so broken texts do not squeeze the panels
     for axes in panels:
         beside = 0  # letters of the longest name beside the panel, which is narrower for them
         if names := category_ticks(axes.yaxis):
             texts = [textwrap.fill(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)
             beside = max(len(line) for text in texts for line in text.splitlines())
-            needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # they stand at equal distances
+            needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # equally spaced
         letters = LETTERS["title"] - round(0.75 * beside)
         axes.title.set_text(textwrap.fill(axes.get_title(), letters))
         axes.set_xlabel(textwrap.fill(axes.get_xlabel(), letters))
-        needed += LINE * (3 + axes.get_title().count("\n") + axes.get_xlabel().count("\n"))  # and the ticks
+        needed += LINE * (3 + axes.get_title().count("\n") + axes.get_xlabel().count("\n"))  # 3: title, label and ticks
     needed += sum(LINE * (1 + len(legend.get_texts())) for legend in figure.legends)
     if any(category_ticks(axes.yaxis) for axes in panels):
         figure.set_size_inches(NARROW, max(height, needed))
 
 
 def move_below(figure, legend):
-    """Draw a legend beside or below the panels again, below them and narrow enough for a phone."""
+    """Replace a legend that is outside the panels by one below them that is narrow enough for a phone."""
     handles, texts = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.remove()

@@ -248,6 +248,22 @@ def test_a_second_test_set_without_a_photo_of_a_known_class_is_named(tmp_path, c
         external.external_files(tmp_path / "nowhere", classes)
 
 
+@pytest.mark.parametrize(
+    ("source", "is_same"),
+    [
+        ('"""Another first line."""\n\n\ndef double(x):\n    return 2 * x  # a comment\n', True),
+        ('"""A module."""\n\n\ndef double(x):\n    """Return twice the number."""\n    return 2 * x\n', True),
+        ('"""A module."""\n\n\ndef double(x):\n    return 3 * x\n', False),
+        ('"""A module."""\n\n\ndef double(x, y=1):\n    return 2 * x\n', False),
+    ],
+)
+def test_another_explanation_of_the_code_changes_no_result(tmp_path, source, is_same):
+    (tmp_path / "a.py").write_text('"""A module."""\n\n\ndef double(x):\n    return 2 * x\n', encoding="utf-8")
+    (tmp_path / "b.py").write_text(source, encoding="utf-8")
+    assert (cache.code_hash(tmp_path / "a.py") == cache.code_hash(tmp_path / "b.py")) is is_same
+    assert cache.code_hash(tmp_path / "a.py", "1.0") != cache.code_hash(tmp_path / "a.py", "1.1")
+
+
 def test_arrays_are_computed_once_for_one_version_of_the_code(tmp_path):
     file, asked = tmp_path / "made.npz", []
 

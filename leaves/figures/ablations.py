@@ -1,4 +1,4 @@
-"""Figures and tables of chapter 3: variants against FinalModel."""
+"""Draw the figures and format the tables of chapter 3, which compare variants with FinalModel."""
 
 from leaves.claims import MARGIN
 
@@ -10,7 +10,7 @@ MARKERS = "os^Dv*P"
 
 
 def style_comparison(table):
-    """Format a table of `ablations.comparison_table`; returns a pandas Styler."""
+    """Format a table from `ablations.comparison_table`; return a pandas Styler."""
     names = {"train": "train macro F1", "validation": "validation macro F1"}
     formats = {"parameters": "{:,}", "best epoch": "{:.0f}", "seconds": "{:.1f}"}
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
@@ -113,7 +113,7 @@ def plot_dead_units(dead, activations):
 
 
 def style_accuracies(networks):
-    """Show accuracy beside macro F1, both averaged over each network's repeats; returns a pandas Styler.
+    """Show accuracy beside macro F1, both averaged over each network's repeats; return a pandas Styler.
 
     Parameters
     ----------

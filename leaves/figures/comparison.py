@@ -1,4 +1,4 @@
-"""Figures of chapter 6: how good the models are, and whether their confidence can be trusted."""
+"""Draw the figures of chapter 6 about the scores of the models, their confidence, and corrupted photos."""
 
 from leaves import scoring
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
@@ -12,13 +12,13 @@ BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legen
 
 
 def look(label):
-    """Choose colour and marker of a model by the name in its label; the step of the training plays no role."""
+    """Choose the colour and marker of a model by the name that begins its label: dict of Matplotlib keywords."""
     name = label.partition(", ")[0]
     return {"color": MODEL_COLOURS[name], "marker": MODEL_MARKERS[name]}
 
 
 def single_mark(label, **options):
-    """Make keywords that draw a model as a mark without a line, half-filled if only its head was trained."""
+    """Return the keywords that draw a model as a mark without a line, half-filled if only its head was trained."""
     fill = "left" if "transfer" in label else "full"
     return look(label) | {"label": label, "fillstyle": fill, "linestyle": "none"} | options
 
@@ -54,7 +54,7 @@ def draw_scores(scores, against, best):
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
     better = (against["verdict"] == "better").sum()
-    # Two lines: in one it would be wider than the figure.
+    # The title has two lines, because one line would be wider than the figure.
     axis.set_title(f"Validation chose {best}.\nModels shown to be better on test: {better or 'none'}")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
@@ -65,7 +65,7 @@ def draw_scores(scores, against, best):
 
 
 def draw_calibration(answers, label, temperature):
-    """Draw the share of right answers against the confidence, before and after a temperature.
+    """Draw the share of right answers against the confidence, before and after temperature scaling.
 
     Parameters
     ----------

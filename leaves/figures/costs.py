@@ -1,4 +1,4 @@
-"""Figures of chapter 6 about costs: scores against parameters, time and number of photos."""
+"""Draw the figures of chapter 6 about costs: scores against parameters, time and number of photos."""
 
 from leaves.figures.comparison import BELOW, look, single_mark
 
@@ -35,7 +35,7 @@ def draw_learning_curve(curve):
 
 
 def curve_in_words(curve):
-    """Say what each model scores with the fewest and with all training photos, and what the last step gains.
+    """Say the score of each model with the fewest and with all training photos, and the gain of the last step.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def pareto_front(scores, cost):
 
     Parameters
     ----------
-    scores : DataFrame with the columns `cost` and test_macro_f1
-    cost : str
+    scores : DataFrame with the column test_macro_f1 and the column of the cost
+    cost : str, the name of that column
 
     Returns
     -------
@@ -102,7 +102,7 @@ def draw_costs(scores):
 
 
 def front_in_words(scores):
-    """Name the models of which no other is both better and cheaper, for parameters and for the time of an answer.
+    """Name the models on the `pareto_front` by parameters, and those on the front by the time per image.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Figures of chapter 2: augmentation, and the gradients of FinalModel."""
+"""Draw the figures of chapter 2: augmentation, and the gradients of FinalModel."""
 
 from leaves.batches import augment
 
@@ -36,7 +36,7 @@ def plot_augmentation(image, augmentations, seed):
 
 
 def plot_gradients(gradients, changes):
-    """Draw each kernel's gradient norm and change per epoch, divided by the norm of the kernel, over the epochs.
+    """Draw the gradient norm and the change of each kernel over the epochs, both divided by the norm of the kernel.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Figures of chapter 6: scores on other photos, and the pixels that the networks use."""
+"""Draw the figures of chapter 6 about other photos: scores on them, and the pixels that the networks use."""
 
 from leaves.other_photos import ALONE, OTHER
 
@@ -16,7 +16,7 @@ def draw_holding(table, chance):
     ----------
     table : DataFrame from `other_photos.holding_table`
     chance : float
-        Macro F1 of guessing, for a line.
+        Macro F1 of guessing, drawn as a line.
 
     Returns
     -------

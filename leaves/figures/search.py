@@ -28,7 +28,7 @@ def finding(search):
 
 
 def style_rounds(search):
-    """Format the ten trials that reached the latest rounds, each in its last round; returns a pandas Styler."""
+    """Format the ten trials that reached the latest rounds, each in its last round; return a pandas Styler."""
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
     points = [trial.params for trial in search.study.trials]
     table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})
@@ -38,7 +38,7 @@ def style_rounds(search):
 
 
 def point_in_words(point, final):
-    """List where a point of the search space differs from FinalModel's, for example "depth 4, L2 0.001"."""
+    """List the settings in which a point of the search space differs from FinalModel, as in "depth 4, L2 0.001"."""
     changed = {name: value for name, value in point.items() if value != final[name]}
     texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
     return ", ".join(f"{name} {text}" for name, text in texts.items()) or "no setting"

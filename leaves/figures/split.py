@@ -1,4 +1,4 @@
-"""Figures of chapter 1: photos with a finding, classes, the nearest photos of two subsets, and backgrounds."""
+"""Draw the figures of chapter 1: photos with a finding, classes, the nearest photos of two subsets, and backgrounds."""
 
 import os
 
@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-MOST_CLASSES = 50  # drawn one by one: Matplotlib takes minutes for hundreds of panels
+MOST_CLASSES = 50  # are drawn, because Matplotlib takes minutes for hundreds of panels
 
 
 def classes_in_words(classes):
@@ -18,7 +18,7 @@ def classes_in_words(classes):
 
 
 def picture_grid(rows, columns, **options):
-    """Make a figure of Axes without ticks for pictures: figure and Axes, an array of shape (rows, columns)."""
+    """Make a figure with Axes for pictures, without ticks: return the figure and an array of Axes, (rows, columns)."""
     figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])

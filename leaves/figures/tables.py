@@ -1,4 +1,4 @@
-"""Tables of chapter 6: scores, claims and their verdicts, the confusion matrix with its photos, and mistakes."""
+"""Make tables for chapter 6: scores, claims and their verdicts, the confusion matrix with its photos, and mistakes."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ def style_summary(scores, best, external=None):
     scores : DataFrame from `evaluation.score_table`, the rows to show
     best : str
         Label of the single model that validation chose; its row is bold.
-    external : Answers to the second test set, if its photos have labels
+    external : Answers to the second test set if its photos have labels, else None
 
     Returns
     -------
@@ -59,7 +59,7 @@ def style_summary(scores, best, external=None):
 
 
 def style_scores(scores, against, repeats, best):
-    """Make the table of chapter 6: each score with its interval and comparisons; the best model in bold.
+    """Make the table of all scores: each test score with its interval and comparisons; the row of `best` is bold.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def style_claims(verdicts):
 
 
 def tally_html(verdicts, title):
-    """Count the claims with each verdict, in rows of linked claims: HTML.
+    """Make a table with one row per verdict, which counts its claims and links to them: HTML.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        decided = verdict in ("confirmed", "refuted")  # written in words, the others by number
+        decided = verdict in ("confirmed", "refuted")  # these claims are quoted, the others have only their number
         links = [
             f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * decided}'
             for row in own.itertuples()
@@ -145,7 +145,7 @@ def tally_html(verdicts, title):
 
 
 def picture_html(image, side, text):
-    """Make an HTML element of a photo, `side` pixels per side, with alternative text."""
+    """Make an HTML element of a photo, at most `side` pixels per side, with alternative text."""
     smaller, out = Image.fromarray(image).convert("RGB"), io.BytesIO()
     smaller.thumbnail((side, side))
     smaller.save(out, "WEBP", quality=75, method=4)

@@ -1,4 +1,4 @@
-"""Figures of chapters 4 and 5: photos with similar features, and the effect of fine-tuning."""
+"""Draw the figures of chapters 4 and 5: photos with similar features, and the effect of fine-tuning."""
 
 from leaves.figures.split import picture_grid
 from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
@@ -36,7 +36,7 @@ def draw_neighbours(alike):
 
 
 def draw_switch(heads, tails):
-    """Draw macro F1 over the epochs of transfer learning and of the fine-tuning that starts from its best epoch.
+    """Draw macro F1 over the epochs of transfer learning, up to its best epoch, and of the fine-tuning after it.
 
     Parameters
     ----------

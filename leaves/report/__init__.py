@@ -2,5 +2,5 @@
 
 import sys
 
-# jsonschema, which checks notebooks, would build a grammar of web addresses for over a second; notebooks have none.
+# jsonschema, which validates notebooks, would take over a second to build a grammar of web addresses, unused here.
 sys.modules.setdefault("rfc3987_syntax", None)

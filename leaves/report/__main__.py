@@ -1,4 +1,4 @@
-"""Start the command of run_all.sh so that Ctrl-C ends it properly from the first moment on."""
+"""Start the command of run_all.sh; Ctrl-C ends it cleanly from the first moment on."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ import sys
 from leaves.files import InputError
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # in the background, too, a shell's child can be stopped
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background processes ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
         from leaves.report.command import main  # takes seconds

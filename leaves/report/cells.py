@@ -1,6 +1,6 @@
-"""The part of a chapter's code that decides what is trained, found by reading the code backwards from the trainings.
+"""Select the code of a chapter on which its trainings depend, by reading the code backwards from the trainings.
 
-What only computes features, draws or prints is no part of it, so a plan takes seconds and writes nothing.
+Code that only computes features, draws or prints is skipped, so a plan takes seconds and writes nothing.
 """
 
 import ast
@@ -8,17 +8,17 @@ import ast
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
-TRAINING = ("train", "train_all")  # of helpers
-KEPT = ("begin", "record_runs")  # of helpers too: the check of the parameters, and what later chapters read
+TRAINING = ("train", "train_all")  # functions of helpers
+KEPT = ("begin", "record_runs")  # functions of helpers: one checks parameters, one writes the runs for later chapters
 
 
 def needed_code(notebook, parameters):
-    """The code of a chapter without all that neither its trainings nor later chapters depend on.
+    """Return the code of a chapter on which its trainings or later chapters depend.
 
     Parameters
     ----------
     notebook : Path
-    parameters : dict of name to value, in the place of the defaults
+    parameters : dict of name to value, which replace the defaults
 
     Returns
     -------
@@ -34,7 +34,7 @@ def needed_code(notebook, parameters):
 
 
 class WithoutEvidence(ast.NodeTransformer):
-    """Takes the evidence out of calls of helpers.record_runs: no training depends on it."""
+    """Remove the evidence from calls of helpers.record_runs, because no training depends on it."""
 
     def visit_Call(self, call):
         if is_helper(call.func, ["record_runs"]):
@@ -43,9 +43,10 @@ class WithoutEvidence(ast.NodeTransformer):
 
 
 def needed_statements(statements):
-    """Those of a notebook's statements that its trainings and KEPT calls depend on, in their order.
+    """Select the statements of a notebook on which its trainings and KEPT calls depend, in their order.
 
-    A statement is needed if it trains, or if it assigns or changes a name that a needed one below reads.
+    A statement is needed if `training_statements` finds it, or if it assigns or changes a name that a needed statement
+    below it reads.
     """
     imported = {name for statement in statements if is_import(statement) for name in stored(statement)}
     trains, needed, wanted = training_statements(statements), [], set()
@@ -54,14 +55,14 @@ def needed_statements(statements):
         if number in trains or (stored(statement) | changed(statement, imported)) & wanted:
             needed.append(statement)
             if is_import(statement) or isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.Assign)):
-                wanted -= stored(statement)  # what stood in these names before is not read here
+                wanted -= stored(statement)  # their earlier values are not read
             wanted |= loaded(statement)
     return needed[::-1]
 
 
 def training_statements(statements):
-    """The numbers of the statements that train, hand helpers.train_all to a call, or call a KEPT function."""
-    numbers, names = set(), set()  # names that stand for helpers.train_all, alone or in a tuple
+    """Find the statements that train, pass helpers.train_all to a call or call a KEPT function: set of positions."""
+    numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
         trains = any(is_helper(node, TRAINING) or is_read(node, names) for node in ast.walk(statement))
         calls = any(isinstance(node, ast.Call) for node in ast.walk(statement))
@@ -73,30 +74,30 @@ def training_statements(statements):
 
 
 def is_helper(node, names):
-    """Whether a node of the syntax tree is one of these functions of helpers."""
+    """Return whether a node of the syntax tree is one of these functions of helpers."""
     of_helpers = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "helpers"
     return of_helpers and node.attr in names
 
 
 def is_read(node, names):
-    """Whether a node of the syntax tree reads one of these names."""
+    """Return whether a node of the syntax tree reads one of these names."""
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names
 
 
 def is_import(statement):
-    """Whether a statement imports something."""
+    """Return whether a statement is an import."""
     return isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
 def loaded(statement):
-    """The names that a statement reads; one that is augmented is read too."""
+    """Return the names that a statement reads, including the target of an assignment such as `total += 1`."""
     names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     augmented = [node.target for node in ast.walk(statement) if isinstance(node, ast.AugAssign)]
     return names | {root_of(target) for target in augmented}
 
 
 def stored(statement):
-    """The names that a statement assigns, itself or one of its items or attributes."""
+    """Return the names that a statement assigns; `table` is one in `table[0] = 1` and `table.attrs = {}` too."""
     names, inner = set(), inner_names(statement)
     for node in ast.walk(statement):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -109,20 +110,20 @@ def stored(statement):
 
 
 def inner_names(statement):
-    """The nodes that name the variables of comprehensions, which are no variables of the notebook."""
+    """Return the nodes that name the variables of comprehensions, which are not variables of the notebook."""
     targets = [node.target for node in ast.walk(statement) if isinstance(node, ast.comprehension)]
     return {node for target in targets for node in ast.walk(target)}
 
 
 def changed(statement, imported):
-    """The names that a statement may change by a call of a method alone, as queue.append(spec) does."""
+    """Return the names that a statement may change by only calling a method, as queue.append(spec) does."""
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
     return {root_of(method) for method in methods} - {None, *imported}
 
 
 def root_of(node):
-    """The name at the beginning of an expression such as table.loc[0]; None if there is none."""
+    """Return the name at the beginning of an expression such as table.loc[0]; None if there is none."""
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred, ast.Call)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else None

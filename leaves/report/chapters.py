@@ -1,4 +1,4 @@
-"""The chapters: their notebooks, their parameters, and which of them read what another leaves on disk."""
+"""List the chapters: their notebooks, their parameters, and which chapters read the files of which others."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ from leaves import places
 CHAPTERS = sorted(places.NOTEBOOKS.glob("0?_*.ipynb"))
 NUMBERS = [chapter.name[:2] for chapter in CHAPTERS]
 
-# Which chapters read what a chapter leaves on disk.
+# For each chapter, the chapters that read the files that it leaves on disk.
 READERS = {
     "01": ["02", "03", "04", "05", "06"],
     "02": ["05", "06"],
@@ -21,9 +21,9 @@ READERS = {
 
 
 def chapter_parameters(notebook):
-    """The defaults of a notebook's parameters cell: dict of name to value.
+    """Read the defaults from a notebook's parameters cell: dict of name to value.
 
-    papermill.inspect_notebook gives them as text, and cannot be had before the packages are installed.
+    papermill.inspect_notebook returns them as text, and cannot be used before the packages are installed.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
@@ -32,7 +32,7 @@ def chapter_parameters(notebook):
 
 
 def parameter_readers():
-    """Which chapters have a parameter: dict of its name to a list of their numbers."""
+    """List the chapters that have each parameter: dict of parameter name to list of chapter numbers."""
     readers = {}
     for chapter in CHAPTERS:
         for name in chapter_parameters(chapter):
@@ -41,7 +41,7 @@ def parameter_readers():
 
 
 def read_by(number):
-    """What a chapter reads of earlier ones: dict of chapter to the hash of what that left on disk."""
+    """Hash the files of earlier chapters that a chapter reads, as far as they exist: dict of chapter number to hash."""
     left = {"01": places.SPLIT_CSV} | {other: places.RUNS / f"{other}.json" for other in READERS if other != "01"}
     read = [other for other, readers in READERS.items() if number in readers and left[other].exists()]
     return {other: hashlib.sha256(left[other].read_bytes()).hexdigest()[:16] for other in read}

@@ -1,4 +1,4 @@
-"""What run_all.sh does: execute the chosen chapters, render the report of all that are up to date, say where it is."""
+"""Run the command of run_all.sh: execute the chosen chapters, and render the report of all up-to-date chapters."""
 
 import os
 import resource
@@ -21,7 +21,7 @@ import yaml
 
 
 def main():
-    """Run the command line; SystemExit with a sentence if a chapter did not reach its end."""
+    """Run the command line; SystemExit with one sentence for each chapter that did not reach its end."""
     start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
     options = read_options(sys.argv[1:])
     values = effective_parameters(options)
@@ -75,13 +75,13 @@ def say_plan(options, values):
 
 
 def effective_parameters(options):
-    """The profile's parameters and over them those of the command line."""
+    """Merge the parameters of the profile and the command line, which takes precedence: dict of name to value."""
     profile = places.NOTEBOOKS / "profiles" / f"{options.profile}.yaml"
     return {**(yaml.safe_load(profile.read_text(encoding="utf-8")) or {}), **options.parameters}
 
 
 def check_scheduler(address):
-    """Hand a scheduler's address on to the kernels, after it was seen to answer."""
+    """Pass a scheduler's address to the kernels; if it is not local:N, check first that the scheduler answers."""
     if not address.startswith("local:"):
         from leaves import cluster  # Dask takes a second
 
@@ -90,14 +90,14 @@ def check_scheduler(address):
 
 
 def quiet_kernels():
-    """Let the terminal show progress only: what the kernels' C++ libraries print goes to report/kernels.log."""
+    """Send the messages of the kernels' C++ libraries to report/kernels.log, so the terminal shows progress only."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with disk_errors_explained(places.REPORT), open(places.REPORT / "kernels.log", "w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 2)  # inherited by the kernels
 
 
 def forget_runs(chapters):
-    """Delete the runs that chapters made or recorded, so that they are trained again (--force)."""
+    """Delete the runs that chapters trained or recorded, so they are trained again (--force)."""
     from leaves.runs import forget_run  # TensorFlow takes seconds
 
     for folder in runs_of(chapters):
@@ -105,9 +105,9 @@ def forget_runs(chapters):
 
 
 def runs_of(chapters):
-    """The folders of the runs that chapters made or recorded: set of Path.
+    """Find the folders of the runs that chapters trained or recorded: set of Path.
 
-    Two chapters may record one training: its folder has the name of the chapter that began it.
+    Two chapters may record the same training. The name of its folder begins with the chapter that began it.
     """
     folders = set()
     for number in (chapter.name[:2] for chapter in chapters):
@@ -119,7 +119,7 @@ def runs_of(chapters):
 
 
 def say_which_data(options, values):
-    """Say that chapter 1 goes on with the photos used last, and download PlantVillage where the terminal sees it."""
+    """Print if chapter 1 uses the photos of the last run; download PlantVillage here, so the terminal shows a bar."""
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):
         print(f"Using the photos of {data}, as in the last run (--data sample: the synthetic sample).")
@@ -133,6 +133,6 @@ def say_which_data(options, values):
 
 
 def peak_memory():
-    """The most memory that one kernel used, in GB."""
+    """Return the largest amount of memory that one kernel used, in GB."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

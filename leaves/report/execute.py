@@ -16,14 +16,14 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
-KERNELS, LOCK = [], threading.Lock()  # the kernels that were started, and who may stop them
-EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # of papermill's bar is written
-STOPPING = threading.Event()  # set by Ctrl-C or a full disk: an unfinished chapter is not kept then
+KERNELS, LOCK = [], threading.Lock()  # the kernels that were started, and the lock to stop one
+EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # every state of papermill's bar is written
+STOPPING = threading.Event()  # set by Ctrl-C or a full disk; then unfinished chapters are deleted
 
 
 @disk_errors_explained(places.REPORT)
 def start_kernel():
-    """Start a kernel for a chapter; returns its manager."""
+    """Start a kernel for a chapter, and return the kernel's manager."""
     kernel = AsyncKernelManager(kernel_name="python3")
     KERNELS.append(kernel)
     run_sync(kernel.start_kernel)(cwd=str(places.NOTEBOOKS), extra_arguments=["--HistoryManager.hist_file=:memory:"])
@@ -31,14 +31,14 @@ def start_kernel():
 
 
 def stop_kernel(kernel):
-    """End a kernel at once: its chapter has written all that it had to write."""
+    """Stop a kernel at once: its chapter has written all its files, or is interrupted."""
     with LOCK:
         if kernel.has_kernel:
             run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def stop_all():
-    """End all kernels, and so the chapters that are executed by them."""
+    """Stop all kernels, and so all chapters that are being executed."""
     STOPPING.set()
     for kernel in KERNELS:
         stop_kernel(kernel)
@@ -51,13 +51,13 @@ def execute_chapter(notebook, parameters, said, kernel):
     Parameters
     ----------
     notebook : Path
-    parameters : dict of name to value; those that the chapter has are handed to it
-    said : live.Said, takes what the chapter says of itself
+    parameters : dict of name to value; the chapter gets those that it defines
+    said : live.Said, to which the progress of the chapter is written
     kernel : kernel manager, see `start_kernel`; it is stopped at the end
 
     Returns
     -------
-    float, how many seconds it took
+    float, the duration in seconds
     """
     start = time.monotonic()
     output, failed = places.REPORT / notebook.name, places.REPORT / f"{FAILED}{notebook.name}"
@@ -86,14 +86,14 @@ def execute_chapter(notebook, parameters, said, kernel):
 
 
 def stamped(executed, number, stopped):
-    """Write an executed chapter as text; its metadata say what it read and left, why it stopped, and its own hash."""
+    """Serialise an executed chapter; its metadata name the files it read and left, why it stopped, and its hash."""
     executed.metadata |= {"read": read_by(number), "stopped": stopped, "left": left_by(number)}
     executed.metadata["sha256"] = seal(json.loads(nbformat.writes(executed)))
     return nbformat.writes(executed)
 
 
 def run_papermill(notebook, output, parameters, said, kernel, log):
-    """Let papermill execute a notebook; returns why it stopped before its end, in one sentence, or ""."""
+    """Execute a notebook with papermill; return one sentence that says why it stopped early, "" if it did not."""
     try:
         papermill.execute_notebook(
             notebook,
@@ -103,21 +103,21 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
             kernel_name="python3",
             start_timeout=600,  # seconds: for a slow disk
             iopub_timeout=60,  # and for outputs on a busy machine
-            stderr_file=said,  # the bars of trainings and others
+            stderr_file=said,  # progress bars of trainings and others
             progress_bar={"bar_format": "cell {n} of {total}", "file": said, **EVERY_STATE},
         )
     except papermill.PapermillExecutionError as error:
         sentence = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
         return f"{sentence.strip().splitlines()[0]} (The traceback stands in {log}.)"
-    except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it answered at all
+    except (DeadKernelError, RuntimeError):  # RuntimeError: the kernel died before its first answer
         return f"The kernel died, of too little memory perhaps; see {log}."
     return ""
 
 
 def merge_logs(outputs):
-    """Put what a cell wrote to stderr, piece by piece, into one output at its end, and join the pieces of stdout.
+    """Merge all that a cell wrote to stderr into one output at its end, and join consecutive pieces of stdout.
 
-    Keras's own progress bars go to stdout: of these too the last state only is kept.
+    Of each progress bar only the last state is kept, in stdout too, because Keras writes its bars there.
     """
     merged, log = [], ""
     for output in outputs:
@@ -136,5 +136,5 @@ def merge_logs(outputs):
 
 
 def last_states(text):
-    """Keep of each progress bar, redrawn after carriage returns, the last state only."""
+    """Keep only the last state of each progress bar, which is redrawn after each carriage return."""
     return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)

@@ -1,4 +1,4 @@
-"""The last report: kept until the new one exists, set aside if its photos were others, never mixed with the new one."""
+"""Keep the last report until the new one exists; set it aside if its photos were others; never mix the two."""
 
 import datetime
 import json
@@ -8,8 +8,8 @@ from leaves import places
 from leaves.files import content_hash, file_hash, link_or_copy
 from leaves.report.chapters import CHAPTERS, read_by
 
-FAILED = "failed_"  # begins the name of a chapter that did not reach its end, beside its last good execution
-# What a chapter leaves beside its page and its figures.
+FAILED = "failed_"  # prefix of the file of a chapter that did not reach its end; its last good execution stays
+# Files that a chapter leaves in report/ in addition to its executed notebook and its figures.
 LEFT_BY = {
     "03": ["variants.csv"],
     "06": ["scores.csv", "ranking.csv", "verdicts.csv", "predictions.csv", "best_model.keras"],
@@ -18,20 +18,20 @@ REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "fi
 
 
 def left_by(number):
-    """What a chapter has left beside its page: dict of a file's name in report/ to its hash."""
+    """Hash the files in report/ that a chapter has left, its figures too: dict of file name to hash."""
     files = [places.REPORT / name for name in LEFT_BY.get(number, ())]
     files += sorted(places.REPORT.glob(f"figures/{number}-*"))
     return {str(file.relative_to(places.REPORT)): file_hash(file) for file in files if file.exists()}
 
 
 def seal(executed):
-    """The hash of an executed chapter (dict as nbformat writes it), but for the entry of its metadata that holds it."""
+    """Hash an executed chapter (dict as nbformat writes it) without the entry of its metadata that holds the hash."""
     metadata = {key: value for key, value in executed["metadata"].items() if key != "sha256"}
     return content_hash({**executed, "metadata": metadata})
 
 
 def read_executed(file):
-    """An executed chapter as a dict; an empty one if it is missing, or is not as it was executed."""
+    """Read an executed chapter: dict, empty if the file is missing, damaged or changed since its execution."""
     try:
         chapter = json.loads(file.read_text(encoding="utf-8"))
         is_sound = chapter["metadata"].get("sha256") in (None, seal(chapter))  # None: an earlier version executed it
@@ -41,15 +41,15 @@ def read_executed(file):
 
 
 def last_report():
-    """The folder that keeps the finished report which lay there before this command."""
+    """Return the folder that keeps the report that was finished before this command."""
     return places.REPORT / ".last"
 
 
 def keep_last_report():
-    """Keep the finished report that lies in report/ beside it, by hard links, as long as chapters are executed.
+    """Keep the finished report of report/ as hard links in report/.last while chapters are executed.
 
-    All its files are replaced and never written into, so that the links keep the old ones. What an interrupted command
-    has kept of the same photos stays; what it has kept of other photos is set aside.
+    Commands replace files in report/ and never write into them, so the links keep the old content. If an interrupted
+    command has already kept a report, it stays if it has the same photos, and is set aside if it has others.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -66,15 +66,15 @@ def keep_last_report():
 
 
 def split_of(report):
-    """The hash of the split that the last chapter of a report was executed for; nothing without that chapter."""
+    """Return the hash of the split for which the last chapter of a report was executed; "" without that chapter."""
     executed = read_executed(report / CHAPTERS[-1].name)
     return executed["metadata"].get("read", {}).get("01", "") if executed else ""
 
 
 def settle_last_report(stale):
-    """Set the last finished report aside if chapters of it are gone or its photos were others; else drop its links.
+    """Set the last finished report aside if chapters of it are stale or its photos were others; else drop its links.
 
-    If a chapter was not finished, the files that belong to its last good execution come back.
+    Before that, the files that the last good execution of a failed chapter left (`LEFT_BY`) are moved back to report/.
     """
     last = last_report()
     if not last.exists():
@@ -94,7 +94,7 @@ def settle_last_report(stale):
 
 
 def set_aside(reason):
-    """Move the last finished report to report/earlier, under the time at which it was made, and say why."""
+    """Move the last finished report to report/earlier, into a folder named after the time of its end, and say why."""
     last = last_report()
     made = datetime.datetime.fromtimestamp((last / "scores.csv").stat().st_mtime)
     place = places.REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")
@@ -105,11 +105,11 @@ def set_aside(reason):
 
 
 def forget_stale():
-    """Drop the executed chapters that read something else than what lies there now: the page never mixes two runs.
+    """Delete the executed chapters that are damaged or read files that have changed: the page never mixes two runs.
 
     Returns
     -------
-    list of str, the numbers of these chapters
+    list of str, the numbers of these chapters; a failed execution does not count
     """
     stale = set()
     for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):
@@ -127,12 +127,12 @@ def forget_stale():
 
 
 def shown_chapters():
-    """What the page shows of each chapter that was executed.
+    """List the execution of each chapter that the page shows.
 
     Returns
     -------
-    list of (Path of the executed notebook, sentence or None): of a chapter that failed the last good execution, if
-    there is one, and why the later one stopped
+    list of (Path of the executed notebook, str or None). If a chapter failed, the Path is that of its last good
+    execution, if there is one, and the str says in one sentence why the later execution stopped.
     """
     shown = []
     for chapter in CHAPTERS:

@@ -1,4 +1,4 @@
-"""The line that says what the chapters under way do: one live line on a terminal, one line a minute in a log."""
+"""Show the progress of the running chapters in one line: a live line on a terminal, one line a minute in a log."""
 
 import os
 import re
@@ -8,22 +8,22 @@ import time
 
 from tqdm import tqdm
 
-# The bars of chapters as lines of text, by settings that tqdm reads in their kernels: each replaces the last one,
-# and a finished one is cleared.
+# Environment variables that tqdm reads in the kernels: every state of a bar is a line of text that replaces the last
+# one, and a finished bar is cleared.
 AS_TEXT = {"TQDM_BAR_FORMAT": "{percentage:.0f} %, {remaining} left; {desc}", "TQDM_POSITION": "0", "TQDM_LEAVE": ""}
 EVERY = 60  # seconds between two lines in a log
 
 
 class Said:
-    """What a chapter says of itself: a file that keeps only the last state of the bars that are written into it."""
+    """The progress of a chapter: a file object that keeps only the last state of the bars that are written to it."""
 
     def __init__(self):
         self.state = self.cell = "begins"
 
     def write(self, text):
-        """Take what a kernel or papermill writes; tqdm begins every state of a bar with a carriage return.
+        """Read the text that a kernel or papermill writes; tqdm begins every state of a bar with a carriage return.
 
-        Where no bar is shown, the cell that is executed is what the chapter says.
+        While a cell shows no bar, the state is the number of the cell, as in "cell 3 of 20".
         """
         for state in re.findall(r"\r([^\r\n\x1b]*)", text):
             state = state.strip().replace(", ? left", "")
@@ -31,11 +31,11 @@ class Said:
             self.state = state or self.cell
 
     def flush(self):
-        """Nothing, which files have to be able to do."""
+        """Do nothing; a file object must have this method."""
 
 
 class Line:
-    """One line for the whole run, on the terminal that `sys.stderr` is, or else in the log that `print` writes."""
+    """One line for the whole run, on the terminal if `sys.stderr` is one, else in the log that `print` writes."""
 
     def __init__(self, count):
         self.count, self.ended, self.under_way = count, 0, {}
@@ -52,19 +52,19 @@ class Line:
             self.bar.close()
 
     def begin(self, notebook):
-        """Say that a chapter begins; returns the file that takes what it says of itself."""
+        """Print that a chapter begins, and return the `Said` to which its progress is written."""
         tqdm.write(f"{notebook.stem}: begun at {clock(time.monotonic() - self.start)}")
         self.under_way[notebook.name[:2]] = said = Said()
         return said
 
     def end(self, notebook, sentence):
-        """Say how a chapter ended."""
+        """Print how a chapter ended."""
         self.ended += 1
         del self.under_way[notebook.name[:2]]
         tqdm.write(f"{notebook.stem}{sentence}")
 
     def show(self):
-        """Show what the chapters under way do; to be called every second or so."""
+        """Show the progress of the running chapters; call this about once a second."""
         now = time.monotonic()
         if self.bar is not None:
             self.bar.set_description_str(self.text(now, shutil.get_terminal_size().columns - 1))
@@ -73,7 +73,7 @@ class Line:
             print(self.text(now), flush=True)
 
     def text(self, now, width=1000):
-        """The time, the number of finished chapters and the state of the running ones; cut if need be."""
+        """Return the time, the number of finished chapters and the state of each running one, cut to `width`."""
         parts = [f"{clock(now - self.start)}, {self.ended} of {self.count} chapters done"]
         parts += [f"{number}: {said.state}" for number, said in self.under_way.items()]
         room = width - len(" | ") * (len(parts) - 1)
@@ -85,5 +85,5 @@ class Line:
 
 
 def clock(seconds):
-    """Seconds as minutes and seconds, 3:07."""
+    """Format seconds as minutes and seconds, as in "3:07"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

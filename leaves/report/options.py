@@ -1,6 +1,6 @@
-"""The options of run_all.sh: what is wrong with them is said in one sentence, before anything is installed or run.
+"""Read the options of run_all.sh; a mistake in them is reported in one sentence before anything is installed or run.
 
-Standard library only.
+This module imports the standard library only, because it runs before the packages are installed.
 """
 
 import argparse
@@ -15,18 +15,18 @@ from leaves.parameters import PARAMETERS, fault_of_value
 from leaves.report.chapters import CHAPTERS, NUMBERS, parameter_readers
 
 PROFILES = sorted(file.stem for file in (places.NOTEBOOKS / "profiles").glob("*.yaml"))
-DATA_WORDS = ("sample", "plant_village")  # in the place of a folder of photos
+DATA_WORDS = ("sample", "plant_village")  # accepted in place of a folder of photos
 
 
 class OneSentenceParser(argparse.ArgumentParser):
-    """Says what is wrong with the options in one sentence and exits with status 2."""
+    """Argument parser that reports a mistake in the options in one sentence and exits with status 2."""
 
     def error(self, message):
         self.exit(2, f"run_all.sh: {message}; ./run_all.sh --help lists the options.\n")
 
 
 def literal(text):
-    """A Python literal such as 3, 0.1, True or ['a', 'b'] as its value; anything else as a string."""
+    """Evaluate a Python literal such as 3, 0.1, True or ['a', 'b']; return any other text as it is."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -34,7 +34,7 @@ def literal(text):
 
 
 def argument_parser():
-    """The options of run_all.sh."""
+    """Make the parser of the options of run_all.sh."""
     parser = OneSentenceParser(prog="run_all.sh", description="Executes the chapters and renders report/report.html.")
     parser.add_argument("--profile", choices=PROFILES, default="sample", help="how much to compute (default: sample)")
     parser.add_argument(
@@ -65,9 +65,9 @@ def argument_parser():
 
 
 def read_options(arguments):
-    """Parse and check the command line; the result's `parameters` holds what goes to the notebooks.
+    """Parse and check the command line; the result has the `chapters` to execute and the `parameters` of the notebooks.
 
-    Whatever is wrong is said in one sentence, with exit status 2, before anything runs.
+    A mistake is reported in one sentence, with exit status 2, before anything runs.
     """
     parser = argument_parser()
     options = parser.parse_args(arguments)
@@ -102,7 +102,7 @@ def read_options(arguments):
 
 
 def read_value(parser, option, name, value):
-    """The value of a parameter from its text on the command line; ends the program if it cannot be used.
+    """Convert the text of a parameter on the command line to its value; exit if the value cannot be used.
 
     A relative path begins at the folder in which the command was given.
     """
@@ -113,7 +113,7 @@ def read_value(parser, option, name, value):
     if not place or not found or (name == "data" and found in DATA_WORDS):
         return found
     path = user_path(found, os.getcwd())
-    if place == "folder" and not os.path.isdir(path):  # False too where it may not be looked at
+    if place == "folder" and not os.path.isdir(path):  # also False without permission to look
         parser.error(f"{option} {value} is not a folder that can be opened")
     if place == "file" and not os.path.isfile(path):
         parser.error(f"{option} {value} is not a file that can be opened")
@@ -123,7 +123,7 @@ def read_value(parser, option, name, value):
 
 
 def last_data():
-    """The data that the present split was made from: a folder, "sample" or "plant_village"; None without a split."""
+    """Return the data of the present split: a folder, "sample" or "plant_village"; None without a split."""
     return read_json(places.SOURCE_JSON).get("data") if places.SPLIT_CSV.exists() else None
 
 

@@ -1,10 +1,10 @@
-"""Rearrange the rendered chapters into the page: cover, contents, each chapter's answer, one bar of code a section."""
+"""Rearrange the rendered chapters into the page: cover, contents, each chapter's answer, a code bar per section."""
 
 import re
 
 from bs4 import BeautifulSoup
 
-# What stands on the cover, in this order: the tag of the cell that makes it, and its heading there.
+# The sections of the cover, in this order: the tag of the cell that makes a section, and the section's heading.
 SLOTS = {
     "cover-answer": "",
     "cover-scores": "",
@@ -14,12 +14,12 @@ SLOTS = {
     "cover-claims": "Which claims of the original study hold?",
     "cover-data": "The data",
 }
-CARDS_FROM = 4  # columns of a table from which its rows become cards on a phone
+CARDS_FROM = 4  # the rows of a table with at least so many columns become cards on a phone
 PLACE = "<!--{}-->"
 
 
 def finish_page(html):
-    """Move what belongs on the cover there, shorten the chapters, and fill in anchors and contents.
+    """Move outputs to the cover, shorten the chapters, and add anchors and the table of contents.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def finish_page(html):
     slots = {slot: move_to_cover(soup, slot, title) for slot, title in SLOTS.items()}
     for found in main.select("section.in-short"):
         move_answer(soup, found)
-    for setup in main.select("section.setup"):  # its line of versions stands at the end of the page
+    for setup in main.select("section.setup"):  # the end of the page lists the versions
         for area in outputs_of(setup):
             area.decompose()
     fold_code(soup, main)
@@ -52,13 +52,13 @@ def finish_page(html):
 
 
 def outputs_of(section):
-    """The outputs of a cell's section, outermost elements only."""
+    """List the outputs of a cell's section, outermost elements only."""
     found = section.select(".output_subarea, figure, .table, pre.text")
     return [area for area in found if not any(parent in found for parent in area.parents)]
 
 
 def move_to_cover(soup, slot, title):
-    """Take the outputs of a slot's cell out of its chapter: HTML under the slot's heading, "" if there is none."""
+    """Take the outputs of a slot's cell out of its chapter: HTML under the slot's heading, "" without outputs."""
     areas = [area for section in soup.select(f"section.{slot}") for area in outputs_of(section)]
     if not areas:
         return ""
@@ -67,7 +67,7 @@ def move_to_cover(soup, slot, title):
 
 
 def move_answer(soup, section):
-    """Put the finding that ends a chapter below the chapter's title; its own heading goes."""
+    """Move the finding at the end of a chapter to a box below the chapter's title; remove the finding's heading."""
     title = section.find_previous("h1")
     heading = section.find_previous("h2")
     areas = outputs_of(section)
@@ -85,7 +85,7 @@ def move_answer(soup, section):
 
 
 def fold_code(soup, main):
-    """One bar for the code and the logs of each section, beside its heading; a cell that shows nothing goes."""
+    """Fold the code and the logs of each section into one bar after its heading; remove cells that show nothing."""
     pending, heading = [], None
 
     def close(before):
@@ -116,7 +116,7 @@ def fold_code(soup, main):
 
 
 def label_cells(soup):
-    """Make cards of the rows of wide tables on a phone, with the column's name in each cell; name each claim's row."""
+    """Let the rows of wide tables become cards on a phone, with a column name per cell; give each claim's row an id."""
     for table in soup.select("table:not(.confusion)"):
         header = table.select("thead tr:first-child > *")
         names = [cell.get_text(strip=True) for cell in header]
@@ -134,12 +134,12 @@ def label_cells(soup):
 
 
 def anchor_name(title):
-    """A heading as the name of an anchor: small letters, digits and hyphens."""
+    """Convert a heading to the name of an anchor: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def name_headings(soup, main):
-    """Give the headings of the chapters unique anchors: the contents, a list of lists of links."""
+    """Give the headings of the chapters unique anchors, and return the contents: an HTML list of lists of links."""
     contents = soup.new_tag("ol")
     chapter_list, chapter = None, ""
     for heading in main.find_all(["h1", "h2"]):

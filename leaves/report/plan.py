@@ -1,4 +1,4 @@
-"""What run_all.sh --plan does: say what would be trained, what is cached and how long it takes; nothing is written."""
+"""Plan a run (run_all.sh --plan): say what would be trained, what is cached and how long it takes; write nothing."""
 
 import ast
 import contextlib
@@ -25,11 +25,11 @@ def print_plan(chapters, values, unchanged, forgotten):
     ----------
     chapters : list of Path
     values : dict of name to value; each chapter gets the parameters that it defines
-    unchanged : list of Path, those that would not even be executed
+    unchanged : list of Path, the chapters that would not be executed
     forgotten : set of Path, the folders of runs that would be trained again (--force)
     """
     open_chapters, plans, measured = set(), [], ()
-    with without_stderr(), tempfile.TemporaryDirectory() as folder:  # TensorFlow says much there
+    with without_stderr(), tempfile.TemporaryDirectory() as folder:  # TensorFlow writes many messages to stderr
         runs = copy_of_runs(Path(folder) / "runs", forgotten)
         for notebook in chapters:
             number = notebook.name[:2]
@@ -49,7 +49,7 @@ def print_plan(chapters, values, unchanged, forgotten):
 
 
 def sum_in_words(plans, measured, open_chapters):
-    """The last lines of a plan: all trainings together, and what they leave open."""
+    """Return the last lines of a plan: the sum over all chapters, and a note if later trainings cannot be counted."""
     cached = {name for plan in plans for name in plan.cached}
     waiting = [spec for plan in plans for spec in plan.waiting]
     lines = ["Nothing was trained or written."]
@@ -62,7 +62,7 @@ def sum_in_words(plans, measured, open_chapters):
 
 
 def plan_of_split(notebook, values, unchanged):
-    """What is known of chapter 1 without reading the photos: a sentence, and whether a split has to be made first."""
+    """Plan chapter 1 without reading the photos: return a sentence, and whether a split has to be made first."""
     takes = "which takes about half a minute per thousand photos"
     if unchanged:
         return "unchanged, so the split stands", False
@@ -81,7 +81,7 @@ def plan_of_split(notebook, values, unchanged):
 
 
 def is_of_sample(given):
-    """Whether the present split is of the synthetic sample with these parameters of chapter 1."""
+    """Return whether the present split is of the synthetic sample with these parameters of chapter 1."""
     from leaves.dataset import load_split  # Keras takes seconds
     from leaves.sources import sample_folder
 
@@ -92,7 +92,7 @@ def is_of_sample(given):
 
 
 def copy_of_runs(folder, forgotten):
-    """A folder that shows the finished runs by links, and takes what the chapters of a plan record; returns it."""
+    """Make and return a folder with links to all runs but the forgotten ones, for the records of a plan's chapters."""
     folder.mkdir()
     for place in places.RUNS.glob("*"):
         if (place / "spec.json").exists() and place not in forgotten:
@@ -103,7 +103,7 @@ def copy_of_runs(folder, forgotten):
 
 
 def plan_of(notebook, values, runs):
-    """Run the code of a chapter that its trainings depend on, see `cells.needed_code`, up to what is missing.
+    """Run the code of a chapter on which its trainings depend, see `cells.needed_code`, up to the first missing result.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def plan_of(notebook, values, runs):
     -------
     plan : planning.Plan
     end : str
-        Why it ends before the chapter's end; "" if it does not.
+        Why the plan ends before the end of the chapter; "" if it does not.
     """
     given = {name: value for name, value in values.items() if name in chapter_parameters(notebook)}
     code = compile(ast.fix_missing_locations(needed_code(notebook, given)), notebook.name, "exec")
@@ -131,12 +131,12 @@ def plan_of(notebook, values, runs):
 
 
 def measured_runs():
-    """The finished trainings that tell how long others take.
+    """Read the finished trainings; their times let `time_in_words` estimate those of others.
 
     Returns
     -------
     own, published : list of leaves.runs.Run, those in runs/ and in results/runs
-    photos : dict of a split's hash to the number of photos that a fold of it holds out
+    photos : dict of a split's hash to the number of photos in a fold of the split
     """
     from leaves.dataset import load_split  # TensorFlow takes seconds
     from leaves.runs import Run
@@ -157,7 +157,7 @@ def measured_runs():
 
 
 def time_in_words(waiting, own, published, photos):
-    """How long trainings take by those of `measured_runs`, in words; published ones only where no own ones do."""
+    """Estimate in words how long trainings take, by `measured_runs`; published ones count only if needed."""
     from leaves.progress import estimated_seconds, in_words
 
     seconds, elsewhere = estimated_seconds(waiting, own, photos), ""
@@ -172,7 +172,7 @@ def time_in_words(waiting, own, published, photos):
 
 
 def in_one_line(plan, end, time):
-    """What a chapter has and would train, in one line; `end` says why its plan ends early, see `plan_of`."""
+    """Describe in one line the cached and the waiting trainings of a chapter; `plan` and `end` are from `plan_of`."""
     cached = f"{counted(len(plan.cached))} cached"
     if not end or plan.waiting:
         return f"{cached}, {to_train(plan.waiting, time, end)}"
@@ -180,12 +180,12 @@ def in_one_line(plan, end, time):
 
 
 def to_train(waiting, time, is_open):
-    """How many trainings wait, and how long they take; "at least" if more may follow."""
+    """Say how many trainings wait, and how long they take; "at least" if more may follow."""
     if not waiting:
         return "more to train later" if is_open else "none to train"
     return f"{'at least ' if is_open else ''}{len(waiting)} to train, {time}"
 
 
 def counted(count):
-    """A number of trainings in words."""
+    """Write a number of trainings, as in "1 training" and "2 trainings"."""
     return f"{count} training{'' if count == 1 else 's'}"

@@ -1,6 +1,7 @@
-"""Publish a finished study: its numbers in results/, its figures in figures/; before that, the evidence of its runs.
+"""Publish a finished study: first the evidence of its runs, then its numbers in results/ and figures in figures/.
 
-`.venv/bin/python -m leaves.report.publish` copies what `./run_all.sh --profile study` left; nothing is written by hand.
+`.venv/bin/python -m leaves.report.publish` copies the files of `./run_all.sh --profile study`; nothing is written by
+hand.
 """
 
 import datetime
@@ -28,7 +29,7 @@ TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
 COVER = "cover.png"  # the README's picture, taken from the published page afterwards
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
 CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
-RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the profile and then stand in the provenance
+RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the profile and are then in the provenance
 
 
 def main():
@@ -45,11 +46,11 @@ def main():
 
 
 def finished_runs(split_hash):
-    """The finished and sound runs on a split, here or as evidence: list of Run, in the order of their names."""
-    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # a run that is here counts, not its evidence
+    """List the finished and undamaged runs on a split, in runs/ or as evidence in results/runs: list of Run."""
+    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # a run in runs/ comes before its evidence
     files = [file for place in places_of_runs for file in place.glob("*/result.json")]
     sound = [file.parent for file in files if not fault_of_run(file.parent)]
-    of_spec = {folder.name[-8:]: folder for folder in sound}  # another chapter may have named the same training
+    of_spec = {folder.name[-8:]: folder for folder in sound}  # the same training may have two names
     sound = sorted(of_spec.values(), key=lambda folder: folder.name)
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
@@ -62,11 +63,11 @@ def check_photos():
 
 
 def check_finished():
-    """Check that the report is a study, as it lies on disk now; InputError with one sentence if it is not.
+    """Check that the report on disk is that of a finished study; InputError with one sentence if it is not.
 
     Returns
     -------
-    dict of the parameters in `RECORDED` that are not as in the profile to their values
+    dict of name to value, of the parameters in `RECORDED` that differ from the profile
     """
     recorded = {}
     wanted = yaml.safe_load((places.NOTEBOOKS / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
@@ -94,7 +95,7 @@ def check_finished():
 
 
 def publish(split, runs, recorded):
-    """Copy tables, page and figures of the study, write the table of its photos, and last where all that comes from.
+    """Copy the tables, page and figures of the study, write the table of its photos and, last, its provenance.
 
     `recorded` is from `check_finished`.
     """
@@ -125,22 +126,22 @@ def publish(split, runs, recorded):
 
 
 def copy(file, target):
-    """Copy a file, whole or not at all."""
+    """Copy a file in an atomic write."""
     with atomic_path(target) as unfinished:
         shutil.copyfile(file, unfinished)
 
 
 def photo_table(split):
-    """The photos of a split: DataFrame of sha256, name (of the file, with its folder), label, split and fold."""
+    """List the photos of a split: DataFrame of sha256, name (of the file, with its folder), label, split and fold."""
     names = [f"{Path(path).parent.name}/{Path(path).name}" for path in split["path"]]
     return split.assign(name=names)[["sha256", "name", "label", "split", "fold"]]
 
 
 def provenance(split, runs, recorded):
-    """Where a published study comes from: a JSON-able dict; `recorded` is from `check_finished`."""
+    """Describe the provenance of a published study: JSON-able dict; `recorded` is from `check_finished`."""
     heads = [read_run(places.RUNS / name) for name in read_json(places.RUNS / "04.json").get("runs", {}).values()]
     weights = {run.spec["backbone"]: run.spec["weights"] for run in heads}
-    runs = [run for run in runs if "mean_with_start" not in run.spec]  # which was no training
+    runs = [run for run in runs if "mean_with_start" not in run.spec]  # an average of weights, which is no training
     made = datetime.datetime.fromtimestamp((places.REPORT / "scores.csv").stat().st_mtime)
     options = [word for name, value in sorted(recorded.items()) for word in ("-p", name, json.dumps(value))]
     seconds = sum(run.result["train_seconds"] for run in runs)

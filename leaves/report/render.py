@@ -26,9 +26,9 @@ from pygments.formatters import HtmlFormatter
 
 TEMPLATES = Path(__file__).resolve().parent
 PARTS = TEMPLATES / "template"
-PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # that a cell failed, which the page says itself
+PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # the note that a cell failed, which the page says itself
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
-LARGE_PICTURE = 150_000  # bytes of a PNG: charts take less
+LARGE_PICTURE = 150_000  # bytes of a PNG; a chart takes less, a figure of photos more
 ORIGINAL = "https://github.com/matteobraceschi/Neural-Network-for-Image-Classification"
 TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
@@ -44,7 +44,7 @@ def render_report(shown, page, profile, command, seconds):
     Parameters
     ----------
     shown : list of (Path, str or None)
-        Executed chapters, in order, each with the sentence that says why a later execution of it stopped.
+        Executed chapters, in order, each with the sentence that says why a later execution of it stopped, or None.
     page : Path
         The HTML file to write.
     profile, command : str
@@ -59,7 +59,7 @@ def render_report(shown, page, profile, command, seconds):
     chapters = [read_chapter(*one) for one in shown]
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
     damaged = damaged_files(chapters)
-    drawn = {}  # of place to HTML: large, and put in when the page is in order
+    drawn = {}  # placeholder to HTML, which is large, so it is inserted last
 
     def place_of_drawing(name, png, text):
         place = PLACE.format(f"drawing-{name}")
@@ -81,7 +81,7 @@ def render_report(shown, page, profile, command, seconds):
 
 
 def merge_chapters(chapters):
-    """The cells of all chapters as one notebook."""
+    """Merge the cells of all chapters into one notebook."""
     merged = nbformat.v4.new_notebook(metadata=chapters[0].metadata, cells=[])
     for number, chapter in enumerate(chapters):
         told = [cell for cell in chapter.cells if not PAPERMILL_NOTES & {*cell.metadata.get("tags", [])}]
@@ -92,7 +92,7 @@ def merge_chapters(chapters):
 
 
 def read_chapter(notebook, stopped):
-    """An executed notebook; below its title a notice if a later execution of it stopped."""
+    """Read an executed notebook; add a notice below its title if a later execution of it stopped."""
     chapter = nbformat.read(notebook, as_version=4)
     if stopped and not chapter.metadata.get("stopped"):
         notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} Shown is the run before it."
@@ -102,16 +102,16 @@ def read_chapter(notebook, stopped):
 
 
 def style():
-    """The page's style, with colours for code in light and dark."""
+    """Return the page's style sheet, with colours for code in light and dark mode."""
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
     own = (PARTS / "style.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{own}"
 
 
 def damaged_files(chapters):
-    """The files in report/ which the page would show, and which are not as their chapters left them: set of Path.
+    """Find the files in report/ that the page would show but that have changed since their chapters ended: set of Path.
 
-    It says so of each.
+    The name of each such file is printed.
     """
     damaged = set()
     for name, expected in (entry for chapter in chapters for entry in chapter.metadata.get("left", {}).items()):
@@ -123,7 +123,7 @@ def damaged_files(chapters):
 
 
 def files_of_figure(name, png, damaged):
-    """The drawings of a figure (list of Path) and its numbers (Path or None), if its stored PNG is equal to `png`."""
+    """Find the SVGs of a figure (list of Path) and its numbers (Path or None), if its stored PNG is equal to `png`."""
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
     if not picture.exists() or picture.read_bytes() != base64.b64decode(png):
@@ -133,7 +133,7 @@ def files_of_figure(name, png, damaged):
 
 
 def drawing(name, png, text, damaged):
-    """A figure as HTML: its SVG, a wide and a narrow one, or the picture if there is none."""
+    """Write a figure as HTML: its wide and its narrow SVG, or the PNG if there is no SVG."""
     drawn, _ = files_of_figure(name, png, damaged)
     if not drawn:
         return f'<img alt="{escape(text)}" src="{image_source(png)}">'
@@ -147,13 +147,13 @@ def drawing(name, png, text, damaged):
 
 
 def data_of_figure(name, png, damaged):
-    """The address of a figure's numbers beside the page; "" if it has none."""
+    """Return the path of the CSV file of a figure's numbers, relative to the page; "" if there is none."""
     _, numbers = files_of_figure(name, png, damaged)
     return f"figures/{numbers.name}" if numbers else ""
 
 
 def image_source(png):
-    """The address of a picture in the page: a PNG in base64, and a large one, which shows photos, smaller as WebP."""
+    """Return a picture as a data URL: a PNG or, if it is large because it shows photos, a smaller WebP."""
     content = base64.b64decode(png)
     if len(content) < LARGE_PICTURE:
         return f"data:image/png;base64,{base64.b64encode(content).decode()}"
@@ -163,7 +163,7 @@ def image_source(png):
 
 
 def cover_facts(profile, command, seconds):
-    """How the report was made: term to value."""
+    """List for the cover how the report was made: dict of term to value."""
     return {
         "Command": command,
         "Commit": commit(),
@@ -174,7 +174,7 @@ def cover_facts(profile, command, seconds):
 
 
 def study_section(damaged):
-    """The published study beside this run, for the page: dict of sentences, tally and tables; None if there is none.
+    """Describe the published study for the page: dict of answer, sentences, tally and tables; None if there is none.
 
     `damaged` is from `damaged_files`.
     """
@@ -194,7 +194,7 @@ def study_section(damaged):
 
 
 def provenance(chapters, profile, command):
-    """All that is needed to make the report again: term to value, and one row for each chapter."""
+    """List all that is needed to make the report again: dict of terms (term to value) and chapters (one dict each)."""
     terms = {
         "Made by": command,
         "Profile": profile,
@@ -209,7 +209,7 @@ def provenance(chapters, profile, command):
 
 
 def commit():
-    """The commit of this code, marked if something was changed since."""
+    """Return the commit of this code, with the mark "-dirty" if a file has changed since."""
     git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -218,7 +218,7 @@ def commit():
 
 
 def repository():
-    """The web address of the repository that this code was cloned from, without a user's name or password."""
+    """Return the web address of the repository that this code was cloned from, without a user's name or password."""
     git = ["git", "-C", str(TEMPLATES), "config", "remote.origin.url"]
     try:
         address = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -229,12 +229,12 @@ def repository():
 
 
 def versions():
-    """The versions of the packages at the heart of this code: dict of name to version."""
+    """Return the versions of the main packages: dict of name to version."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def processor():
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -244,7 +244,7 @@ def processor():
 
 
 def chapter_facts(chapter):
-    """Title, time and parameters of an executed chapter."""
+    """Return the title, seconds and parameters of an executed chapter: dict."""
     sources = [cell.source for cell in chapter.cells if "parameters" in cell.metadata.get("tags", [])]
     assigned = [node for node in ast.parse(sources[0]).body if isinstance(node, ast.Assign)]
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}

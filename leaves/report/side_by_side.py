@@ -1,4 +1,4 @@
-"""Execute chapters, two at a time where neither reads the other: a fifth faster than one after another."""
+"""Execute chapters, two at a time if neither reads the files of the other: a fifth faster than one after another."""
 
 import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -13,12 +13,12 @@ AT_ONCE = 2
 
 
 def execute_chapters(chapters, parameters):
-    """Execute chapters, each as soon as those that it reads are done; what reads a failed one is skipped.
+    """Execute each chapter as soon as the chapters that it reads are done; skip the chapters that read a failed one.
 
     Parameters
     ----------
     chapters : list of Path
-    parameters : dict of name to value; each chapter is given those that it has
+    parameters : dict of name to value; each chapter gets those that it defines
 
     Returns
     -------
@@ -55,7 +55,7 @@ def execute_chapters(chapters, parameters):
 
 
 def failure_of(task, notebook, line):
-    """Say in a `Line` how a chapter ended; a dict of its number to a sentence if it failed, else an empty one."""
+    """Print by a `Line` how a chapter ended; return a dict of number to sentence if it failed, else an empty dict."""
     try:
         line.end(notebook, f": done in {clock(task.result())}")
     except InputError:  # the disk is full
@@ -67,16 +67,20 @@ def failure_of(task, notebook, line):
 
 
 def how_many_at_once(count):
-    """One with a scheduler, whose workers keep all cores busy, and on a GPU, whose memory two would not share."""
+    """Return how many chapters run at a time: one with a scheduler or a GPU, else at most `AT_ONCE`.
+
+    The workers of a scheduler keep all cores busy, and two chapters would not share the memory of a GPU.
+    """
     alone = os.environ.get("DASK_SCHEDULER_ADDRESS") or list(Path("/dev").glob("nvidia[0-9]*"))
     return 1 if alone else min(AT_ONCE, count)
 
 
 def share_cores(at_once):
-    """Share out the cores among the chapters that are executed at once.
+    """Divide the cores among the chapters that are executed at once.
 
-    How many threads share one operation decides in which order numbers are added, and so the last digits: these are
-    half as many as there are cores however many chapters there are. The other cores compute other operations.
+    The number of threads in one operation decides in which order numbers are added, and so the last digits of a score.
+    So each operation gets half as many threads as there are cores, however many chapters are executed at once. The
+    other cores compute other operations.
     """
     cores = len(own_cores())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))

@@ -1,4 +1,4 @@
-"""Chapters that would only repeat themselves: the same code, parameters and files as when they were last executed."""
+"""Find the chapters that need not run again, because their code, parameters and files have not changed."""
 
 import hashlib
 import json
@@ -12,23 +12,23 @@ from leaves.report.chapters import CHAPTERS, READERS, chapter_parameters
 from leaves.report.options import DATA_WORDS, last_data
 
 CODE = ("helpers.py", "requirements.txt", "constraints.txt", "leaves/**/*.*", "notebooks/*.ipynb")
-PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # they say nothing about a result
+PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # say nothing about a result
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def state_file():
-    """The file that holds the state in which the chapters were left."""
+    """Return the path of the file that records the state of the chapters after the last command."""
     return places.REPORT / "state.json"
 
 
 def listing(place, passing=()):
-    """List the name, size and time of change of each file in a folder, or of one file.
+    """List the name, size and modification time of each file in a folder, or of one file.
 
     Parameters
     ----------
     place : Path
-        Linked folders in it are listed too, as they are read.
+        A folder or a file. Links to folders in it are followed, because the chapters read those folders too.
     passing : collection of str
         Names of files and folders to skip.
     """
@@ -46,19 +46,19 @@ def digest(content):
 
 
 def files_digest():
-    """Hash the names, sizes and times of change of all files that chapters write for each other and for the page."""
+    """Hash the names, sizes and modification times of all files that chapters write for each other and for the page."""
     written = [listing(place, PASSING) for place in (places.DATA, places.RUNS, places.REPORT)]
     return digest([written, (places.DATA / "split").exists()])
 
 
 def code_digest():
-    """Hash the names, sizes and times of change of the code and of the published study."""
+    """Hash the names, sizes and modification times of the code and of the published study."""
     code = [row for pattern in CODE for file in places.ROOT.glob(pattern) for row in listing(file)]
     return digest([sorted(row for row in code if "__pycache__" not in row[0]), listing(places.RESULTS)])
 
 
 def chapter_digests(chapters, values):
-    """Hash the code, the parameters that each chapter is given, and the photos and weights that they name.
+    """Hash for each chapter the code, the chapter's parameters, and the photos and weights that the parameters name.
 
     Parameters
     ----------
@@ -81,13 +81,13 @@ def chapter_digests(chapters, values):
 
 
 def known_chapters():
-    """The chapters in the state that the last command left, if it is still true: dict of number to hash."""
+    """Read the chapters' hashes as the last command left them: dict of number to hash, empty if a file has changed."""
     state = read_json(state_file())
     return state["chapters"] if state and state.get("files") == files_digest() else {}
 
 
 def unchanged_chapters(digests, known):
-    """The chapters that need not be executed, because nothing that they read or left has changed: list of Path.
+    """List the chapters that need not be executed, because no file that they read or left has changed: list of Path.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def unchanged_chapters(digests, known):
 
 
 def weights_can_be_had():
-    """Whether a backbone of chapter 4 had random weights, and Keras's server would give ImageNet weights now."""
+    """Return whether a backbone of chapter 4 had random weights, and Keras's server offers ImageNet weights now."""
     folders = read_json(places.RUNS / "04.json").get("runs", {}).values()
     specs = [read_json(places.RUNS / folder / "spec.json") for folder in folders]
     if all(spec.get("weights", {}).get("kind") != "random" for spec in specs):
@@ -119,11 +119,11 @@ def weights_can_be_had():
 
 
 def remember_state(executed, known):
-    """Write the state in which the chapters are left, after all that a command executed came to their end.
+    """Write the state of the chapters, after all chapters that a command executed have reached their end.
 
     Parameters
     ----------
-    executed : dict from `chapter_digests`, of before their execution: what changed meanwhile counts as changed
+    executed : dict from `chapter_digests`, from before the execution: a file that changed during it counts as changed
     known : dict from `known_chapters`
     """
     present = {chapter.name[:2] for chapter in CHAPTERS if (places.REPORT / chapter.name).exists()}
