@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from leaves import places, sample
+from leaves.cache import code_hash
 from leaves.files import InputError, disk_errors_explained, link_or_copy, read_json, read_regular, user_path
 from leaves.photos import IMAGE_SUFFIXES, find_images
 from leaves.progress import tqdm
@@ -125,8 +126,7 @@ def locate(data, sample_count, sample_size, seed):
 
 def sample_folder(*settings):
     """Return the path of the folder of the synthetic sample with these settings, see `locate`; it need not exist."""
-    content = f"{' '.join(map(str, settings))} {Path(sample.__file__).read_text(encoding='utf-8')}"
-    return places.DATA / f"sample-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return places.DATA / f"sample-{code_hash(Path(sample.__file__), *map(str, settings))[:8]}"
 
 
 def listed_photos(folder, table):
