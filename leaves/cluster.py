@@ -147,7 +147,7 @@ def train_queue(queue, split, prepare, address, progress):
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     events = Queue()
-    client.subscribe_topic(TOPIC, lambda event: events.put(event[1]))
+    client.subscribe_topic(TOPIC, lambda event: events.put(event[1]) if event[1][0] in queue else None)
     run = toolz.compose(operator.call, cloudpickle.loads)  # the scheduler cannot unpickle the project's objects
     prepare = cloudpickle.dumps(prepare)  # the worker unpickles it after it has set its threads
     settings = split.attrs["hash"], prepare, count, THREADS

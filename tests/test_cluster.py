@@ -77,10 +77,13 @@ def test_epochs_are_reported_to_the_thread_that_waits(project, two_workers):
     reports = []
 
     def progress(key, epoch, score):
+        if not reports:
+            two_workers.log_event(cluster.TOPIC, ("a run of another queue", 1, None))
         reports.append((threading.current_thread(), key, epoch))
 
     cluster.train_queue(queue, project, custom_cnn.prepare, "local:2", progress)
     assert {thread for thread, _, _ in reports} == {threading.current_thread()}
+    assert {key for _, key, _ in reports} == {*queue}
     for key in queue:
         epochs = dict.fromkeys(epoch for _, other, epoch in reports if other == key)
         assert [*epochs] == [0, 1, 2, 3, None]
