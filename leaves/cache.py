@@ -3,7 +3,9 @@
 import ast
 import hashlib
 import inspect
+import io
 import textwrap
+import tokenize
 from pathlib import Path
 
 from leaves.files import atomic_file
@@ -76,9 +78,14 @@ def source_of(part):
 
 
 def plain_code(source):
-    """Return Python source without comments, docstrings and formatting: str."""
-    tree = ast.parse(textwrap.dedent(source))
-    for node in ast.walk(tree):
+    """Return Python source without comments, docstrings and empty lines, the same for every version of Python: str."""
+    source = textwrap.dedent(source)
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+            first, last = node.body[0].lineno, node.body[0].end_lineno
+            lines[first - 1 : last] = [""] * (last - first + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())

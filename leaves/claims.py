@@ -315,7 +315,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """Describe a comparison of counts, which needs no test: dict, JSON-able; `is_shown` if they are as claimed."""
+    """Describe a comparison without a test, for example of counts: dict, JSON-able; `is_shown` if it is as claimed."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 

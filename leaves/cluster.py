@@ -117,10 +117,11 @@ def ended(futures, events, progress):
     """
     waiting = as_completed(futures)
     while waiting.count() or not events.empty():
+        is_ready = waiting.has_ready()  # asked first: a training's last events arrive before its end
         try:
-            progress(*events.get(timeout=0 if waiting.has_ready() else 0.2))
+            progress(*events.get(timeout=0 if is_ready else 0.2))
         except Empty:
-            if waiting.has_ready():
+            if is_ready:
                 yield next(waiting)
 
 
@@ -154,14 +155,17 @@ def train_queue(queue, split, prepare, address, progress):
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
     failed = []
-    for future in ended(futures, events, progress):
-        key = futures[future]
-        if future.status == "finished":
-            progress(key, None, None)
-        else:
-            error = future.exception()
-            reason = [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
-            failed.append(f"{training_name(queue[key])} ({reason})")
-    client.unsubscribe_topic(TOPIC)
+    try:
+        for future in ended(futures, events, progress):
+            key = futures[future]
+            if future.status == "finished":
+                progress(key, None, None)
+            else:
+                error = future.exception()
+                reason = [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
+                failed.append(f"{training_name(queue[key])} ({reason})")
+    finally:  # after Ctrl-C, too: then the waiting trainings do not begin
+        client.cancel([*futures])
+        client.unsubscribe_topic(TOPIC)
     if failed:
         raise InputError(f"Failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")

@@ -245,7 +245,7 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
 
 
 def free_first(queue):
-    """Yield the trainings of a queue one by one, and prefer each time one that no other process is training.
+    """Yield the trainings of a queue one by one, and prefer each time one that no other process has begun.
 
     Parameters
     ----------

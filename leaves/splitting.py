@@ -45,8 +45,8 @@ def split_photos(photos, pairs, validation, test, seed, before):
         Fractions: `test` of all photos, then `validation` of the remaining photos.
     before : dict of SHA-256 to subset
         The decisions of an earlier split, which added photos do not change. A new photo that resembles photos of two
-        subsets is excluded. If earlier photos of two subsets prove similar, those of the test subset are kept, then
-        those of validation, and the others are excluded.
+        subsets is excluded. If earlier photos of several subsets prove similar, those of the first of test,
+        validation and train are kept, and the others are excluded.
 
     Returns
     -------

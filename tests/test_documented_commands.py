@@ -183,7 +183,7 @@ OF_CHAPTER_SIX = {name: EVERY[name] for name in chapters.chapter_parameters(chap
 # Shell commands, given in the folder of a copy of the project; {port} is a free one.
 COMMANDS = {
     "every option": every_option(),
-    # After "every option", with its parameters but one: so only chapter 6 has something to do.
+    # After "every option", with its parameters but one: so nothing is trained again.
     "other photos": "./run_all.sh --profile tiny --weights my_weights --test other_photos "
     + shlex.join(every_parameter(draws=200)),
     "photos without labels": "./run_all.sh --profile tiny --only 06 --test unlabelled "
@@ -590,7 +590,12 @@ def test_a_run_that_is_no_study_keeps_its_evidence(every):
 
 
 def test_the_photos_used_last_are_gone_on_with_and_a_second_test_set_scored(every):
+    trained = {file: file.stat().st_mtime_ns for file in every.glob("runs/*/result.json")}
     told = run_in(every, "other photos").stdout
+    assert {file: file.stat().st_mtime_ns for file in every.glob("runs/*/result.json")} == trained
+    executed = [nbformat.read(every / "report" / chapters.CHAPTERS[number].name, as_version=4) for number in (0, 5)]
+    parameters = [chapter.metadata.papermill.parameters for chapter in executed]
+    assert (parameters[0].get("data"), parameters[1]["draws"]) == (str(next(every.glob("data/listed-*"))), 200)
     [listed] = every.glob("data/listed-*")  # the photos of my_photos that my_photos.csv lists
     assert f"Using the photos of {listed.resolve()}, as in the last run" in told
     count = len([*every.glob("my_photos/*/*")])

@@ -44,9 +44,12 @@ def test_pieces_of_a_log_become_one():
 @pytest.mark.parametrize(
     ("origin", "shown"),
     [
-        ("https://user:secret@example.org/some/leaves.git", "https://example.org/some/leaves"),
-        ("http://example.org/leaves/", "https://example.org/leaves"),
-        ("git@example.org:some/leaves.git", "https://example.org/some/leaves"),
+        ("https://user:secret@example.org/some/leaves.git", "example.org/some/leaves"),
+        ("https://user:se@cret@example.org:8443/leaves/", "example.org:8443/leaves"),
+        ("https://user:se/cret@example.org/leaves", "not told: its address cannot be read"),
+        ("https://example.org/leaves?private_token=secret", "example.org/leaves"),
+        ("ssh://git@example.org:22/some/leaves.git", "example.org:22/some/leaves"),
+        ("git@example.org:some/leaves.git", "example.org/some/leaves"),
         ("/home/user/leaves", "a local copy"),
         (None, "a local copy"),
     ],

@@ -12,6 +12,7 @@ import re
 import subprocess
 from html import escape
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from leaves import places
 from leaves.files import InputError, file_hash, read_json, write_with_checksum
@@ -218,14 +219,23 @@ def commit():
 
 
 def repository():
-    """Return the web address of the repository that this code was cloned from, without a user's name or password."""
+    """Return the web address of the repository that this code was cloned from, without names, passwords and tokens."""
     git = ["git", "-C", str(TEMPLATES), "config", "remote.origin.url"]
     try:
         address = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         address = ""
-    found = re.fullmatch(r"(?:https?://(?:[^@/]*@)?|git@)([^:/]+)[:/](.+?)(?:\.git)?/?", address)
-    return f"https://{found[1]}/{found[2]}" if found else "a local copy"
+    if found := re.fullmatch(r"[\w.-]+@([\w.-]+):/?([^@?#]+)", address):  # for ssh
+        return f"{found[1]}/{found[2]}".removesuffix(".git")
+    try:
+        parts, port = urlsplit(address), urlsplit(address).port
+    except ValueError:
+        return "not told: its address cannot be read"
+    if not parts.hostname:
+        return "a local copy"
+    if "@" in parts.path:
+        return parts.hostname
+    return f"{parts.hostname}{f':{port}' if port else ''}{parts.path}".removesuffix("/").removesuffix(".git")
 
 
 def versions():
