@@ -125,6 +125,12 @@ def ended(futures, events, progress):
                 yield next(waiting)
 
 
+def reason_of(future):
+    """Say in one line why the training of a future did not finish: str."""
+    error = future.exception()
+    return [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
+
+
 def train_queue(queue, split, prepare, address, progress):
     """Train specs on a cluster, one per worker at a time.
 
@@ -161,11 +167,11 @@ def train_queue(queue, split, prepare, address, progress):
             if future.status == "finished":
                 progress(key, None, None)
             else:
-                error = future.exception()
-                reason = [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
-                failed.append(f"{training_name(queue[key])} ({reason})")
-    finally:  # after Ctrl-C, too: then the waiting trainings do not begin
+                failed.append(f"{training_name(queue[key])} ({reason_of(future)})")
+    except BaseException:  # Ctrl-C, too: the waiting trainings do not begin
         client.cancel([*futures])
+        raise
+    finally:
         client.unsubscribe_topic(TOPIC)
     if failed:
         raise InputError(f"Failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")

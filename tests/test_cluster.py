@@ -90,6 +90,22 @@ def test_epochs_are_reported_to_the_thread_that_waits(project, two_workers):
 
 
 @pytest.mark.long
+def test_after_ctrl_c_the_waiting_trainings_do_not_begin(project, two_workers):
+    specs = [custom_cnn.cnn_spec("02", "Tiny", project, 32, seed=seed, epochs=3, filters=(4, 8)) for seed in range(8)]
+
+    def progress(key, epoch, score):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        queue = {runs.spec_hash(spec): spec for spec in specs}
+        cluster.train_queue(queue, project, custom_cnn.prepare, "local:2", progress)
+    deadline = time.monotonic() + 5
+    while (left := two_workers.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))) > 2:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+@pytest.mark.long
 def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project, two_workers):
     attempts = places.RUNS / "attempts"
 
