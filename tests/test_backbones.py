@@ -1,6 +1,7 @@
 """Tests of backbones.py: weights, preprocessing, the cut, and what the frozen part leaves on disk."""
 
 import dataclasses
+import functools
 import hashlib
 import http.server
 import os
@@ -45,9 +46,11 @@ def spec_of(split, name=LITE, views=0, augmentation=FLIPS, precision="float32", 
     return spec | {"weights": {"kind": "imagenet", "hash": "lite0"}}
 
 
-def lite_parts(size=32):
+@functools.cache
+def lite_parts():
+    """The two pieces of the frozen backbone, loaded once for all tests, which do not change them."""
     source = backbones.find_weights([LITE], "nowhere")[LITE]
-    return backbones.cut_backbone(LITE, backbones.load_backbone(LITE, source, size), "imagenet")
+    return backbones.cut_backbone(LITE, backbones.load_backbone(LITE, source, 32), "imagenet")
 
 
 # ---------------------------------------------------------------- EfficientNet-Lite0
@@ -559,16 +562,18 @@ def test_outputs_are_computed_anew_when_what_makes_them_changes(project, monkeyp
 
 
 @pytest.mark.parametrize("end", ["cut.npy", "features.npy"])
-@pytest.mark.parametrize("kept", [0, 60, -1])
-def test_a_file_cut_short_is_computed_again(project, capsys, end, kept):
+def test_a_file_cut_short_is_computed_again(project, capsys, end):
     parts, spec = lite_parts(), spec_of(project)
     before = features.frozen_outputs(spec, project, "test", lambda: parts)
     expected = before.at_cut[:], before.features[:]
     [file] = places.CACHE.glob(f"*{end}")
-    file.write_bytes(file.read_bytes()[:kept])
-    after = features.frozen_outputs(spec, project, "test", lambda: parts)
-    assert f"{file.name} is damaged: it is computed again" in capsys.readouterr().out
-    assert all((one == other).all() for one, other in zip(expected, (after.at_cut[:], after.features[:]), strict=True))
+    whole = file.read_bytes()
+    for kept in (0, 60, -1):
+        file.write_bytes(whole[:kept])
+        after = features.frozen_outputs(spec, project, "test", lambda: parts)
+        assert f"{file.name} is damaged: it is computed again" in capsys.readouterr().out, kept
+        now = after.at_cut[:], after.features[:]
+        assert all((one == other).all() for one, other in zip(expected, now, strict=True)), kept
 
 
 def test_a_disk_that_fills_is_named_and_filled_no_further(working_folder, small_disk):

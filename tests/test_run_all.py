@@ -9,6 +9,7 @@ import sys
 
 from conftest import make_dirty, paint, short
 from leaves import image_store, training
+from leaves.report.options import read_options
 from leaves.report.page import SLOTS
 
 import keras
@@ -52,7 +53,18 @@ WRONG_OPTIONS = [
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), WRONG_OPTIONS, ids=lambda value: str(value)[:30])
-def test_a_wrong_option_is_one_sentence_and_status_2(run_all, arguments, sentence):
+def test_a_wrong_option_is_one_sentence_and_status_2(working_folder, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        read_options(arguments)
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert re.search(sentence, output.err)
+    assert output.err.count("\n") == 1
+    assert not output.out
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_OPTIONS[::9], ids=lambda value: str(value)[:30])
+def test_the_command_says_the_same(run_all, arguments, sentence):
     done = run_all(*arguments)
     assert done.returncode == 2
     assert re.search(sentence, done.stderr)
