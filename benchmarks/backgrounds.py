@@ -1,8 +1,8 @@
-"""Measure the time to place leaves on other backgrounds, and that of the study's affine augmentation, on one core.
+"""Compare the time to place leaves on other backgrounds with that of the study's affine augmentation, on one core.
 
 Command line: ``python benchmarks/backgrounds.py [--size 128] [--count 64] [--rounds 5]``. The images are synthetic
 leaves. In each round every step runs once. For each step the benchmark prints the median over the rounds, in
-milliseconds per image, and its ratio to the affine augmentation.
+milliseconds per image, and its ratio to the median of the affine augmentation.
 """
 
 import argparse

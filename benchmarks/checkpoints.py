@@ -1,4 +1,4 @@
-"""Measure the cost of checkpoints: train FinalModel with and without them, in turn, in one run.
+"""Measure how much time checkpoints cost: train FinalModel alternately with and without them.
 
 python benchmarks/checkpoints.py [--size 64] [--epochs 20] [--rounds 3]
 """

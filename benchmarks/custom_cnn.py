@@ -1,4 +1,4 @@
-"""Compare FinalModel's training step with PyTorch's, and its epoch with plain Keras's, in one run.
+"""Compare the speed of FinalModel's training step with PyTorch's, and that of its epoch with plain Keras's.
 
     .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
@@ -17,10 +17,10 @@ import sys
 import time
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
-TURNS, PEAK_SIDE = 3, 2048  # turns of each contestant; rows of the matrices that are multiplied to find the peak
-QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that all of it runs
+TURNS, PEAK_SIDE = 3, 2048  # turns of each contestant; rows of the matrices that `matrix_peak` multiplies
+QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that the benchmark runs
 FILTERS = (16, 32, 64, 128, 256)
-STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # a label's prefix says what was measured
+STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # the prefix of a label names the kind of measurement
 
 
 def rates(step, count=None):
@@ -37,7 +37,7 @@ def rates(step, count=None):
 
 
 def fit_rate(model, data):
-    """Measure the images per second of Keras's fit."""
+    """Measure the images per second of a model's `fit`: float."""
     model.fit(data, steps_per_epoch=5, verbose=0, shuffle=False)
     start = time.perf_counter()
     model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False)
@@ -45,7 +45,7 @@ def fit_rate(model, data):
 
 
 def with_keras(size, precision):
-    """Measure the images per second of the training step on one batch in memory."""
+    """Measure the images per second of this project's training step, on one batch in memory: dict of label to list."""
     from leaves import custom_cnn, training
 
     import keras
@@ -98,7 +98,7 @@ def plain_epoch(size):
 
 
 def own_epoch(size, precision):
-    """Measure an epoch of this project in images per second: one affine transform per image, from a memory map."""
+    """Measure an epoch of this project in images per second, with one affine transform per image, from a memory map."""
     import tempfile
 
     from leaves import custom_cnn, training
@@ -111,7 +111,7 @@ def own_epoch(size, precision):
     spec |= {"precision": precision, "seed": 0, "epochs": 2 + ROUNDS, "batch_size": BATCH, "mixup": 0.0}
     spec |= {"augmentation": AUGMENTATION}
     layers = custom_cnn.final_model_layers(CLASSES, FILTERS)
-    tf.config.experimental.enable_op_determinism()  # as in every training here
+    tf.config.experimental.enable_op_determinism()  # as in every training of this project
     with training.seeded(0):
         model = training.compiled_like(custom_cnn.build_model(layers, (size, size, 3), "m"), spec)
     images, labels = photos(size)
@@ -127,7 +127,10 @@ def own_epoch(size, precision):
 
 
 def stopwatch():
-    """Make a callback that records the seconds of each epoch; the first one traces, the last reads nothing ahead."""
+    """Make a callback that records the seconds of each epoch.
+
+    The callers ignore the first epoch, which traces the network, and the last one, which reads no batches ahead.
+    """
     import keras
 
     class Stopwatch(keras.callbacks.Callback):
@@ -151,7 +154,7 @@ def photos(size):
 
 
 def matrix_peak(precision):
-    """Measure floating point operations per second of a large matrix product in TensorFlow: one number per round."""
+    """Measure floating point operations per second of a large matrix product in TensorFlow: dict of label to list."""
     import leaves  # noqa: F401 - makes TensorFlow's settings
 
     import tensorflow as tf
@@ -203,7 +206,7 @@ def operations(size):
 
 
 def contestants(precisions):
-    """List the contestants: dict of name to a function of the image size that measures it."""
+    """List the contestants: dict of name to a function that gets the image size and measures the contestant."""
     found = {"plain epoch": plain_epoch}
     for precision in precisions:
         found |= {
@@ -217,7 +220,7 @@ def contestants(precisions):
 
 
 def table(title, measured, peaks, size):
-    """Write a table of medians with the range of their rounds: Markdown, the fastest first."""
+    """Write a table of the medians and ranges over all rounds, the fastest first: Markdown."""
     lines = [f"| {title} | images/s | lowest to highest | share of the peak |", "|---|---|---|---|"]
     for label, values in sorted(measured.items(), key=lambda item: -statistics.median(item[1])):
         middle, peak = statistics.median(values), peaks.get(label.rpartition(", ")[2], float("nan"))
@@ -265,7 +268,7 @@ def main():
 
 
 def report(measured, size):
-    """Print the tables of steps and of epochs, the ratios of medians of the same precision, and the peaks."""
+    """Print the tables of steps and of epochs, the ratios to the fastest other contestant, and the peaks."""
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}
     print()

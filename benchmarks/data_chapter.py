@@ -1,10 +1,10 @@
-"""Measure time and peak memory of chapter 1 on a folder of photos, and on 20,000 images of 256 x 256 made from it.
+"""Measure time and peak memory of chapter 1 on a folder of photos, and on 20,000 images made from these photos.
 
     .venv/bin/python benchmarks/data_chapter.py DIR [--count 20000]
 
-The images are jittered copies of the photos, which are used one after another until there are enough images. Each copy
-is shifted, rotated and made brighter or darker at random. The chapter runs twice on each folder, in a copy of the
-project: first with nothing cached, then with nothing changed.
+The images are copies of the photos, 256 x 256 pixels each; the photos are copied in turn until there are enough images.
+Each copy is shifted, rotated and made brighter or darker at random. The chapter runs twice on each folder, in a copy of
+the project: first with nothing cached, then with nothing changed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 
 def jitter(task):
-    """Write one jittered copy of a photo, 256 x 256 pixels."""
+    """Write one randomly changed copy of a photo, 256 x 256 pixels; `task` is (source, target, seed)."""
     source, target, seed = task
     rng = np.random.default_rng(seed)
     with Image.open(source) as image:
@@ -36,7 +36,7 @@ def jitter(task):
 
 
 def make_images(photos, folder, count):
-    """Fill a folder with `count` jittered copies of the photos; all photos are used about equally often."""
+    """Fill a folder with `count` randomly changed copies of the photos, about equally many of each photo."""
     tasks = []
     for number in range(count):
         source = photos[number % len(photos)]
@@ -48,7 +48,7 @@ def make_images(photos, folder, count):
 
 
 def measure(project, data):
-    """Measure seconds and peak memory (GB, of the largest process) of chapter 1 on a folder."""
+    """Run chapter 1 on a folder; return the seconds and the peak memory (GB) of the largest process."""
     command = [project / "run_all.sh", "--only", "01", "--data", data]
     start = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
 
-In a copy of the project one command runs the whole report, three times: with nothing cached, with everything cached and
-with nothing changed. In another copy each chapter then runs alone, with nothing cached and with everything cached, and
-renders the page too.
+In a copy of the project one command runs the whole report three times: with nothing cached, with everything cached and
+with nothing changed. With everything cached, all chapters are executed again; with nothing changed, none is. In another
+copy each chapter then runs alone, with nothing cached and with everything cached. Each of these runs renders the page.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MADE += ("source.json", "data_issues.csv", "cache", "plant_village*", "weights")
 
 
 def copy_project(copy):
-    """Copy the project without the files in `MADE` to a folder that links to its .venv, and return the folder."""
+    """Copy the project without the files in `MADE` to a folder, add a link to its .venv, and return the folder."""
 
     def made(folder, names):
         inside = Path(folder) in (ROOT, ROOT / "data")  # in leaves/ the folder report is code
@@ -52,7 +52,7 @@ def copy_project(copy):
 
 @contextlib.contextmanager
 def copy_of_project():
-    """Give a temporary copy of the project, see `copy_project`."""
+    """Yield a temporary copy of the project, see `copy_project`."""
     with tempfile.TemporaryDirectory() as folder:
         yield copy_project(Path(folder) / "leaf report")
 

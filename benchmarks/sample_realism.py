@@ -1,6 +1,6 @@
-"""Measure how realistic the rendered leaves are: train on them, test on photographs.
+"""Measure how realistic the synthetic leaves are: train a classifier on them, and test it on photographs.
 
-A linear classifier on colour, shape and texture features learns the species from rendered leaves alone and then
+A linear classifier on colour, shape and texture features learns the species from synthetic leaves alone and then
 classifies photographs. Its accuracy shows how well the renderer reproduces the differences between the species. The
 same classifier trained on photographs gives the upper limit for these features.
 
@@ -140,12 +140,12 @@ def load_features(root):
 
 
 def new_classifier():
-    """Return the untrained classifier that all rows of the table share."""
+    """Return an untrained classifier, of the same kind for all rows of the printed table."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=2000, class_weight="balanced"))
 
 
 def compare(rendered, real, seed=0):
-    """Score the three ways to train and test.
+    """Score three ways to train and test the classifier.
 
     Parameters
     ----------
@@ -157,9 +157,9 @@ def compare(rendered, real, seed=0):
     Returns
     -------
     scores : dict of str to tuple of float
-        Accuracy and macro F1 of each way.
+        Accuracy and macro F1 of each way, for example "rendered -> real".
     recall : numpy.ndarray
-        Recall of each species, rendered -> real, shape (14,).
+        Recall of each species after training on rendered leaves and testing on photographs, shape (14,).
     """
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     guesses = {

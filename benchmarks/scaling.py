@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
 
-One chapter after another runs in a copy of the project, with the tiny profile and the given number of rendered leaves.
+For each count, the chapters run one after another in a copy of the project, with the tiny profile and as
+many synthetic leaves.
 The results are written to benchmarks/scaling.csv and scaling.png.
 """
 

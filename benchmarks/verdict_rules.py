@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, for some ten minutes
 
 FinalModel is compared with itself: a "variant" is FinalModel with other seeds on the same folds. So every difference is
-due to chance, unless an effect is planted, which means added to it.
+due to chance, unless an effect is planted, that is, added to the differences of one variant.
 """
 
 import argparse
@@ -40,14 +40,16 @@ def trained():
 
 
 def resampled(scores, repeats, variants, rng, effect=0.0):
-    """Draw the differences of variants that are FinalModel itself; `effect` is planted in the first variant.
+    """Draw the differences between variants and FinalModel; the variants are FinalModel with other seeds.
 
     Parameters
     ----------
     scores : DataFrame of float, one row per seed, one column per fold
     repeats, variants : int
-        Each repeat has another fold, drawn at random.
+        The number of each. Each repeat has another fold, drawn at random.
     rng : numpy Generator
+    effect : float
+        Added to the differences of the first variant.
 
     Returns
     -------

@@ -48,7 +48,7 @@ SCORE_COLUMNS = {
     "external_accuracy": "accuracy on the second test set, if one is given",
     "external_macro_f1": "macro F1 there, over the classes that occur in it",
     "ms_per_image": "milliseconds for one photo, in float32",
-    "original_score": "the original study's score on its own test set",
+    "original_score": "the original study's score on its hidden test set; the study does not name the metric",
 }
 
 
@@ -56,12 +56,12 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return the label of a recorded run: its name and, for a network on a backbone, the step of its training."""
+    """Return the label of a run: its name or, if that is a backbone, name and step, as in "ResNet50, fine tuning"."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
 def label_models(recorded):
-    """Label all recorded models.
+    """Collect the models that all chapters recorded in one dict, by their labels (see `label_of`).
 
     Parameters
     ----------
@@ -78,23 +78,23 @@ def label_models(recorded):
     """
     for name, run in recorded["05"].items():
         head = recorded["04"].get(name)
-        lacks_head = head is None and name == run.spec.get("backbone")  # the model for any background has another name
+        lacks_head = head is None and name == run.spec.get("backbone")  # a model for any background has another name
         if lacks_head or (head and run.spec.get("starts_from", head.folder.name).split()[0] != head.folder.name):
             raise InputError("Chapter 5 started from other networks of chapter 4: run 05_fine_tuning again.")
     return {label_of(chapter, *row): row[1] for chapter, by_name in recorded.items() for row in by_name.items()}
 
 
 def label_repeats(recorded):
-    """Label all repeats of the models: dict of label to list of Run; `recorded` has a list of Run for each model."""
+    """Collect all repeats by label: dict of label to list of Run; `recorded` has lists of Run in place of runs."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
 
 def compared_models(models):
-    """Choose the models to compare, and say in words which models are not compared.
+    """Choose the models to compare, and say in words why the other models are not compared.
 
-    A control, which is a network on a backbone with random weights, gives no information about transfer learning. One
-    training may have two labels, because the search may find nothing better than FinalModel; it is compared once.
+    Networks on a backbone with random weights are controls, which give no information about transfer learning. A run
+    with two labels is compared once: if the search finds nothing better than FinalModel, its result is that run.
 
     Parameters
     ----------
@@ -124,14 +124,14 @@ def transfer_of(models, run):
 
 
 def validation_score(run):
-    """Return macro F1 on the fold that a run held out; NaN if it diverged."""
+    """Return macro F1 on the fold that a run held out; NaN if the run diverged."""
     return float("nan") if run.result["diverged"] else run.result["validation_macro_f1"]
 
 
 def rank_on_validation(models, repeats):
     """Rank single models by mean macro F1 on the held-out folds; refits, which learnt from these folds, are skipped.
 
-    The mean is over as many first repeats as every model has, so all models are scored on the same folds.
+    The mean is over the first k repeats; k is the smallest number of repeats of any model, so all share their folds.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def rank_on_validation(models, repeats):
 
     Returns
     -------
-    Series of float with labels as index, the best first; its attrs hold the number of `repeats`
+    Series of float with labels as index, the best first; its attrs hold k as "repeats"
     """
     trained = {label: repeats.get(label, [run]) for label, run in models.items() if not run.spec.get("refit")}
     count = min(map(len, trained.values()))
@@ -152,7 +152,7 @@ def rank_on_validation(models, repeats):
 
 @functools.lru_cache(maxsize=8)
 def load_network(folder):
-    """Load once the whole network in a run's folder: keras.Model from RGB pixels 0..255 to class probabilities."""
+    """Load the whole network of a run's folder, cached: keras.Model from RGB pixels 0..255 to class probabilities."""
     return keras.models.load_model(folder / "model.keras")
 
 
@@ -167,9 +167,9 @@ def predictor(folder):
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of models, which are class probabilities, to the photos of one subset."""
+    """The answers of models, which are predicted class probabilities, to the photos of one subset."""
 
-    truth: np.ndarray  # int, shape (n,), positions in the sorted classes; None if the photos have no labels
+    truth: np.ndarray  # int, shape (n,): true classes, as positions in the sorted classes; None for unlabelled photos
     probabilities: dict  # of label to array of float32, shape (n, classes)
 
     @functools.cached_property
@@ -178,11 +178,11 @@ class Answers:
         return {label: answer.argmax(axis=1) for label, answer in self.probabilities.items()}
 
     def macro_f1(self, label):
-        """Compute macro F1 over the classes that occur in the subset."""
+        """Compute a model's macro F1 over the classes that occur in the subset."""
         return scoring.macro_f1(self.truth, self.predicted[label])
 
     def accuracy(self, label):
-        """Compute the share of right answers."""
+        """Compute the share of photos that a model classifies correctly."""
         return accuracy_score(self.truth, self.predicted[label])
 
     def interval(self, label, draws):
@@ -194,7 +194,7 @@ class Answers:
         return scoring.paired_difference(self.truth, self.predicted[label], self.predicted[baseline], draws)
 
     def difference_text(self, label, baseline, draws):
-        """Write the result of `difference` as text."""
+        """Format the result of `difference`, as in "+0.021 (-0.004 to +0.046)"."""
         return "{:+.3f} ({:+.3f} to {:+.3f})".format(*self.difference(label, baseline, draws))
 
 
@@ -217,7 +217,7 @@ def answer_test_subset(models, split):
     -------
     answers : Answers
     milliseconds : dict of label to dict of float
-        Per image: "whole" and, for a fine-tuned network and its head alone, "front", the time of the frozen layers.
+        Per image: "whole" and, for a fine-tuned network and the head it started from, "front", that of frozen layers.
     """
     measured = {}
     for run in models.values():
@@ -234,7 +234,7 @@ def answer_test_subset(models, split):
 
 
 def measure(run, split):
-    """Compute test probabilities and milliseconds per image of one network: dict for `computed_once`."""
+    """Classify the test subset with one network, and time it: dict of probabilities and "whole" (ms per image)."""
     images, _ = load_images(split, "test", run.spec["image_size"])
     predict = batch_function(run.load_model())
     time_of_one = milliseconds(predict, tf.constant(images[:1], tf.float32))
@@ -242,7 +242,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Compute the same once for a head and its fine-tuned network: dict of each run's folder to dict of arrays."""
+    """Call `measure_on_backbone` once, and keep its result: dict of each run's folder to times and probabilities."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -252,9 +252,9 @@ def measured_on_backbone(transfer, tuned, split):
 
 
 def measure_on_backbone(transfer, tuned, split):
-    """Measure a head and its fine-tuned network; the outputs of the frozen layers are computed once for both.
+    """Classify and time a head and its fine-tuned network; the outputs of the frozen layers are computed once for both.
 
-    Fine-tuning changes the weights of a network but not its time, so both have the same milliseconds.
+    Fine-tuning changes the weights of a network but not its speed, so the time is measured once for both.
     """
     network = transfer.load_model()
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
@@ -270,13 +270,13 @@ def measure_on_backbone(transfer, tuned, split):
 
 
 def predict_all(predict, images, change=lambda batch: batch):
-    """Predict probabilities for many images, which are read and changed batch by batch.
+    """Predict the class probabilities of many images, which are read batch by batch.
 
     Parameters
     ----------
     predict : callable(float32 array of shape (n, size, size, 3)) -> array of shape (n, classes)
-    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255; for a head or a tail its stored inputs
-    change : callable(batch) -> batch of the same shape
+    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255; or the stored inputs of a head or a tail
+    change : callable(batch) -> batch of the same shape, called before each prediction
 
     Returns
     -------
@@ -286,7 +286,7 @@ def predict_all(predict, images, change=lambda batch: batch):
 
 
 def milliseconds(predict, batch):
-    """Measure the median time of 20 predictions, one photo at a time, after one prediction to warm up.
+    """Measure how many milliseconds one prediction takes: the median of 20, after one more to warm up.
 
     Parameters
     ----------
@@ -304,13 +304,13 @@ def milliseconds(predict, batch):
 
 
 def with_ensembles(ensembles, models, split, subset, answers):
-    """Add the answers of the ensembles to those of single models; mirrored photos are classified only once.
+    """Add the answers of ensembles to the `Answers` of single models; answers to mirrored photos are kept on disk.
 
     Parameters
     ----------
     ensembles : dict of "Test-time augmentation" and "Ensemble" to the labels of their members
     models : dict of label to Run
-    answers : Answers
+    answers : Answers of single models to the subset
     """
     run = models[ensembles["Test-time augmentation"][0]]
 
@@ -322,12 +322,12 @@ def with_ensembles(ensembles, models, split, subset, answers):
 
 
 def mirrored(run, images):
-    """Average a model's answers to images and their mirror images: array of float32, shape (n, classes)."""
+    """Average a model's answers to each image and its three mirror images: array of float32, shape (n, classes)."""
     return np.mean([predict_all(predictor(run.folder), images, mirror) for mirror in MIRRORS], axis=0)
 
 
 def combined(probabilities, ensembles, augmented):
-    """Add test-time augmentation (`augmented`) and the mean of the ensemble to probabilities by label."""
+    """Add two entries to probabilities by label: `augmented` (test-time augmentation) and the mean of the ensemble."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 
@@ -336,7 +336,7 @@ def combined(probabilities, ensembles, augmented):
 
 
 def score_table(costs, on_test, on_validation, original, draws):
-    """Make the table of report/scores.csv; the scores on other photos are still NaN.
+    """Make the table of report/scores.csv; chapter 6 later replaces the scores on other photos, which are NaN here.
 
     Parameters
     ----------
@@ -348,7 +348,7 @@ def score_table(costs, on_test, on_validation, original, draws):
 
     Returns
     -------
-    DataFrame, one row per label, with the columns of `SCORE_COLUMNS`
+    DataFrame, one row per model or ensemble, with the columns of `SCORE_COLUMNS` to four digits and the labels as index
     """
     rows = {}
     for label, cost in costs.items():
@@ -366,16 +366,16 @@ def score_table(costs, on_test, on_validation, original, draws):
             "original_score": original.get(label) if cost["initial_weights"] != "random" else None,
         }
     table = pd.DataFrame([*rows.values()], index=[*rows])[[*SCORE_COLUMNS]]
-    return table.astype({"epochs": "Int64"})
+    return table.astype({"epochs": "Int64"}).round(4)
 
 
 def compare_with(best, labels, answers, draws):
-    """Compute macro F1 of models minus that of `best`, which validation chose.
+    """Compute macro F1 of models minus that of `best`, the model that validation chose, with 95 % intervals.
 
     Returns
     -------
-    DataFrame, one row per label: difference, low, high and verdict ("better", "worse", "tie", "undecided"; "chosen" for
-    `best`)
+    DataFrame, one row per model: difference, low, high and verdict ("tie" if the interval lies inside the margin; else
+    "better" or "worse" if it excludes 0, and "undecided" if it does not; "chosen" for `best`)
     """
     differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
@@ -387,7 +387,7 @@ def compare_with(best, labels, answers, draws):
 
 
 def f1_per_class(answers, labels, classes):
-    """Compute F1 of each class: DataFrame, one row per class, as "name (number of photos)", one column per label."""
+    """Compute F1: DataFrame with one row per class, named as in "Oak (12)" for 12 photos, and one column per model."""
     every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
     counts = np.bincount(answers.truth, minlength=len(classes))
     index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
@@ -395,11 +395,11 @@ def f1_per_class(answers, labels, classes):
 
 
 def calibration_table(labels, on_test, on_validation):
-    """Fit temperatures on validation; compute calibration error and log loss on test without and with them.
+    """Fit each model's temperature on validation, and score its calibration on test before and after this correction.
 
     Returns
     -------
-    DataFrame, one row per label
+    DataFrame, one row per model: temperature, and calibration error and log loss, each before and after the correction
     """
     rows = {}
     for label in labels:

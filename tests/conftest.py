@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Define the fixtures that several test files share, and the order of the tests."""
 
 import hashlib
 import math
@@ -21,17 +21,17 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 START = time.monotonic()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background jobs, and inherited
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Tests that share something expensive, by the fixture that makes it: they stay in one process.
+# Groups of tests, by the expensive fixture that the tests of a group share. A group stays in one process.
 SHARED = {"own_copy": "benchmarks", "copy": "documented", "run_all": "run_all.sh", "undisturbed": "run_all.sh"}
 LONG = {"copy", "dirty", "undisturbed"}  # fixtures that run commands for minutes
 
 
 def pytest_itemcollected(item):
-    """Say which tests belong together; the others stay with their file."""
+    """Assign a test to the group of its expensive fixture, or to that of its file; mark the long tests."""
     group = next((SHARED[name] for name in SHARED if name in item.fixturenames), item.path.stem)
     item.add_marker(pytest.mark.xdist_group(group))
     if LONG & {*item.fixturenames}:
@@ -44,14 +44,15 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip the long tests unless --all is given, and put them behind the others.
+    """Skip the long tests unless --all is given, and sort the tests, so the longest group begins first.
 
-    Tests of a project in which nothing was run yet come first in their group, faults and JupyterLab last.
+    Within a group, the tests of a project in which nothing has been run come first, and short tests come before long
+    ones. The tests of faults and of JupyterLab come last.
     """
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="long: give --all to run it"))
-    # In this order: the first takes longest, and has short tests too; files of their own follow it.
+    # The first group takes longest. "" stands for all groups that are not listed: those of single files.
     groups = ["run_all.sh", "", "documented", "benchmarks"]
 
     def turn(item):
@@ -66,7 +67,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Skip a long test for which no time is left."""
+    """Skip a long test if more time has passed than --seconds allows."""
     if item.get_closest_marker("long") and time.monotonic() - START > item.config.getoption("--seconds"):
         pytest.skip("no time left for it: give --all without --seconds")
 
@@ -80,12 +81,12 @@ def paint(path, seed, size=96, quality=95):
 
 
 def short(path):
-    """The class folder and the name of a file."""
+    """Return the class folder and the name of a file, as in "Oak/1.jpg"."""
     return "/".join(Path(path).parts[-2:])
 
 
 def make_dirty(folder):
-    """Three classes with twelve sound pictures each, and one file for every check; returns class/file: check."""
+    """Write three classes of twelve sound pictures and one file for every check: dict of class/file to check."""
     for number, label in enumerate(("Elm", "Oak", "Ash")):
         for seed in range(12):
             paint(folder / label / f"{seed}.jpg", seed=[number, seed])
@@ -104,7 +105,7 @@ def make_dirty(folder):
         other.save(folder / "Ash" / "saved anew.jpg", quality=70)
     Image.new("RGB", (10000, 10000)).save(oak / "huge.png")  # 100 million pixels in 300 kilobytes
     Image.new("RGB", (60, 60), "white").save(oak / "white.png")
-    Image.new("RGBA", (60, 60), (0, 99, 0, 0)).save(oak / "clear.png")  # transparent too, which must not be told
+    Image.new("RGBA", (60, 60), (0, 99, 0, 0)).save(oak / "clear.png")  # transparent too, but reported as blank
     os.mkfifo(oak / "pipe.JPG")
     (oak / "endless.JPG").symlink_to("/dev/zero")
     paint(folder / ".Birch" / "0.jpg", seed=[9, 97])
@@ -167,7 +168,7 @@ def make_dirty(folder):
 
 @pytest.fixture
 def working_folder(tmp_path, monkeypatch):
-    """An empty project: everything is read from and written to a temporary folder."""
+    """Make an empty project: everything is read from and written to a temporary folder."""
     for name, folder in {
         "ROOT": "",
         "DATA": "data",
@@ -186,7 +187,7 @@ def working_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def project(working_folder):
-    """A split of 60 pictures of two colours in `working_folder`, with five folds outside its test subset."""
+    """Make a split of 60 pictures, of two colours, in `working_folder`, with five folds outside its test subset."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(60):
@@ -204,7 +205,7 @@ def project(working_folder):
 
 @pytest.fixture
 def small_disk():
-    """No file can grow beyond 100,000 bytes, as on a full disk."""
+    """Let no file grow beyond 100,000 bytes, as on a full disk; yield a function that removes this limit."""
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, usual)
@@ -213,7 +214,7 @@ def small_disk():
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of two classes with ten and twenty distinct pictures."""
+    """Make a folder of two classes with ten and twenty distinct pictures."""
     for label, count in (("Oak", 10), ("Elm", 20)):
         for number in range(count):
             paint(tmp_path / "photos" / label / f"{number}.jpg", seed=[len(label), count, number])
@@ -222,7 +223,7 @@ def photos(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, driven by Playwright."""
+    """Start an installed Chromium or Chrome by Playwright; skip the test if there is none."""
     found = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
     if not found:
         pytest.skip("there is no Chromium: apt-get install chromium")
@@ -233,7 +234,7 @@ def browser():
 
 
 def clone(copy):
-    """Copy the project's own files to a folder, sharing the .venv; returns the folder."""
+    """Copy the project's own files to a folder that shares the .venv, and return the folder."""
     if not (ROOT / ".venv" / "requirements.installed").exists():
         pytest.skip("the tests of run_all.sh need the .venv that ./run_tests.sh makes")
     return copy_project(copy)
@@ -241,13 +242,13 @@ def clone(copy):
 
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory):
-    """The project's own files in a folder of their own, with a space in its name."""
+    """Copy the project's own files to a folder with a space in its name, and return the folder."""
     return clone(tmp_path_factory.mktemp("a copy") / "leaf report")
 
 
 @pytest.fixture(scope="session")
 def run_all(project_copy):
-    """Call run_all.sh of the copy; returns the finished process with its output as text."""
+    """Return a function that calls run_all.sh of the copy and returns the process, with its output as text."""
 
     def call(*arguments, **environment):
         return subprocess.run(
@@ -263,9 +264,9 @@ def run_all(project_copy):
 
 @pytest.fixture(scope="session")
 def whole_run(run_all, project_copy):
-    """The copy of the project after one whole run with the tiny profile, and the finished process.
+    """Run all chapters in the copy with the tiny profile; return the folder of the copy and the finished process.
 
-    `whole_run/` in it keeps what the run made: other tests run chapters again.
+    The folder `whole_run` in the copy keeps the files of this run, because other tests run chapters again.
     """
     done = run_all("--profile", "tiny")
     assert done.returncode == 0, done.stderr[-3000:]
