@@ -1,6 +1,6 @@
-"""Functions for every chapter: train a list of specs, read the runs of earlier chapters, show a figure, list versions.
+"""Provide the functions that all notebooks share: train specs, read the runs of earlier chapters, show a figure.
 
-Nothing is read, written or trained at import. The machinery is the package `leaves`.
+Importing this module reads, writes and trains nothing. The package `leaves` has the code behind these functions.
 """
 
 import functools
@@ -26,7 +26,7 @@ from IPython.display import Image, Markdown, display
 def begin(names: dict) -> None:
     """Check the parameters among a notebook's ``globals()``, and give all figures one style.
 
-    A wrong value raises InputError, which names the parameter and the values it takes.
+    A wrong value raises InputError, which names the parameter and the values that it takes.
     """
     parameters.check(names)
     plots.set_style()
@@ -41,7 +41,7 @@ def provenance(split: pd.DataFrame | None = None) -> str:
 
 
 def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
-    """Train one spec, see `train_all`; InputError if its loss was no longer a number."""
+    """Train one spec, see `train_all`; raise InputError if the loss became NaN or infinite."""
     [run] = train_all([spec], split, prepare)
     if run.result["diverged"]:
         raise InputError(
@@ -55,7 +55,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
     """Train each spec of a list once, in this process or on the workers of a Dask cluster; the results are the same.
 
     A finished run is not trained again, an interrupted one resumes from its last checkpoint, and the result of a run
-    says if it diverged. The environment variable DASK_SCHEDULER_ADDRESS holds the cluster's address.
+    says if it diverged. If there is a cluster, the environment variable DASK_SCHEDULER_ADDRESS holds its address.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
     prepare : callable(spec, split) -> leaves.training.Training
         Called only if the spec has not been trained yet.
     needs : str or list of str
-        The file that the caller reads of every run, or one per run, see `leaves.runs.find_runs`. A run need not be
-        trained if results/runs has this file.
+        The file that the caller will read from every run, or a list with one file per spec, see
+        `leaves.runs.find_runs`. A spec is not trained if results/runs has this file for it.
 
     Returns
     -------
@@ -91,13 +91,13 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
 
 
 def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = None) -> None:
-    """Write runs/<chapter>.json, the file that later chapters read of this one.
+    """Write runs/<chapter>.json, in which later chapters find the runs and the evidence of this chapter.
 
     Parameters
     ----------
     runs : dict of model name to Run
-    evidence : list of dict, one for each claim, see `leaves.claims.judge`: chapter 6 judges all claims together
-    repeats : dict of model name to list of Run, all its repeats
+    evidence : list of dict, one for each claim, see `leaves.claims.judge`, which chapter 6 calls for all claims
+    repeats : dict of model name to list of Run, the repeats of each model
     """
     record = {"split": load_split().attrs["hash"], "evidence": list(evidence)}
     record["runs"] = {name: run.folder.name for name, run in runs.items()}
@@ -107,19 +107,19 @@ def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = No
 
 
 def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
-    """Read the runs that a chapter recorded for the present split; if none, InputError names the notebook to run."""
+    """Read the runs that a chapter recorded for the current split; if none, InputError names the notebook to run."""
     record = read_json(places.RUNS / f"{chapter}.json")
     folders = {name: places.RUNS / folder for name, folder in record.get("runs", {}).items()}
     done = all((folder / "result.json").exists() for folder in folders.values())
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # The folder may have the name that another chapter gave to this training.
+    # If another chapter trained the same spec first, the folder has the name from that chapter.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
 def recorded(chapter: str, kind: str) -> list | dict:
-    """Read the "evidence" or the "repeats" that a chapter recorded, see `record_runs`; repeats are lists of Run."""
+    """Read the "evidence" or the "repeats" that a chapter recorded, see `record_runs`; the repeats are lists of Run."""
     record = read_json(places.RUNS / f"{chapter}.json")
     if kind not in record:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
@@ -129,7 +129,7 @@ def recorded(chapter: str, kind: str) -> list | dict:
 
 
 def explain(*rules: str) -> None:
-    """Display rules of verdicts by their names in `leaves.claims.RULES`."""
+    """Display the rules of the verdicts that have these names in `leaves.claims.RULES`."""
     display(Markdown(" ".join(RULES[rule] for rule in rules)))
 
 

@@ -25,9 +25,9 @@ LIGHT = 0.4  # weight of lightness (1 for the two colour axes): a shadow differs
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # smallest share of photos with a plain background for `background_control`
 NEAR_CHANCE = 0.05  # macro F1 above chance that still counts as near chance
-MOST_OF_BORDER = 0.5  # largest share of border pixels on the leaf; it must also be below the share in the middle
+MOST_OF_BORDER = 0.5  # largest share of the border on the leaf, which must cover more of the middle than of the border
 NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be in its shadow or on its edge
-LEAST_OF_FOREGROUND = 0.7  # smallest share of the foreground that lies in its largest component
+LEAST_OF_FOREGROUND = 0.7  # smallest share of the foreground in its largest connected piece
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
 
@@ -63,18 +63,18 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # if less, it is paper beside a large leaf
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # less than on the border: paper beside a large leaf
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 
 
 def border_of(picture):
-    """Return the outermost pixels of a picture, once around it: array of shape (pixels, ...)."""
+    """Return the outermost pixels of a picture, in order around it: array of shape (pixels, ...)."""
     return np.concatenate([picture[0, :-1], picture[:-1, -1], picture[-1, :0:-1], picture[:0:-1, 0]])
 
 
 def leaf_masks(split, subset):
-    """Compute the masks of all photos of a subset once, at half the side of the photos.
+    """Compute the leaf masks of a subset's photos, at half the side of the photos, or read them from the cache.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def cut_out(image, mask):
 
 
 def placed(leaf, size, scale, rng, spread=0.12):
-    """Rotate, sometimes mirror, scale and shift a leaf, and return it on a transparent square of `size` pixels.
+    """Rotate, sometimes mirror, scale and shift a leaf, and return it on a transparent square, `size` pixels wide.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        Largest shift, as a share of `size`. It is larger for a small leaf: its photo may reach the edge of the square.
+        Largest shift, as a share of `size`. A small leaf may shift further, until its photo reaches the square's edge.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
@@ -156,7 +156,7 @@ def rough_ground(size, rng):
 
 
 def blurred_photo(size, other, rng):
-    """Enlarge a part of another photo (a Pillow image) to `size` pixels per side, and blur it."""
+    """Enlarge a square region of another photo (a Pillow image) to `size` pixels per side, and blur it."""
     part = rng.uniform(0.3, 0.9) * other.width
     left, top = rng.uniform(0, other.width - part, 2)
     small = other.resize((size // 2, size // 2), Image.Resampling.BILINEAR, (left, top, left + part, top + part))
@@ -181,7 +181,7 @@ def replace_background(image, mask, other, rng):
 
     Parameters
     ----------
-    image, other : uint8 arrays, shape (size, size, 3), RGB; `other` is the photo for a blurred background
+    image, other : uint8 arrays, shape (size, size, 3), RGB; a blurred background is taken from `other`
     mask : array of bool, shape (side, side), see `leaf_mask`
         If it is empty, only the light of the photo is changed.
     rng : numpy.random.Generator
@@ -237,7 +237,7 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """Return the rows of a photo's group or, without groups, the number of photos, for `Generator.choice`."""
+        """Return the rows of a photo's group, or the number of photos without groups; `Generator.choice` takes both."""
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 
     def __getitem__(self, rows):

@@ -1,4 +1,4 @@
-"""Make the batches of a training: shuffled and augmented differently in every epoch."""
+"""Make the batches of a training, shuffled and augmented differently in every epoch, and batches for evaluation."""
 
 import mmap
 from dataclasses import dataclass
@@ -14,14 +14,18 @@ with without_stderr():  # TensorFlow prints a message about its options at every
     import keras
     import tensorflow as tf
 
-# The original study's augmentation: it shifts by up to 50 of 256 pixels, and mirrors the image at the border.
-AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}  # largest degrees, share of the side, share
+# The original study's augmentation. It rotates by up to 30 degrees, shifts by up to 0.2 of the side (50 of 256 pixels),
+# zooms by a factor of 0.7 to 1.3, and mirrors the image at the border.
+AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}
 QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of degrees
 
 
 @dataclass(frozen=True)
 class Views:
-    """Photos in one or more views, indexed as one array of shape (views * photos, ...), view after view."""
+    """Photos in one or more views, indexed as one array of shape (views * photos, ...), view after view.
+
+    A view is one version of the photos: unchanged, augmented, or with other backgrounds.
+    """
 
     arrays: tuple  # for each view, an array of shape (n, ...)
     photos: np.ndarray  # array of int: the rows of these photos in each of the arrays
@@ -153,7 +157,7 @@ def rows_of_epoch(labels, balance):
 
 
 def class_weights(labels, balance):
-    """Return the weights of the classes in Keras's loss, by inverse frequency; None unless "class_weight" is chosen."""
+    """Return a weight per class for Keras's loss, by inverse frequency; None unless `balance` is "class_weight"."""
     if balance != "class_weight":
         return None
     present = np.unique(labels)
@@ -171,7 +175,7 @@ def training_batches(x, targets, rows, spec, first=0):
         All images of the first view come first, then those of the next view. The epochs use the views in turn.
     targets : float32 array, shape (n, classes)
     rows : array of int
-        The images of an epoch, from `rows_of_epoch`.
+        Row numbers of the photos of an epoch, from `rows_of_epoch`.
     spec : dict
         Its keys `seed`, `epochs`, `batch_size`, `augmentation` and `mixup` are read.
     """
@@ -212,7 +216,7 @@ def in_batches(images):
 
 
 def without_autotuning(dataset):
-    """Turn off tf.data's tuning thread, because an iterator would wait up to ten seconds for that thread at its end."""
+    """Turn off tf.data's tuning thread, because an iterator that ends would wait up to ten seconds for it."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
@@ -228,6 +232,6 @@ def rows_of(x, index):
                 mapped.madvise(mmap.MADV_DONTNEED)  # otherwise the pages that were read count as used memory
         return batch
 
-    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # a stateful one could not read ahead
+    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # a stateful function could not read ahead
     batch.set_shape([None, *x.shape[1:]])
     return batch

@@ -21,7 +21,7 @@ def computed_once(file, key, compute):
     ----------
     file : Path
     key : str
-        Everything that the arrays depend on.
+        A text that identifies everything that the arrays depend on. It is stored with them.
     compute : callable() -> dict of str to array
 
     Returns
@@ -46,7 +46,7 @@ def read_arrays(file):
     try:
         with np.load(file) as stored:  # refuses pickles, and compares the CRC of each array
             arrays = dict(stored)
-            stored.fid.seek(-12, 2)  # here is the archive's number of arrays: a damaged length may hide some
+            stored.fid.seek(-12, 2)  # the archive's count of its arrays; a damaged file may hide some
             if int.from_bytes(stored.fid.read(2), "little") == len(arrays):
                 return arrays
     except FileNotFoundError:
@@ -58,11 +58,12 @@ def read_arrays(file):
 
 
 def code_hash(*parts):
-    """Hash source code without its comments and docstrings, because another explanation changes no result.
+    """Hash source code without comments and docstrings, because rewording them cannot change a result.
 
     Parameters
     ----------
-    parts : Path of a Python file, class or function; and str, for example the version of a package
+    parts : Path, class, function or str
+        A Path names a Python file. A str is hashed as it is, for example the version of a package.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def source_of(part):
 
 
 def plain_code(source):
-    """Return Python source without comments, docstrings and empty lines, the same for every version of Python: str."""
+    """Return source code without comments, docstrings and empty lines: str, the same with every version of Python."""
     source = textwrap.dedent(source)
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -1,4 +1,4 @@
-"""Reach the verdicts on the claims of the original study; the rules are given in words and in code."""
+"""Decide whether each claim of the original study is confirmed or refuted; `RULES` gives the rules in words."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
-LEVEL = 0.05  # largest probability that a run without any effect finds a difference
+LEVEL = 0.05  # largest probability of finding any difference although there is no effect
 LEAST_REPEATS = 3
-REFIT = "refit"  # the measure of the refit: the trainings before it learn from one fold less
-LEAST_DEVIATION = 0.003  # smallest standard deviation of differences that is assumed: equal ones may be chance
-MOST_REPEATS = 30  # largest number of repeats that is suggested for an undecided claim
+REFIT = "refit"  # the measure of claim C13; the trainings before the refit learn from one fold fewer
+LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
+MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
 MOVING = 0.001  # share of a kernel's norm: the smallest change in an epoch that counts as moving
-ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 rank networks alike
+ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
 FAR_FEWER = 10  # this many times fewer parameters count as far fewer
 SMALL_LOSS = 0.1  # a loss of macro F1 below this is small; a little more than the study's loss of 0.085
-FOLD_GAIN = 0.1  # of macro F1, claimed for the study's refit; confirmed if the gain is not lower by the margin
+FOLD_GAIN = 0.1  # gain of macro F1 that the study claims for its refit; confirmed if ours is not lower by the margin
 
-# The rules of verdicts, in words. Notebooks show them, docs/verdicts.md repeats them, and a test compares both.
+# The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
 RULES = {
     "repeats": (
         "A network and its variant are trained in pairs. Repeat *k* of both draws its seed from *k* and holds out fold "
@@ -53,7 +53,8 @@ RULES = {
         f"inside the margin of {MARGIN}. An interval that contains zero and is wider leaves it **undecided**."
     ),
 }
-# The outcomes that confirm a statement, and those that refute it. Each comparison has exactly one outcome.
+# For each statement about a difference, the outcomes that confirm it and those that refute it. Each comparison has
+# exactly one outcome.
 CONFIRM = {
     "higher": {"higher"},
     "lower": {"lower"},
@@ -68,7 +69,7 @@ REFUTE = {
     "not higher": {"higher"},
     "not lower": {"lower"},
 }
-# An outcome in words, for the reason of a verdict.
+# The outcomes in words, for the reason that is given for a verdict.
 SHOWN = {
     "same": "the difference is smaller than the margin of {}",
     "higher": "it is higher",
@@ -82,10 +83,10 @@ SHOWN = {
 
 
 def moderated_variances(variances, degrees):
-    """Move variances towards a common one, further if they are more alike: empirical Bayes (Smyth 2004).
+    """Shrink variances towards a common value by empirical Bayes, and closer to it if they differ little (Smyth 2004).
 
-    With three repeats, a variance has two degrees of freedom and tells almost nothing alone. All variants of a run
-    together show how much trainings vary.
+    A variance that is estimated from three repeats has two degrees of freedom, so it is a poor estimate alone. The
+    variances of all variants together show better how much trainings vary.
 
     Parameters
     ----------
@@ -96,9 +97,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. All differences share FinalModel's trainings, which cause
-        half of their variance, so they are less informative than independent differences. The degrees of freedom are
-        therefore at most those of a mean of variances with a correlation of 1/4.
+        The moderated variances and their degrees of freedom. FinalModel's scores are a part of every difference and
+        cause half of its variance, so the differences carry less information than independent ones. The degrees of
+        freedom are therefore at most those of a mean of variances with a correlation of 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -106,7 +107,7 @@ def moderated_variances(variances, degrees):
     most = degrees / (1 / count + (1 - 1 / count) / 4)
     centred = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
     spread = centred.var(ddof=1) - polygamma(1, degrees / 2).mean()
-    if spread <= 0:  # they differ no more than by chance, so all get one variance
+    if spread <= 0:  # the variances differ no more than by chance, so all become equal
         return np.full(count, np.exp(centred.mean())), most
     prior = 2 * brentq(lambda half: polygamma(1, half) - spread, 1e-6, 1e9)
     common = np.exp(centred.mean() + digamma(prior / 2) - np.log(prior / 2))
@@ -115,11 +116,11 @@ def moderated_variances(variances, degrees):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired differences between one variant and FinalModel, summarised in numbers."""
+    """A summary of the paired differences between one variant and FinalModel."""
 
     difference: float  # mean over repeats
     low: float  # lower end of its 95 % interval
-    high: float  # upper end
+    high: float  # upper end of the interval
     repeats: int
     variance: float  # moderated variance of one difference
     degrees: float  # degrees of freedom of this variance
@@ -127,9 +128,9 @@ class Comparison:
     margin: float  # 0 for a claim without a margin
 
     def p_values(self, repeats=None):
-        """Compute the p-values of three hypotheses: the difference is 0, above the margin, or below minus the margin.
+        """Compute three p-values, of the hypotheses that the difference is 0, >= the margin, and <= minus the margin.
 
-        With `repeats`, they are the p-values for that many repeats with the same mean and variance.
+        If `repeats` is given, the p-values are those of that many repeats with the same mean and variance.
         """
         count = repeats or self.repeats
         error = np.sqrt(self.variance * (1 / count + self.overlap))
@@ -141,10 +142,11 @@ class Comparison:
         )
 
     def outcome(self, different, at_most, at_least):
-        """Return the outcome (see `CONFIRM`) from three bools: which hypotheses of `p_values` are rejected.
+        """Return the outcome of the tests: one of the words in the sets of `CONFIRM`, or "undecided".
 
-        Without a margin only the first one counts. The outcomes exclude each other: with more repeats, a true
-        difference inside the margin ends at "same", and one beyond it at "higher" or "lower".
+        The three bools say whether each hypothesis of `p_values`, in their order, is rejected. Without a margin only
+        the first one counts. With enough repeats, a true difference inside the margin has the outcome "same", and a
+        true difference beyond the margin "higher" or "lower".
         """
         if self.margin and at_most and at_least:
             return "same"
@@ -158,19 +160,19 @@ class Comparison:
 def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
 
-    The mean of the differences varies more than a mean of independent ones, because the trainings share most photos.
-    Its variance is that of one difference times (1 / repeats + held-out photos per training photo), see Nadeau and
-    Bengio (2003), Machine Learning 52. Every repeat is scored on another fold, so the interval covers both the repeats
-    and the choice of the photos.
+    The mean of the differences varies more than a mean of independent differences, because the training sets of the
+    repeats share most photos. The variance of the mean is that of one difference times (1 / repeats + held-out photos
+    per training photo), see Nadeau and Bengio (2003), Machine Learning 52. Every repeat is scored on another fold, so
+    the interval covers both the repeats and the choice of the photos.
 
     Parameters
     ----------
     differences : dict of name to array of float, shape (repeats,), two or more each
-        A variant's score minus FinalModel's in each pair, all in one measure.
+        A variant's score minus FinalModel's in each pair; all variants have the same measure.
     folds : int
         The number of folds, see `dataset.load_split`.
     margins : dict of name to float, optional
-        The margins that differ from `MARGIN`.
+        The margins of the variants for which it is not `MARGIN`.
 
     Returns
     -------
@@ -190,10 +192,10 @@ def compare(differences, folds, margins=None):
 
 
 def holm(p_values):
-    """Reject hypotheses; the probability of one or more false rejections is at most `LEVEL` (Holm 1979).
+    """Decide which hypotheses to reject; the probability of any false rejection is at most `LEVEL` (Holm 1979).
 
-    The function of statsmodels is not used: it runs Python's garbage collector at every call, so a simulation of these
-    rules would take hours.
+    statsmodels has such a function too, but it runs Python's garbage collector at every call, and a simulation of the
+    rules with it would take hours.
 
     Parameters
     ----------
@@ -213,7 +215,7 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison; each of the three tests is corrected over all comparisons (Holm 1979).
 
-    At most one of the three hypotheses of a comparison with a margin is true.
+    If a comparison has a margin, at most one of its three hypotheses is true.
 
     Parameters
     ----------
@@ -221,7 +223,7 @@ def outcomes(compared):
 
     Returns
     -------
-    dict of name to "same", "higher", "lower", "not higher" or "not lower" (by more than the margin), or "undecided"
+    dict of name to "same", "higher", "lower", "not higher" or "not lower" (by the margin), or "undecided"
     """
     if not compared:
         return {}
@@ -232,7 +234,12 @@ def outcomes(compared):
 
 
 def repeats_needed(row, must_be, count):
-    """Find how many repeats with the same mean and variance would decide one of `count` statements; None above 30."""
+    """Find how many repeats would decide a comparison; None if more than `MOST_REPEATS` would be needed.
+
+    The mean and the variance of the Comparison `row` are assumed to stay the same. The claim says that the difference
+    is `must_be`, a key of `CONFIRM`. A hypothesis counts as rejected if its p-value is below `LEVEL` divided by
+    `count`, the number of comparisons that are tested.
+    """
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
         shown = row.outcome(*(value < LEVEL / count for value in row.p_values(repeats)))
         if shown in CONFIRM[must_be] | REFUTE[must_be]:
@@ -244,18 +251,18 @@ def repeats_needed(row, must_be, count):
 
 
 def pairs(variant, baseline, score):
-    """Compute the difference of two networks in each pair, and the reason if the pairs are no evidence.
+    """Compute how much the scores of two networks differ in each pair of trainings, and say if that is no evidence.
 
     Parameters
     ----------
     variant, baseline : list of Run
-        In the order of the repeats.
+        The trainings of both networks, in the order of the repeats.
     score : callable(Run) -> float
 
     Returns
     -------
-    dict of differences (list of float, of the pairs in which both converged) and reason (str or None, see
-    `missing_pairs`)
+    dict of differences (list of float, variant minus baseline, for the pairs in which both trainings converged) and
+    reason (str or None, see `missing_pairs`)
     """
     both = list(zip(variant, baseline, strict=False))
     states = [[run.result["state"] for run in pair] for pair in both]
@@ -265,7 +272,7 @@ def pairs(variant, baseline, score):
 
 
 def missing_pairs(states):
-    """Say why the pairs are no evidence; None if three or more converged, and no training diverged or did not train.
+    """Say why pairs are no evidence; None if three or more converged and no training diverged or did not train.
 
     Parameters
     ----------
@@ -298,7 +305,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         The claim's statement about the difference, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        Names the measure and the kind of networks; variances with the same name are moderated together.
+        Name of the measure and the kind of networks; one call of `compare` gets all comparisons with the same name.
     margin : float
     against : float
         A number that the differences are compared with, in place of zero.
@@ -315,7 +322,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """Describe a comparison without a test, for example of counts: dict, JSON-able; `is_shown` if it is as claimed."""
+    """Describe a comparison that needs no test, such as one of counts, and if it is as claimed: dict, JSON-able."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
@@ -325,18 +332,18 @@ def not_tested(reason):
 
 
 def judge(records, folds):
-    """Reach the verdicts on all claims of a run, with tests that are corrected together.
+    """Decide the verdicts on all claims, with tests that are corrected over all of them.
 
     Parameters
     ----------
     records : list of dict
-        For each claim a dict with the keys claim, said (the study's words), figure, comparisons (list of dicts from
-        `evidence`, `known` or `not_tested`) and optionally note.
+        For each claim a dict with the keys claim, said (the study's words), figure (its name), comparisons (list of
+        dicts from `evidence`, `known` or `not_tested`) and optionally note.
     folds : int, see `compare`
 
     Returns
     -------
-    DataFrame, one row per claim, with the columns claim, said, evidence, verdict, reason and figure
+    DataFrame, one row per record, with the columns claim, said, evidence, verdict, reason and figure
     """
     tested = {
         (record["claim"], number): row
@@ -372,10 +379,10 @@ def judge_one(row, compared, shown, count):
     Parameters
     ----------
     row : dict, see `evidence`, `known` and `not_tested`
-    compared : Comparison or None
-    shown : str or None, see `outcomes`
+    compared : Comparison, or None if the comparison is not tested
+    shown : str or None, the outcome of the comparison, see `outcomes`
     count : int
-        The number of comparisons that are tested in the run.
+        The number of comparisons of all claims that are tested.
     """
     if "counted" in row:
         verdict = "undecided" if row["reason"] else "confirmed" if row["counted"] else "refuted"
@@ -402,7 +409,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """Combine the verdicts on the statements of a claim: refuted if one is, confirmed if all tested ones are."""
+    """Combine the verdicts on the comparisons of a claim: refuted if one is, confirmed if all tested ones are."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

@@ -1,4 +1,4 @@
-"""Add up the costs of models (parameters, training seconds, milliseconds per photo); shared costs count once."""
+"""Add up the costs of models: parameters, training seconds and milliseconds per photo; shared costs count once."""
 
 from leaves.evaluation import MIRRORS, transfer_of
 
@@ -6,9 +6,9 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
 def seconds_parts(run, head=None):
-    """List the seconds of a training, of its features and of the head that it started from, each under a name.
+    """List the seconds of a training, of the backbone features it used, and of the head that it started from.
 
-    Models that share a part list it under the same name, so `total_cost` counts it once.
+    Each part of the cost has a name. Models that share a part use the same name, so `total_cost` counts it once.
 
     Parameters
     ----------
@@ -18,30 +18,30 @@ def seconds_parts(run, head=None):
 
     Returns
     -------
-    dict of the part's name to {"train_seconds": float}
+    dict of name of the part to {"train_seconds": float}
     """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
-    if "seconds_before" in run.result:  # that of a tail includes the training of its head
+    if "seconds_before" in run.result:  # for a tail, seconds_before includes the training of its head
         parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 
 
 def cost_parts(run, milliseconds, head=None, teacher=None):
-    """List the costs of one model, divided into parts that several models may share.
+    """List the costs of one model, divided into parts; several models may share a part.
 
     Parameters
     ----------
     run : Run
     milliseconds : dict of float
-        Per photo: "whole" for the whole network and, if it was measured, "front" for its frozen layers.
+        Milliseconds per photo of the "whole" network and, if they were measured, of the "front", its frozen layers.
     head : Run, optional
         The head that a fine-tuned network started from.
-    teacher : dict of the part's name to dict, optional
-        The seconds of a distilled network's teacher, see `teacher_parts`.
+    teacher : dict from `teacher_parts`, optional
+        The seconds of the teacher of a distilled network.
 
     Returns
     -------
-    dict of the part's name to a dict with some of the keys in `COSTS`
+    dict of name of the part to a dict with some of the keys in `COSTS`
     """
     params, ms = run.result["params"], milliseconds["whole"]
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
@@ -49,7 +49,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     if "seconds_before" in run.result:
         front = {"params": (head or run).result["parts"]["front"]}
         shared = {f"{run.spec['backbone']}, weights": front}
-        if "front" in milliseconds:  # networks with the same image size also share the time of the pass
+        if "front" in milliseconds:  # networks with the same image size also share the forward pass
             shared[f"{run.spec['backbone']}, pass"] = {"ms_per_image": milliseconds["front"]}
         for part in shared.values():
             own |= {key: own[key] - value for key, value in part.items()}
@@ -58,9 +58,9 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
 
 
 def teacher_parts(models, run):
-    """List the seconds of a distilled network's teacher: in parts if it is one of `models`, else as one sum.
+    """List the training seconds of a distilled network's teacher, by part as in `seconds_parts`.
 
-    The result is empty for a network without a teacher, see `seconds_parts`.
+    If the teacher is not in `models`, all its seconds are one part. If the network has no teacher, the dict is empty.
     """
     if "teacher_seconds" not in run.result:
         return {}
@@ -72,7 +72,7 @@ def teacher_parts(models, run):
 
 
 def total_cost(*models):
-    """Add the costs of several models, each shared part counted once: dict with the keys of `COSTS`.
+    """Add the costs of several models, and count each shared part once: dict with the keys in `COSTS`.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def total_cost(*models):
 
 
 def cost_rows(models, times, ensembles):
-    """List name, size and costs of every model and ensemble: dict of label to dict with some of `SCORE_COLUMNS`.
+    """List name, size and costs of every model and ensemble: dict of label to dict, its keys from `SCORE_COLUMNS`.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def cost_rows(models, times, ensembles):
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
         rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
     for label, members in ensembles.items():
-        # The first kind by alphabet: imagenet, none, random.
+        # If members differ, the ensemble gets the first kind in the alphabet: imagenet, none, random.
         kinds = {models[member].result["initial_weights"] for member in members}
         rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}
         rows[label] |= total_cost(*(parts[member] for member in members))

@@ -1,4 +1,4 @@
-"""Read the split for the trainings: its table, and the decoded images of a subset."""
+"""Read the table of the split, change its validation subset, and load the decoded images of a subset."""
 
 import hashlib
 
@@ -43,7 +43,7 @@ def load_split(path=None):
 
 
 def hold_out(split, fold, without=None):
-    """Make another fold the validation subset of a split.
+    """Make one fold the validation subset of a split, and the other folds its training subset.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def check_folds(split, fold, without=None):
 
 
 def move_validation(split, folds, fold):
-    """Divide the validation subset into folds, and move all but one to the training subset; groups stay together.
+    """Divide the validation subset into folds, and move all folds but one to the training subset; groups stay whole.
 
     With 20 such folds, a validation share of 0.2 becomes 0.01, as in the original study's refit.
 
@@ -107,7 +107,7 @@ def move_validation(split, folds, fold):
 
 
 def shrunk_side(split, divisor):
-    """Divide the median shorter side of the photos (256 pixels at most) by a number: int, 32 pixels or more.
+    """Return the median shorter side of the photos, at most 256 pixels, divided by `divisor`: int, 32 or more.
 
     The original study halved the side of its photos, 256 pixels. If no side is known, the result is 32.
     """
@@ -116,11 +116,12 @@ def shrunk_side(split, divisor):
 
 
 def load_images(split, subset, size):
-    """Load the images and labels of one subset; each image is decoded once for all chapters.
+    """Load the images and labels of one subset; an image that an earlier call decoded is read from the image store.
 
     Parameters
     ----------
-    subset : "train", "validation", "development" or "test" ("test" only in chapter 6)
+    split : DataFrame, see `load_split` and `hold_out`
+    subset : "train", "validation", "development" (train and validation) or "test" (only in chapter 6)
     size : int
         Pixels per side.
 

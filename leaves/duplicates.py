@@ -9,21 +9,22 @@ from leaves.photos import check_class_counts, issue_table, issues_of, usable
 import numpy as np
 import pandas as pd
 
-# Smallest correlations, of grey levels at 16 x 16 pixels, at which two photos count as the same leaf or the same photo.
-# Among 1,402 real photos, pairs with similar hashes had at most 0.90 if they showed different leaves, and 0.96 and 0.97
-# if they showed one leaf twice. A photo that was saved again, resized or brightened kept 0.988 or more.
+# Two photos count as the same leaf or the same photo if their grey levels at 16 x 16 pixels have at least this
+# correlation. Among 1,402 real photos, pairs with similar perceptual hashes had a correlation of at most 0.90 if they
+# showed different leaves, and of 0.96 and 0.97 if they showed one leaf twice. After a photo was saved again, resized or
+# brightened, its correlation with the original was 0.988 or more.
 SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
 def keep_usable(images, issues, folder, distance):
-    """Exclude the images that a training must not see: unusable images and duplicates.
+    """Exclude the images that must not be used for training or testing: unusable images and duplicates.
 
     Parameters
     ----------
     images : DataFrame from `photos.inspect_images`
     issues : DataFrame from `photos.find_images`, see `issue_table`
     folder : Path
-        The folder of the photos, which the error names if too few photos remain.
+        The folder of the photos; the InputError names it if too few photos remain.
     distance : int, see `find_duplicates`
 
     Returns
@@ -70,7 +71,10 @@ def hash_distances(left, right):
 
 
 def distance_blocks(left, right, title):
-    """Yield the matrix of `hash_distances` in blocks that fit a processor's cache: (first row, first column, block)."""
+    """Yield the matrix of `hash_distances` in blocks that fit a processor's cache: (first row, first column, block).
+
+    `title` names the progress bar.
+    """
     corners = [(row, column) for row in range(0, len(left), 64) for column in range(0, len(right), 4096)]
 
     def block(corner):
@@ -102,7 +106,7 @@ def near_pairs(photos, distance):
 
 
 def nearest(photos, among):
-    """Find the photo in `among` nearest to each photo: (row number in `among`, distance in bits), arrays of int."""
+    """Find, for each photo, the nearest photo in `among`: (row number in `among`, distance in bits), arrays of int."""
     place, fewest = np.zeros(len(photos), int), np.full(len(photos), 65)
     blocks = distance_blocks(hash_array(photos["phashes"]), hash_array(among["phashes"]), "finding the nearest photos")
     for row, column, block in blocks:
@@ -122,7 +126,8 @@ def find_duplicates(images, distance):
 
     Returns
     -------
-    pairs : DataFrame of pairs that belong in one subset: first and second (SHA-256), distance (bits) and likeness
+    pairs : DataFrame of pairs that belong in one subset
+        Its columns are first and second (SHA-256), distance (bits) and likeness (correlation of the grey levels).
     issues : DataFrame, see `issue_table`
     """
     if not 0 <= distance <= 8:
@@ -139,7 +144,7 @@ def find_duplicates(images, distance):
     torn = pairs["check"] == "label conflict"
     findings = pd.concat([pairs, pairs[torn].rename(columns={"first": "second", "second": "first"})])  # exclude both
     findings["kept"] = findings["check"] != "label conflict"
-    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one for each photo
+    findings = findings.sort_values(["kept", "distance"], kind="stable").drop_duplicates("second")  # one per photo
     names, paths = [short_name(path) for path in photos["path"]], photos["path"].to_numpy()
     issues = []
     for pair in findings.sort_values("second", kind="stable").itertuples():
@@ -151,7 +156,7 @@ def find_duplicates(images, distance):
 
 
 def seen_before(photos, known, distance):
-    """Find the photos that are equal or nearly equal to a known photo, or show the leaf of a known photo again.
+    """Mark the photos that repeat a known photo: the same file, a near duplicate, or another shot of the same leaf.
 
     The rules and constants are those of `find_duplicates`, except that labels play no role.
 
@@ -181,12 +186,12 @@ def seen_before(photos, known, distance):
 
 
 def short_name(path):
-    """Return the class folder and the file name of a photo."""
+    """Return the class folder and the file name of a photo, as in "Apple/1.jpg"."""
     return "/".join(Path(path).parts[-2:])
 
 
 def equal_files(images):
-    """List the issues of equal files: for all of them if their labels differ, else for all but the first."""
+    """Report equal files as in `issue_table`: all of them if their labels differ, otherwise all but the first."""
     issues = []
     for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
         paths, labels = files["path"].tolist(), files["label"].tolist()
@@ -202,11 +207,11 @@ def equal_files(images):
 
 
 def likeness(ones, others):
-    """Correlate the grey levels of pairs of thumbnails: the highest value over all ways to turn or mirror one.
+    """Correlate the grey levels of pairs of thumbnails: the highest value over all ways to turn or mirror one photo.
 
     Parameters
     ----------
-    ones, others : sequences of hex digits from `inspect_image`, length n
+    ones, others : sequences of n thumbnails in hex digits, see `photos.inspect_image`
 
     Returns
     -------

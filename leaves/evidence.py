@@ -1,4 +1,4 @@
-"""Collect the evidence of chapter 6 for the claim on FinalModel's size, and write notes on the test subset."""
+"""Collect the evidence for claim C17, about FinalModel's size, and describe results on the test subset in words."""
 
 from html import escape
 
@@ -6,7 +6,7 @@ from leaves import claims, sources
 from leaves.evaluation import validation_score
 
 CLAIMS = [f"C{number}" for number in range(1, 18)]  # of the original study
-NO_CORRECTION = 0.05  # a temperature that is closer to 1 counts as no correction
+NO_CORRECTION = 0.05  # a temperature that differs from 1 by less than this counts as no correction
 STARTS = {"none": "trained from scratch", "random": "random initial weights", "imagenet": "ImageNet weights"}
 
 
@@ -30,7 +30,7 @@ def answer_in_words(scores, label, count):
 
 
 def disagreement_in_words(ranked, scores):
-    """Say where validation and test disagree on the order of the models.
+    """Say if validation and test agree on the best single model, and for which model their scores differ most.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def disagreement_in_words(ranked, scores):
 
 
 def confidence_in_words(calibrated, label):
-    """Say whether a model is too confident, and its calibration error on test without and with its temperature.
+    """Say whether a model is too confident, and give its calibration error on test without and with its temperature.
 
     Parameters
     ----------
@@ -70,22 +70,22 @@ def confidence_in_words(calibrated, label):
 
 
 def evidence_of_size(large, small, models, repeats, on_test, draws):
-    """Collect the evidence for claim C17: how many times fewer parameters a small network has, and its loss of score.
+    """Collect the evidence for claim C17: a small network needs far fewer parameters and loses little macro F1.
 
     Parameters
     ----------
     large : str, the label of a network on a backbone with ImageNet weights, or None if there is none
     small : list of str
-        The first label is the small network of the claim; the test note covers the others too.
+        Labels of small networks. The claim is about the first one; the note has the test scores of all of them.
     models : dict of label to Run
-    repeats : dict of label to list of Run
-    on_test : Answers
+    repeats : dict of label to list of Run; a model that is missing here has one repeat, its Run in `models`
+    on_test : Answers to the test subset
     draws : int
         Number of bootstrap resamples for the intervals in the note.
 
     Returns
     -------
-    dict of comparisons and note, see `claims.judge`
+    dict with the keys comparisons and note, see `claims.judge`
     """
     if not large:
         return {
@@ -104,18 +104,20 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
 
 
 def with_test_notes(records, pairs, on_test, draws):
-    """List the evidence for all claims in their order, with a note on the test subset.
+    """Return the records of all claims in the order of `CLAIMS`, with comparisons on the test subset in their notes.
 
     Parameters
     ----------
     records : list of dict, see `claims.judge`
-    pairs : list of (claim, label, label)
-        For a claim, the labels of two models that are compared on the test subset.
-    on_test : Answers
+    pairs : list of (claim, model, baseline)
+        The claim's note gets the test macro F1 of a model minus that of a baseline; both are named by their labels.
+    on_test : Answers to the test subset
+    draws : int
+        Number of bootstrap resamples for the intervals in the notes.
 
     Returns
     -------
-    list of dict, one for each claim in `CLAIMS`; a claim without a record counts as not tested
+    list of dict, one for each claim in `CLAIMS`; a claim that `records` lacks gets a record that it is not tested
     """
     absent = {"said": "", "figure": "", "comparisons": claims.not_tested("no chapter recorded evidence")}
     by_claim = {claim: {"claim": claim, "note": ""} | absent for claim in CLAIMS}

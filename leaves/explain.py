@@ -1,4 +1,4 @@
-"""Show by LayerCAM (Jiang et al. 2021) which pixels a network uses, and compute the share of the map on the leaf."""
+"""Map the places of a photo that support a prediction (LayerCAM, Jiang et al. 2021), and measure the leaf's share."""
 
 import hashlib
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 CODE = code_hash(Path(__file__), evaluation.CODE)
-FINE = 16  # places (positions in a feature map) per side; with fewer, a map is too coarse to be read
+FINE = 16  # least places (positions in a feature map) per side; a map with fewer is too coarse to interpret
 
 
 def fine_layer(network):
-    """Find the last layer with maps of 16 x 16 places or more; if none has, the layer with the most places."""
+    """Find the last layer with feature maps of 16 x 16 places or more; if there is none, that with the most places."""
     layers = [layer for layer in flat_layers(network) if len(layer.output.shape) == 4]
     fine = [layer for layer in layers if layer.output.shape[1] >= FINE]
     return fine[-1] if fine else max(layers, key=lambda layer: layer.output.shape[1])
@@ -48,9 +48,9 @@ def recorded_output(layer):
 def layer_cam(network, images):
     """Compute for each place in the feature maps of `fine_layer` how much it supports the predicted class.
 
-    Each value of a feature map is multiplied by its gradient if this is positive (Jiang et al. 2021, "LayerCAM"), and
-    the products are added over the feature maps. This keeps the maps of early layers sharp. The gradient is that of the
-    log odds of the predicted class.
+    Each value in a feature map is multiplied by its gradient, or by 0 if the gradient is negative (Jiang et al. 2021,
+    "LayerCAM"). The products are added over the feature maps. This keeps the maps of early layers sharp. The gradient
+    is that of the log odds of the predicted class.
 
     Parameters
     ----------
@@ -103,9 +103,10 @@ def stored_heat(run, split, rows):
 
 
 def heat_examples(labels, models, on_test, split):
-    """Compute the maps of each model for three test photos that it classifies correctly and three that it does not.
+    """Compute each model's maps for up to three test photos that it classifies correctly and three that it does not.
 
-    Photos with a leaf mask are taken first, so the outline of the leaf can be drawn.
+    The photos with a leaf mask are put first, because the figure draws the outline of the leaf. In this order, the
+    correct photos are chosen at equal distances, and the wrong ones from the beginning.
 
     Parameters
     ----------
@@ -148,20 +149,20 @@ def share_on_leaf(heat, masks):
 
 
 def attention_table(labels, models, split, rows):
-    """Tabulate the share of each model's maps that lies on the leaf: DataFrame, one row per label.
+    """Tabulate the share of each model's maps that lies on the leaf: DataFrame, one row per model.
 
     Parameters
     ----------
     labels : list of str
     models : dict of label to Run
     rows : array of int
-        Photos of the test subset; those without a leaf mask are skipped.
+        Row numbers of photos in the test subset; photos without a leaf mask are skipped.
 
     Returns
     -------
-    DataFrame of "weight on the leaf" and "area of the leaf" (means of shares, float), "photos" (int, the number of maps
-    that are not zero everywhere) and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a
-    leaf mask
+    DataFrame of "weight on the leaf" (float, the mean of `share_on_leaf`), "area of the leaf" (float, the mean share of
+    the picture that the leaf covers), "photos" (int, the number of maps that are not zero everywhere; only these count)
+    and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a leaf mask
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]

@@ -33,20 +33,20 @@ def with_labels(network, size, classes, familiar):
     """
     pixels = keras.Input((None, None, 3), name="pixels")
     answer = network(resized(pixels, size), training=False)  # no dropout
-    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # 0 stands for unknown names
+    names = keras.layers.StringLookup(vocabulary=classes, invert=True, name="names")  # index 0 stands for unknown names
     score = familiar.network(resized(pixels, familiar.size))
     of_species = {"species": names(keras.ops.argmax(answer, axis=-1) + 1), "probabilities": answer}
     return keras.Model(pixels, of_species | {"familiar": score, "is_familiar": score >= familiar.cut})
 
 
 def resized(pixels, size):
-    """Resize pictures to size x size pixels and round them to whole numbers 0..255: Keras tensor, float32."""
+    """Resize pictures to size x size pixels, and round the values to whole numbers 0..255: Keras tensor, float32."""
     changed = keras.layers.Resizing(size, size, interpolation="bicubic", antialias=True)(pixels)
     return keras.ops.round(keras.ops.clip(changed, 0, 255))
 
 
 def export_model(run, classes, familiar, file):
-    """Wrap a run's model by `with_labels`, write it to a file, and return the keras.Model that is read back."""
+    """Wrap a run's model by `with_labels`, write it to a file, and return the keras.Model that the file holds."""
     with atomic_path(file) as unfinished:
         with_labels(load_network(run.folder), run.spec["image_size"], classes, familiar).save(unfinished)
     return keras.models.load_model(file)
@@ -66,7 +66,7 @@ def answers_of_export(model, run, familiar, split):
 
 
 def answers_to_files(model, paths):
-    """Classify photo files of any size with an exported model, see `answers_of_export`."""
+    """Classify photo files of any size with an exported model: dict, see `answers_of_export`."""
     signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
     answer = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     pictures = (image_store.read_image(Path(path).read_bytes()) for path in paths)
@@ -87,9 +87,9 @@ def classify(model, picture, classes):
 
     Returns
     -------
-    species : str
+    species : str, the most probable class
     probabilities : Series of float32, one per class
-    familiar : bool
+    familiar : bool, see `familiarity.Familiarity`
     """
     answer = model(np.asarray(picture, np.float32)[None])
     species, familiar = answer["species"][0].numpy().decode(), bool(answer["is_familiar"][0])

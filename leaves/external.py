@@ -1,4 +1,4 @@
-"""Score all models on a second test set: photos from another folder, from which no model has learnt."""
+"""Score all models on a second test set, a folder of photos that is given with --test, or classify these photos."""
 
 from leaves import image_store, places
 from leaves.duplicates import equal_files, seen_before
@@ -51,14 +51,19 @@ def external_files(folder, classes):
 def external_photos(folder, split, sizes):
     """List the usable photos of a second test set, with the columns of `inspect_images`, and print the skipped ones.
 
-    Photos that equal, or nearly equal, a photo of the training or validation subset are skipped, because the models
-    have learnt from them or were selected on them.
+    Photos that repeat a training or validation photo (see `seen_before`) are skipped, because the models have learnt
+    from that photo or were selected on it.
 
     Parameters
     ----------
     split : DataFrame from `dataset.load_split`
     sizes : iterable of int
         The models' image sizes, in pixels per side.
+
+    Raises
+    ------
+    InputError
+        When no usable photo is left; see also `external_files` and `known_to_models`.
     """
     listed = external_files(folder, split.attrs["classes"])
     for size in sizes:
@@ -85,9 +90,9 @@ def external_photos(folder, split, sizes):
 
 
 def known_to_models(inspected, split, size):
-    """Find photos that equal, or nearly equal, a training or validation photo: array of bool, shape (n,).
+    """Mark the photos that repeat a training or validation photo, see `seen_before`: array of bool, shape (n,).
 
-    InputError is raised if data/source.json does not have the setting `phash_distance`, see `seen_before`.
+    InputError is raised if data/source.json does not have the settings of chapter 1, of which `seen_before` needs one.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
@@ -109,11 +114,11 @@ def external_answers(folder, split, models, ensembles, familiar):
     Returns
     -------
     paths : Series of str
-        The photos.
+        The paths of the photos.
     answers : Answers
         The truth is None if the folder has no sub-folders and therefore no labels.
     scores : array of float, shape (n,)
-        How familiar each photo is, see `familiarity.Familiarity`.
+        The familiarity of each photo, 0 to 1, see `familiarity.Familiarity`.
     """
     sizes = {run.spec["image_size"] for run in models.values()}
     table = external_photos(folder, split, sizes)
@@ -129,14 +134,17 @@ def external_answers(folder, split, models, ensembles, familiar):
 
 
 def classified(paths, probabilities, classes, scores, cut):
-    """Make the table of report/predictions.csv: path, label, confidence, top_3 (classes), familiarity, familiar.
+    """Make the table of report/predictions.csv: the predictions for photos without labels.
+
+    Its columns are path, label (the predicted class), confidence (the probability of that class), top_3 (the three most
+    probable classes), familiarity, and familiar ("yes" or "no").
 
     Parameters
     ----------
     paths : Series of str, length n
     probabilities : array of float, shape (n, classes)
     scores : array of float, shape (n,)
-        How familiar each photo is; a label with a score below `cut` is not reliable.
+        The familiarity of each photo, 0 to 1. Below `cut` a photo is not familiar, and its label is not reliable.
     """
     order = probabilities.argsort(axis=1)[:, ::-1]
     return pd.DataFrame(
@@ -152,7 +160,7 @@ def classified(paths, probabilities, classes, scores, cut):
 
 
 def keep_predictions(table, model):
-    """Write the table of `classified` to report/predictions.csv; if it is None, delete an earlier file."""
+    """Write the table of `classified` to report/predictions.csv; if the table is None, delete an earlier file."""
     file = places.REPORT / "predictions.csv"
     if table is None:
         file.unlink(missing_ok=True)

@@ -4,8 +4,9 @@ Two scores use a frozen backbone, which was not trained on leaves: the angle to 
 nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability that the head predicts. The first
 score detects pictures of other things. The second score detects unknown species that resemble several known ones.
 
-Each score is converted to the share of validation photos with a score that is not higher, like a conformal p-value
-(Bates et al. 2023). Fisher's method then adds the logarithms of the two shares: their sum is the joined score.
+Each score of a photo is converted to the share of validation photos with a score that is not higher, like a conformal
+p-value (Bates et al. 2023). Fisher's method then adds the logarithms of the two shares. Their sum is called the joined
+score here.
 
 `leave_species_out` excludes the species in turn and treats them as unknown. It compares both scores and the joined
 score with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
@@ -53,7 +54,7 @@ def similarity(features, known):
     Parameters
     ----------
     features : array of float, shape (n, channels)
-    known : array of float, shape (k, channels), of length 1 each, see `known_photos`
+    known : array of float, shape (k, channels), each row of length 1, see `known_photos`
     """
     cosines = np.sort(normalize(features) @ known.T, axis=1)
     return cosines[:, -min(NEIGHBOUR, len(known))]
@@ -92,11 +93,11 @@ def join(nearness, probability, usual_nearness, usual_probability):
 
 @dataclass(frozen=True)
 class Familiarity:
-    """The features of training photos and the scores of validation photos that recognise a familiar photo."""
+    """Measure how familiar a photo is, by the features of training photos and the scores of validation photos."""
 
     folder: Path  # of the run on a frozen backbone; its network computes the features
     size: int  # pixels per side of the photos that this network takes
-    known: np.ndarray  # float32, shape (k, channels): features of training photos, of length 1 each
+    known: np.ndarray  # float32, shape (k, channels): features of training photos, each row of length 1
     nearness: np.ndarray  # float32, shape (m,): `similarity` of the validation photos
     probability: np.ndarray  # float32, shape (m,): the largest predicted probability of each validation photo
 
@@ -117,8 +118,8 @@ class Familiarity:
 
     @functools.cached_property
     def network(self):
-        """Build a keras.Model from RGB pixels 0..255, shape (n, size, size, 3), to familiarity: float32, shape (n,)."""
-        whole = keras.models.load_model(self.folder / "model.keras")  # a copy: a layer is saved with one model only
+        """Build a keras.Model that maps RGB pixels 0..255 of shape (n, size, size, 3) to familiarity: float32, (n,)."""
+        whole = keras.models.load_model(self.folder / "model.keras")  # a copy: Keras saves a layer with one model only
         features, answer = parts_of_answer(whole)
         known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
         cosines = known(keras.layers.UnitNormalization()(features))
@@ -153,7 +154,7 @@ def parts_of_answer(network):
 
 
 def of_whole_picture(features):
-    """Select the features of the whole picture, which come before those of its windows, see `window_means`."""
+    """Select the features of the whole picture, which precede those of its windows in `backbones.window_means`."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 
@@ -174,7 +175,7 @@ def on_frozen_backbone(run):
 
 
 def learn(run, split):
-    """Make the `Familiarity` of a run's frozen backbone from the training photos and, as `usual`, validation photos."""
+    """Make the `Familiarity` of a run on a frozen backbone; for a fine-tuned run, of the run that it started from."""
     run = on_frozen_backbone(run)
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
@@ -184,7 +185,7 @@ def learn(run, split):
 
 
 def of_backgrounds(familiar, split):
-    """Compute once the familiarity of the test photos' backgrounds without leaves.
+    """Compute the familiarity of the test photos' backgrounds without leaves, or read it from the run's folder.
 
     Returns
     -------
@@ -246,7 +247,7 @@ def two_columns(logits):
 
 
 def judge(run, split):
-    """Compute the arrays from which `leave_species_out` makes its table.
+    """Test all methods on excluded species: return the arrays from which `leave_species_out` makes its table.
 
     Returns
     -------
@@ -277,7 +278,7 @@ def judge(run, split):
 
 
 def leave_species_out(run, split):
-    """Test the methods on species that are excluded from training, two or three at a time, each of them once.
+    """Test the methods on species that are excluded from training, two or three at a time, each species once.
 
     A photo of an excluded species should be unfamiliar, and a validation photo of any other species familiar. The
     threshold of the warning is set so 95 % of these validation photos get none.

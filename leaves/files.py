@@ -18,7 +18,7 @@ from leaves.planning import PLAN, end_plan
 
 
 class InputError(ValueError):
-    """Raised for input that the run cannot use; the message names the input and the way out in one sentence."""
+    """Raised for an input that cannot be used; the message names it, and says in one sentence what to do about it."""
 
 
 LARGEST_FILE = 500_000_000  # largest size of a photo, in bytes
@@ -50,7 +50,7 @@ def read_regular(file):
 
 @contextmanager
 def without_stderr():
-    """Hide what C++ code writes to the standard error output; Python's exceptions are not hidden."""
+    """Hide the standard error output, for example the messages of C++ libraries; exceptions are still raised."""
     usual, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -63,7 +63,7 @@ def without_stderr():
 
 @contextmanager
 def disk_errors_explained(place):
-    """Turn an OSError, raised by access to a file or folder, into an InputError that says what to do."""
+    """Turn an OSError about a file or folder into an InputError that names the file or `place`, and says what to do."""
     try:
         yield
     except OSError as error:
@@ -132,20 +132,20 @@ def write_atomic(file, text):
 
 
 def content_hash(content):
-    """Compute the SHA-256 of a JSON-able dict, independent of the order of its keys and of its formatting."""
+    """Compute the SHA-256 of a dict that JSON can store: str of hex digits; the order of the keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(file, content):
-    """Write a dict as JSON atomically, with its SHA-256 as the last entry, which `read_json` checks."""
+    """Write a dict as JSON atomically, and add its SHA-256 as the last entry, so `read_json` can check the content."""
     write_atomic(file, json.dumps({**content, "sha256": content_hash(content)}, indent=1))
 
 
 def read_json(file):
     """Read the dict in a JSON file; return an empty dict if the file is missing or damaged.
 
-    A file is also damaged if its content does not match the SHA-256 that `write_json` added. A file without a SHA-256
-    is accepted unchecked.
+    A file also counts as damaged if its content does not match the SHA-256 that `write_json` added. A file without a
+    SHA-256 is accepted unchecked.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ def read_json(file):
 
 
 def file_hash(file):
-    """Return the first 16 hex digits of a file's SHA-256; read the file again only if its size or time changed."""
+    """Return the first 16 hex digits of a file's SHA-256, recomputed only if its size or modification time changed."""
     stat = os.stat(file)
     return _hash_of(str(file), stat.st_size, stat.st_mtime_ns)
 
@@ -171,7 +171,7 @@ def write_with_checksum(file, text):
     """Write a text to a file atomically, and its SHA-256 to <file>.sha256 in the format of `sha256sum --check`."""
     checksum = file.with_name(f"{file.name}.sha256")
     with disk_errors_explained(checksum):
-        checksum.unlink(missing_ok=True)  # otherwise a kill between the two writes would leave a wrong checksum
+        checksum.unlink(missing_ok=True)  # a process killed between the two writes must not leave a wrong checksum
     write_atomic(file, text)
     write_atomic(checksum, f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
 
@@ -190,7 +190,7 @@ def own_cores():
 
 
 def link_or_copy(file, target):
-    """Make `target` a hard link to a file, or a copy where that is not possible; missing parent folders are created."""
+    """Make `target` a hard link to a file, or a copy if links are not possible; missing parent folders are created."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, target)

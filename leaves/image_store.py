@@ -1,4 +1,4 @@
-"""Decode images once and correctly, and keep any number of them on disk.
+"""Decode each image once, and keep the decoded images on disk.
 
 Each image size has its own store: two files that only grow. The file images-<size>-<code>.uint8 holds the decoded
 images one after another. The .txt file beside it has one line per image: the SHA-256 of the image file and the CRC-32
@@ -91,7 +91,7 @@ class StoredImages:
 
     def __getitem__(self, index):
         images = np.array(self.pixels[self.rows[index]])
-        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise pages already read count as used memory
+        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise the pages that were read count as used memory
         shape = self.pixels.shape[1:]
         if [*map(checksum, images.reshape(-1, *shape))] != np.atleast_1d(self.checksums[index]).tolist():
             name = Path(self.pixels.filename).name
@@ -119,7 +119,7 @@ def read_index(folder, size):
 
 
 def stored_rows(folder, size):
-    """Find the row of each image that is already decoded to size x size: dict of an image file's SHA-256 to int."""
+    """Return the position in the store of each image decoded to size x size: dict of its file's SHA-256 to int."""
     return {line[:64].decode("latin-1"): row for row, line in enumerate(read_index(folder, size))}
 
 

@@ -1,4 +1,4 @@
-"""Train networks on shares of the training photos, and score them on the test subset."""
+"""Train networks on fractions of the training photos, and score them on the test subset."""
 
 from leaves import custom_cnn, scoring
 from leaves.dataset import DEVELOPMENT, load_images
@@ -11,22 +11,22 @@ import pandas as pd
 
 
 def smaller_specs(run, fractions, seed):
-    """List the specs that repeat the training of a run on shares of its training photos.
+    """List the specs that repeat the training of a run on fractions of its training photos.
 
     Parameters
     ----------
     run : Run of FinalModel or of a head on a frozen backbone
     fractions : list of float
-        Shares of the training photos.
+        Fractions of the training photos; there is one spec for each.
     seed : int
-        Chooses the photos; the seed of the training stays the same.
+        Seed for choosing the photos; the seed of the training stays the same.
     """
     spec = run.spec | {"chapter": "06", "log_layers": False, "split": f"{run.spec['split']} {seed}"}
     return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
 
 
 def fewer_photos(split, fraction, seed):
-    """Keep a share of the training photos of each class, at least one photo: DataFrame, a copy of the split."""
+    """Keep a fraction of the training photos of each class, at least one: DataFrame, a changed copy of the split."""
     train = split[split["split"] == "train"]
     kept = [
         of_class.sample(max(1, round(fraction * len(of_class))), random_state=seed)
@@ -36,7 +36,7 @@ def fewer_photos(split, fraction, seed):
 
 
 def backbone_outputs(transfer, split, subset):
-    """Return the `FrozenOutputs` of chapter 4's backbone for a subset; `transfer` is a Run on this backbone."""
+    """Return the `FrozenOutputs` for a subset of the backbone on which chapter 4 trained the head `transfer`, a Run."""
 
     def load():
         whole = transfer.load_model()
@@ -51,7 +51,7 @@ def prepare_smaller(spec, split, seed, transfer):
     Parameters
     ----------
     seed : int, as for `smaller_specs`
-    transfer : Run of a head on this backbone, or None if only FinalModel is trained
+    transfer : Run of a head on the backbone, or None if no spec has a backbone
     """
     smaller = fewer_photos(split, spec["fraction"], seed)
     if "backbone" not in spec:
@@ -59,7 +59,7 @@ def prepare_smaller(spec, split, seed, transfer):
     outputs = backbone_outputs(transfer, split, DEVELOPMENT)
     (views, labels), validation = fold_data(outputs.features, outputs.labels, split, spec["fold"])
     kept = np.flatnonzero(split.index[split["split"] == "train"].isin(smaller.index))
-    with seeded(spec["seed"]):  # loading may have used random numbers
+    with seeded(spec["seed"]):  # loading the backbone may have used random numbers
         head = custom_cnn.build_model(spec["layers"], views.shape[1:], "head")
     return Training(head, head, (views.of(kept), labels[kept]), validation, summary={"classes": split.attrs["classes"]})
 
@@ -70,7 +70,7 @@ def learning_curve(models, smaller, on_test, split, seed, draws):
     Parameters
     ----------
     models : dict of label to Run, trained on all training photos
-    smaller : dict of label to list of Run, trained on shares of these photos
+    smaller : dict of label to list of Run, trained on fractions of these photos
     on_test : Answers of `models` to the test subset
     seed : int, as for `smaller_specs`
     draws : int
@@ -78,7 +78,8 @@ def learning_curve(models, smaller, on_test, split, seed, draws):
 
     Returns
     -------
-    DataFrame with the columns model, photos, macro F1, low, high, sorted by the first two
+    DataFrame with the columns model, photos, macro F1, low and high (the ends of the interval), one row for each model
+    and number of photos, sorted by both
     """
     rows = []
     for label, whole in models.items():

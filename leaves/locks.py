@@ -1,4 +1,4 @@
-"""Let one process at a time do a piece of work, with a lock file that tells other processes which process it is."""
+"""Let only one process at a time do a piece of work; a file beside the lock tells the others which process that is."""
 
 import os
 import platform
@@ -19,16 +19,17 @@ def locked(file, patience=10, work=""):
     Parameters
     ----------
     file : Path
-        The file <file>.holder beside it names the process that holds the lock.
+        The lock file. The file <file>.holder beside it names the process that holds the lock.
     patience : float
-        Seconds to wait for another process that holds the lock.
+        Seconds to wait while another process holds the lock; infinity means that there is no limit.
     work : str, optional
-        Name of the work, for a message that is printed once if this process has to wait. Without it nothing is printed.
+        Name of the work. If it is given and this process has to wait, a message with this name is printed once.
 
     Raises
     ------
     InputError
-        When another process still holds the lock; the message names that process.
+        When another process still holds the lock after `patience` seconds (the message names that process), or when the
+        lock file cannot be written.
     """
     lock, holder = FileLock(file, fallback_to_soft=False), file.with_name(f"{file.name}.holder")
     with disk_errors_explained(file), ExitStack() as stack:
@@ -54,7 +55,7 @@ def locked(file, patience=10, work=""):
 
 
 def name_of_holder(file):
-    """Read the name of the process that holds a lock; return "another process" if the file has no name yet."""
+    """Read from <file>.holder which process holds a lock; return "another process" if the file is missing or empty."""
     with suppress(OSError):
         return file.read_text(encoding="utf-8").strip() or "another process"
     return "another process"

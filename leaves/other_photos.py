@@ -1,4 +1,4 @@
-"""Test models on other photos: test leaves on other backgrounds, and the test photos' backgrounds without a leaf."""
+"""Test models on changed test photos: the leaves on other backgrounds, and the backgrounds without the leaves."""
 
 import functools
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 CODE = code_hash(Path(__file__), backgrounds.CODE, evaluation.CODE)
-SEED = 2_000_000  # seed of the backgrounds for testing, which no training has seen
+SEED = 2_000_000  # seed of the backgrounds for testing; no training has seen these backgrounds
 PATCHES = 8  # patches per side of a picture of background alone
 OTHER, ALONE = "other backgrounds", "background alone"
 
@@ -23,7 +23,7 @@ OTHER, ALONE = "other backgrounds", "background alone"
 def free_patches(mask):
     """Find the upper left corners (y, x) of all square patches of a leaf mask without any leaf: int, shape (k, 2).
 
-    The side of a patch is an eighth of the mask's side.
+    The side of a patch is an eighth of the mask's side. Pixels close to the leaf (`backgrounds.NEAR`) count as leaf.
     """
     width = max(1, len(mask) // PATCHES)
     leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
@@ -33,7 +33,7 @@ def free_patches(mask):
 
 
 def background_alone(image, mask, rng):
-    """Replace a photo by a grid of patches of its background, drawn from random places without the leaf.
+    """Make a picture from a photo's background alone: a grid of patches from random places without the leaf.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def background_alone(image, mask, rng):
 
 
 def usable_rows(masks):
-    """Find the photos with a leaf mask and a free patch of background: array of int, row numbers."""
+    """Find the photos with a leaf mask and at least one patch without any leaf: array of int, positions in `masks`."""
     return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
 
 
@@ -69,11 +69,11 @@ def backgrounds_alone(split, size):
 def pictures_elsewhere(split, size):
     """Make pictures of the test leaves on other backgrounds, and of the test photos' backgrounds alone.
 
-    All models get the same pictures, each in the size that it takes.
+    All models get the same pictures, each model in its image size.
 
     Returns
     -------
-    dict of `OTHER` and `ALONE` to uint8 arrays, shape (k, size, size, 3), of the `usable_rows`
+    dict of `OTHER` and `ALONE` to uint8 array, shape (k, size, size, 3), one picture for each photo in `usable_rows`
     """
     images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
     return {
@@ -88,7 +88,7 @@ def answered(run, images):
 
 
 def answers_elsewhere(models, split, ensembles):
-    """Let every model and ensemble classify `pictures_elsewhere`.
+    """Let every model and ensemble classify the pictures of `pictures_elsewhere`.
 
     The answers of a model are kept in the folder of its run. Networks with random weights, which only check the
     pipeline, are skipped.
@@ -100,7 +100,7 @@ def answers_elsewhere(models, split, ensembles):
 
     Returns
     -------
-    dict of `OTHER` and `ALONE` to Answers; empty if no test photo has a leaf mask
+    dict of `OTHER` and `ALONE` to Answers; empty if there are no `usable_rows`
     """
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
@@ -126,7 +126,7 @@ def answers_elsewhere(models, split, ensembles):
 
 
 def holding_table(labels, on_test, elsewhere, split, external=None):
-    """Tabulate macro F1 of models on the unchanged test photos and on other photos: DataFrame, one row per label.
+    """Tabulate macro F1 of models on the unchanged test photos and on other photos: DataFrame, one row per model.
 
     Parameters
     ----------
@@ -137,9 +137,11 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
 
     Returns
     -------
-    DataFrame of float. Its column "as they are" uses the test photos from which the columns `OTHER` and `ALONE` were
-    made, or all test photos without these columns. Its attrs hold "classes", a dict of each column to the number of
-    classes in the column's mean, because a second test set may have fewer.
+    DataFrame of float
+        The column "as they are" is about the unchanged test photos. If there are the columns `OTHER` and `ALONE`, it is
+        about the `usable_rows`, from which their pictures are made; otherwise about all test photos. With `external`
+        there is a column "second test set". The attrs hold "classes", a dict of column to the number of classes over
+        which its macro F1 is a mean: a second test set may have fewer classes.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
@@ -156,7 +158,7 @@ def effect_of_fine_tuning(labels, answers, draws):
     Parameters
     ----------
     labels : list of str, labels of the compared models
-    answers : Answers to the leaves on other backgrounds, or None, for which the sentence is empty
+    answers : Answers to the leaves on other backgrounds, or None; then the sentence is empty
     draws : int
         Bootstrap resamples for each interval.
     """

@@ -1,7 +1,7 @@
 """Define the meaning and the accepted values of the notebooks' parameters, in one place for all chapters.
 
-The command line (`leaves/report/options.py`) and every notebook check their values here. This module uses only the
-standard library.
+The command line (`leaves/report/options.py`) and every notebook check the values of parameters with this module. It
+uses only the standard library.
 """
 
 import math
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from leaves.files import InputError
 
-LARGEST_SEED = 2**31 - 1000  # less than 2**31, because each repeat adds its number to the seed
+LARGEST_SEED = 2**31 - 1000  # well below 2**31, because each repeat adds its number to the seed
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter, with the same meaning and the same bounds in all chapters that have it."""
 
-    meaning: str  # the comment on the parameter in every parameters cell begins with these words
+    meaning: str  # the comment beside the parameter in every notebook begins with these words
     takes: str  # the type and the bounds of its values, in words
-    accepts: Callable[[object], bool]  # returns whether the parameter can have a value
-    place: str = ""  # "folder" or "file" if its value is a path, which must exist
+    accepts: Callable[[object], bool]  # returns whether the parameter can have a given value
+    place: str = ""  # "folder" or "file" if its value is a path; the folder or file must exist
 
 
 def is_whole(value, low, high):
@@ -61,11 +61,11 @@ def choice(meaning, *words):
 
 
 def text(meaning, takes, place="", none=False):
-    """Describe a parameter that takes a text, for example a path, and, if `none` is true, None."""
+    """Describe a parameter that takes a string, for example a path, and, if `none` is true, None."""
     return Parameter(meaning, takes, lambda value: (none and value is None) or isinstance(value, str), place)
 
 
-AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # largest: degrees, share of the side, share
+AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # largest: degrees, share of the side, zoom factor - 1
 
 
 def is_augmentation(value):
@@ -81,12 +81,12 @@ def is_augmentation(value):
     )
 
 
-# A variant cannot change these, because all variants share them.
+# A variant cannot change these settings, because all variants share them.
 SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "name", "refit", "log_layers")
 
 
 def are_variants(value):
-    """Return whether a value is a dict of names to dicts of changes, none of which change a shared parameter."""
+    """Return whether a value is a dict of variant names to dicts of changes, without the `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -96,7 +96,7 @@ def are_variants(value):
     )
 
 
-# Pretrained networks. A Python package contains the weights of the first one, so every run can compare with it.
+# Pretrained networks. A Python package contains the weights of the first one, so every run can train it.
 BACKBONES = ("EfficientNetLite0", "ResNet50", "VGG16", "EfficientNetB4")
 
 PARAMETERS = {
@@ -110,7 +110,7 @@ PARAMETERS = {
     "test_share": number("share of test", 0.02, 0.5),
     "phash_distance": whole("bits of 64", 0, 8),
     "data_seed": whole("seed of the data", 0, LARGEST_SEED),
-    # trainings of a custom CNN
+    # training of the custom CNN (chapter 2); other chapters have some of these parameters too
     "epochs": whole("epochs at most", 1, 1000),
     "patience": whole("epochs without a better validation macro F1", 1, 1000, none=True),
     "batch_size": whole("photos in a batch", 1, 1024),

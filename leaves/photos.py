@@ -23,7 +23,7 @@ from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Every check: whether a photo with this finding is excluded or kept, and why.
+# For each check: whether a photo with this finding is excluded or kept, and why.
 CHECKS = {
     "zero bytes": ("excluded", "the file holds no picture"),
     "does not open": ("excluded", "it would stop a training hours later"),
@@ -73,7 +73,7 @@ def find_images(folder):
     Raises
     ------
     InputError
-        When the folder is missing, cannot be read or was written by chapter 1, or when a class folder has no images.
+        When the folder is missing, unreadable or written by chapter 1, or a class folder has no images or a bad name.
     """
     folder = user_path(folder, places.ROOT)
     if not folder.is_dir():
@@ -146,12 +146,12 @@ def is_special(entry):
 
 
 def visible(folder):
-    """List the entries of a folder in order, without the hidden ones."""
+    """List the entries of a folder, sorted by name and without hidden ones."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def fold_class(name):
-    """Split a name like PlantVillage's into species and disease: Pepper,_bell___healthy gives (Pepper, healthy)."""
+    """Split a class name into species and disease: Pepper,_bell___healthy gives (Pepper, healthy), Oak (Oak, "")."""
     species, separator, disease = name.partition("___")
     species = re.split(r"_*\(|,|__", species)[0]
     return (species, disease) if separator and species else (name, "")
@@ -165,7 +165,7 @@ def can_be_written(name):
 def issue_table(issues):
     """Make a DataFrame of findings with the columns path, label, check, detail, other (a similar photo's path), action.
 
-    A path that cannot be written to a CSV file gets escape sequences.
+    `issues` lists tuples of the first five. A path that cannot be written to a CSV file gets escape sequences.
     """
     table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
     paths = table["path"].astype(str)
@@ -175,7 +175,7 @@ def issue_table(issues):
 
 
 def settled(issues):
-    """Sort findings in the order of `CHECKS`, with one action per photo.
+    """Sort findings in the order of `CHECKS`, and drop those that would give a photo a second action.
 
     An excluded photo keeps only the findings that exclude it.
     """
@@ -197,7 +197,7 @@ def check_class_counts(labels, classes, folder):
         )
 
 
-# ---------------------------------------------------------------- look into each
+# ---------------------------------------------------------------- inspect
 
 
 def inspect_image(path, size):
@@ -285,9 +285,9 @@ def huge_images_refused():
 
 @huge_images_refused()
 def inspect_images(images, size=None):
-    """Add the facts of `inspect_image` to a table of images, and put the decoded images into the store.
+    """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
-    A file is not opened again if its path, length and time of change are known and its pixels, if any, are stored.
+    A file is not opened again if path, length and modification time are unchanged and its pixels, if any, are stored.
 
     Parameters
     ----------
@@ -330,7 +330,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Return half the median shorter side of images; the sides of images without sha256 are read from the headers."""
+    """Return half the median shorter side of images; read the sides of new images from their headers."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -354,7 +354,7 @@ def read_record(file, columns):
 
 
 def stamp(path):
-    """Return a file's length in bytes and time of change in nanoseconds, both -1 if they cannot be read."""
+    """Return a file's length in bytes and modification time in nanoseconds, both -1 if they cannot be read."""
     try:
         status = os.stat(path)
     except OSError:
@@ -363,7 +363,7 @@ def stamp(path):
 
 
 def header_size(path):
-    """Read width and height from an image file's header; NaN if it does not open or must not be opened."""
+    """Read width and height from an image file's header; both NaN if it does not open, is too large or not regular."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > files.LARGEST_FILE:
@@ -389,7 +389,7 @@ def reason(row):
 
     Parameters
     ----------
-    row : a row of the table that `inspect_images` returns, as its ``itertuples()`` gives it
+    row : a row of the table from `inspect_images`, as ``itertuples()`` yields it
 
     Returns
     -------
@@ -400,7 +400,7 @@ def reason(row):
 
 
 def examples(issues, images, count=6):
-    """Choose up to `count` photos that open as examples of each check, each next to the photo that it resembles.
+    """Choose up to `count` examples for each check: photos that can be opened, each followed by the photo it resembles.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Plan a chapter: run its code up to the first result that is missing, and note the trainings, but write nothing."""
+"""Plan a chapter: run its code up to the first missing result and list its trainings; nothing is trained or written."""
 
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,27 +10,27 @@ PLAN = ContextVar("plan", default=None)  # the `Plan` that is being made; None w
 
 @dataclass
 class Plan:
-    """The finished and the waiting trainings of a chapter, as far as they can be known before it is executed."""
+    """The finished and the waiting trainings of a chapter, as far as they are known before the chapter is executed."""
 
     folder: Path  # the only folder in which a file may be written
     cached: set = field(default_factory=set)  # names of the finished runs' folders
-    waiting: list = field(default_factory=list)  # the unfinished specs of the first queue that is not finished
+    waiting: list = field(default_factory=list)  # the specs not yet trained, of the first list that has any
 
     def note(self, waiting, finished):
-        """Note the waiting specs and the finished runs of a queue of trainings; end the plan if any spec is waiting."""
+        """Record the specs of a list that still wait for training, and its finished runs; end the plan if one waits."""
         self.cached |= {run.folder.name for run in finished}
         self.waiting = [*waiting]
         if self.waiting:
             end_plan("trainings")
 
 
-class AheadError(BaseException):  # not an Exception: no `except Exception` may catch it as a failure
+class AheadError(BaseException):  # not an Exception, because no `except Exception` may catch it
     """Raised to end a plan, because something that the chapter needs does not exist yet; the message names it."""
 
 
 @contextmanager
 def planned(folder):
-    """Make code that runs in this context fill a `Plan`, which is yielded, instead of training and writing a report."""
+    """Yield a `Plan`; code that runs in this context fills the plan instead of training and writing a report."""
     plan = Plan(folder)
     token = PLAN.set(plan)
     try:
@@ -40,6 +40,6 @@ def planned(folder):
 
 
 def end_plan(missing):
-    """Raise `AheadError` if a plan is being made (--plan), before something is computed, downloaded or written."""
+    """Raise `AheadError` if a plan is being made (--plan); to be called before `missing` is computed or written."""
     if PLAN.get():
         raise AheadError(missing)

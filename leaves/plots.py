@@ -1,4 +1,4 @@
-"""Style figures and tables, and check that a figure shows the numbers of its table."""
+"""Style figures and tables, and check that a figure shows the numbers of the table it was drawn from."""
 
 import re
 
@@ -34,7 +34,7 @@ MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
 def set_style():
-    """Set one style for the figures of all chapters."""
+    """Set Matplotlib's style for the rest of the process, the same in all chapters."""
     sns.set_theme(
         "notebook",
         "whitegrid",
@@ -66,7 +66,7 @@ def table_of_texts(style, kinds="text"):
 
 
 def plain_log_ticks(figure):
-    """Label the ticks of logarithmic axes with plain numbers, because Matplotlib's labels are mathematical text."""
+    """Label the ticks of logarithmic axes with plain numbers; Matplotlib's labels, as in $10^2$, are mathtext."""
     for axes in figure.axes:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             if axis.get_scale() == "log" and isinstance(axis.get_major_formatter(), LogFormatter):
@@ -77,7 +77,7 @@ def plain_log_ticks(figure):
 
 
 def category_ticks(axis):
-    """Read the names on one axis of an Axes: dict of position to name; empty if the axis has numbers or no ticks."""
+    """Read the names at the ticks of an axis: dict of position to name; empty if the ticks are numbers or missing."""
     formatter = axis.get_major_formatter()
     if not isinstance(formatter, FixedFormatter | FuncFormatter | StrCategoryFormatter):
         return {}
@@ -89,14 +89,14 @@ def category_ticks(axis):
 
 
 def drawn_points(axes):
-    """Read the data points of all marks in an Axes: array of float, shape (n, 2); a bar counts with its far end."""
+    """Read the data points of all marks in an Axes: array of float, shape (n, 2); the point of a bar is its far end."""
     points = [np.empty((0, 2))]
     for line in axes.lines:
         if line.get_transform() == axes.transData:  # skips lines across the whole Axes
             points.append(np.column_stack([line.get_xdata(orig=False), line.get_ydata(orig=False)]))
     for collection in axes.collections:
         if isinstance(collection, LineCollection):
-            points += [np.reshape(segment, (-1, 2)) for segment in collection.get_segments()]  # also empty segments
+            points += [np.reshape(segment, (-1, 2)) for segment in collection.get_segments()]  # a segment may be empty
         elif isinstance(collection, PathCollection):
             points.append(np.asarray(collection.get_offsets()))
     for container in axes.containers:
@@ -108,7 +108,7 @@ def drawn_points(axes):
 
 
 def drawn_values(axes):
-    """Read the values drawn at each name on an axis: dict of name to list of float; empty if no axis has names."""
+    """Read the values drawn at each name on an axis: dict of name to list of float; empty if the ticks are numbers."""
     values, points = {}, drawn_points(axes)
     for number, axis in enumerate((axes.xaxis, axes.yaxis)):
         if not (ticks := category_ticks(axis)):
@@ -129,14 +129,14 @@ def has_categories(figure):
 
 
 def check_drawn(figure, table):
-    """Check that a figure with names on an axis shows the numbers of its table.
+    """Check that a figure with names on an axis shows the numbers of the table it was drawn from.
 
     Parameters
     ----------
     table : DataFrame or Series
-        Its index holds the names as written on the axis. Every number in a row (in a Series also lists of numbers) must
-        be drawn at the row's name, with any kind of mark. For a heat map the table is the matrix that is drawn, and its
-        index and columns hold the names of both axes.
+        Its index holds the names that are written on the axis. Every number in a row (a cell of a Series may also be a
+        list of numbers) must be drawn at the row's name, with any kind of mark. For a heat map the table is the drawn
+        matrix, and its index and columns hold the names on the vertical and the horizontal axis.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def check_drawn(figure, table):
 
 
 def check_mesh(axes, mesh, table):
-    """Compare a heat map with its table, see `check_drawn`."""
+    """Raise ValueError if a heat map (`mesh`) does not show the names and numbers of its table, see `check_drawn`."""
     names = [[*category_ticks(axis).values()] for axis in (axes.yaxis, axes.xaxis)]
     if names != [[str(name).strip() for name in wanted] for wanted in (table.index, table.columns)]:
         raise ValueError(f"The axes and the table have different names: {names}.")
@@ -173,9 +173,9 @@ def check_mesh(axes, mesh, table):
 
 
 def plot_curves(runs, title):
-    """Draw training and validation loss and macro F1 over epochs for a dict of name to Run; return the figure."""
+    """Draw training and validation loss and macro F1 by epoch, and return the figure; `runs` maps names to Run."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then each repeat has its colour
+    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then each repeat has a colour of its own
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]

@@ -1,4 +1,4 @@
-"""Read this project's published results on real photos (results/), to show them beside any run."""
+"""Read the published study (this project's results on real photos, in results/) to show it beside the current run."""
 
 import os
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from leaves.progress import STEPS
 import pandas as pd
 
 MOST_ROWS = 8
-PROFILE = "study"  # name of a file in notebooks/profiles/
+PROFILE = "study"  # the profile of the study, a file in notebooks/profiles/
 
 
 @dataclass(frozen=True)
 class Study:
-    """A published study, as `report.publish` wrote it."""
+    """The published study, as `report.publish` wrote it."""
 
     provenance: dict
     scores: pd.DataFrame  # the columns of scores.csv, one row per model
-    ranking: pd.DataFrame  # each model and its mean macro F1 on the held-out folds, best model first
+    ranking: pd.DataFrame  # each model and its mean macro F1 on the held-out folds; the best model is first
     verdicts: pd.DataFrame  # columns claim, said, evidence, verdict, reason and figure, one row per claim
 
 
 def published_study():
     """Read the published `Study`; return None if results/ has none.
 
-    A run of the study itself also gets None, because its page must not show an earlier stage of the study beside it.
+    With the profile "study" the result is None too, because the page of the study must not show an earlier one.
 
     Raises
     ------
     InputError
-        When a file of the study is missing or differs from the published file.
+        When a file of the study is missing or has changed since it was published.
     """
     record = places.RESULTS / "provenance.json"
     if not record.exists() or os.environ.get("LEAVES_PROFILE") == PROFILE:
@@ -49,7 +49,7 @@ def published_study():
 
 
 def introduction(study, split_hash):
-    """Describe the published study, and say if this run has the same photos: list of str, one or two sentences each.
+    """Describe the published study, and say if this run has the same split: list of str, one or two sentences each.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def introduction(study, split_hash):
 
 
 def answer(study):
-    """Summarise the study in two sentences: its best single network on validation, FinalModel, and its verdicts."""
+    """Summarise the study in two sentences: the scores of its best network and of FinalModel, and its verdicts."""
     scores, best = study.scores.set_axis(labels(study.scores)), study.ranking["model"].iloc[0]
     reached = [
         f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
@@ -95,7 +95,7 @@ def tally(verdicts):
 
 
 def labels(scores):
-    """Label the models of a scores.csv as in chapter 6: a backbone's name is followed by the step of its training."""
+    """Label the models of a scores.csv: by name or, for a backbone, name and step, as in "VGG16, fine tuning"."""
     is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains all backbones
     steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()})
     return scores["model"] + steps.where(is_backbone).fillna("")
@@ -115,7 +115,7 @@ def scores_table(study):
 
 
 def scores_beside(study, scores):
-    """Compare the test macro F1 of the models that the study and this run have in common: DataFrame of str.
+    """Compare the test macro F1 of models that both the study and this run have: DataFrame of str, one row per model.
 
     Parameters
     ----------

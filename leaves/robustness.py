@@ -1,4 +1,4 @@
-"""Corrupt photos, and measure how a model's score falls on them."""
+"""Corrupt photos in six ways, and measure how much a model's macro F1 falls."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ JPEG_QUALITIES = (50, 30, 20, 10, 5)
 
 
 def on_other_paper(image, strength, rng):
-    """Blend the paper with coarse random colours; low saturation distinguishes the paper from the leaf."""
+    """Blend the paper behind a leaf with coarse random colours; pixels of low saturation count as paper."""
     saturation = np.asarray(image.convert("HSV"))[..., 1]
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(image.size)
     other = Image.blend(image, coarse, 0.2 * strength)
@@ -35,7 +35,7 @@ def compressed(image, strength, _):
     return Image.open(file)
 
 
-# Each corruption: a function of a Pillow image, a strength from 1 to 5 and a random generator.
+# Each corruption is a function of a Pillow image, a strength from 1 to 5 and a random generator.
 CORRUPTIONS = {
     "darker": lambda image, strength, _: ImageEnhance.Brightness(image).enhance(1 - 0.16 * strength),
     "blurred": lambda image, strength, _: image.filter(ImageFilter.GaussianBlur(0.005 * strength * image.width)),
@@ -47,7 +47,7 @@ CORRUPTIONS = {
 
 
 def corrupt(pictures, kind, strength, seed):
-    """Corrupt uint8 pictures: array of float32, shape (n, size, size, 3); strength 0 leaves the pictures unchanged."""
+    """Apply a corruption to uint8 pictures: float32, shape (n, size, size, 3); strength 0 leaves them unchanged."""
     rng = np.random.default_rng(seed)
     images = map(Image.fromarray, pictures)
     changed = (CORRUPTIONS[kind](image, strength, rng) if strength else image for image in images)
@@ -62,13 +62,15 @@ def robustness_table(models, truth, seed, draws):
     models : dict of a model's name to (predict, pictures)
         `predict` as in `predict_all`; `pictures` are uint8 of shape (n, size, size, 3), the same photos for all models.
     truth : array of int, shape (n,)
-    seed : int, of the random corruptions
+    seed : int
+        Seed of the random numbers in the corruptions.
     draws : int
         Bootstrap resamples for each interval.
 
     Returns
     -------
-    DataFrame with the columns corruption, strength, model, macro F1, low, high
+    DataFrame with the columns corruption, strength, model, macro F1, low and high (the ends of the interval), one row
+    for each corruption, strength and model; the first rows are those of the unchanged photos, "none" and 0
     """
     rows = []
     grid = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
@@ -78,7 +80,7 @@ def robustness_table(models, truth, seed, draws):
             if pictures.shape[1] not in by_size:
                 by_size[pictures.shape[1]] = corrupt(pictures, kind, strength, seed)
         corrupted = [by_size[pictures.shape[1]] for _, pictures in models.values()]
-        with ThreadPoolExecutor() as pool:  # the models in parallel
+        with ThreadPoolExecutor() as pool:  # the models predict in parallel
             answers = pool.map(predict_all, [predict for predict, _ in models.values()], corrupted)
         for name, answer in zip(models, answers, strict=True):
             predicted = answer.argmax(axis=1)
@@ -89,15 +91,16 @@ def robustness_table(models, truth, seed, draws):
 
 
 def stratified_rows(truth, count, seed):
-    """Choose about `count` photos: every class in proportion, and at least one photo of each.
+    """Choose `count` photos at random, from every class in proportion, and at least one photo of each class.
 
     Parameters
     ----------
-    truth : array of int, shape (n,)
+    truth : array of int, shape (n,), the classes of the photos
 
     Returns
     -------
-    sorted array of int, row numbers: at most n of them, and at least one per class
+    sorted array of int, positions in `truth`; there are fewer than `count` if n is smaller, and more if the number of
+    classes is larger
     """
     rng, rank = np.random.default_rng(seed), np.empty(len(truth))
     for label in np.unique(truth):
@@ -108,7 +111,7 @@ def stratified_rows(truth, count, seed):
 
 
 def stored_robustness(models, split, rows, seed, draws):
-    """Compute `robustness_table` once for chosen photos of the test subset.
+    """Compute `robustness_table` for chosen photos of the test subset, and keep it on disk.
 
     Parameters
     ----------

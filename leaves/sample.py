@@ -1,8 +1,8 @@
 """Render leaves of 14 crop species, the project's default data set.
 
-A reader may have no network, and photographs may not always be redistributed. This module draws a substitute: single
-leaves on plain paper under sun or shade, healthy or diseased. Each species has the same share of the images as in the
-photographed set, the 17,728 photos of the original study.
+A reader may have no internet access, and photographs may not always be redistributed. This module draws a substitute:
+single leaves on plain paper under sun or shade, healthy or diseased. Each species has the same share of the images as
+in the photographed set, the 17,728 photos of the original study.
 
 The botany is data (``SPECIES``); a few shared functions turn it into an image:
 
@@ -33,10 +33,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-SUPERSAMPLE = 2  # fields are computed at twice the requested size and averaged, for smooth edges and thin veins
+SUPERSAMPLE = 2  # images are computed at twice the requested size and averaged, for smooth edges and thin veins
 MIN_PER_CLASS = 5
 MIN_SIZE = 32
-# Paper colours of the photographed set, mixed at random for every species, and the share of leaves on black.
+# Paper colours of the photographed set, mixed at random for each leaf, and the share of leaves on black paper.
 PAPERS = ((150, 142, 150), (136, 132, 144), (168, 158, 166), (192, 180, 184), (140, 108, 107), (102, 100, 104))
 DARK_PAPER = 0.02
 
@@ -82,7 +82,7 @@ class Venation:
     rungs: int = 3  # small veins that link neighbouring side veins
     basal: bool = False  # a strong first pair from the very base (three main veins)
     contrast: float = 0.30  # how much paler the veins are than the blade
-    midrib: float = 1.0  # thickness of the midrib, relative
+    midrib: float = 1.0  # factor for the thickness of the midrib
     colour: RGB = (172, 188, 128)
 
 
@@ -95,9 +95,9 @@ class Surface:
     gloss: float = 0.2
     blister: float = 0.5  # bulge of the blade between side veins
     rugose: float = 0.3  # bulge between the smallest veins
-    curl: float = 0.5  # large waves of the blade
-    fold: float = 0.3  # the halves tilt about the midrib
-    grit: float = 0.3  # hairs and pores that sparkle
+    curl: float = 0.5  # height of the large waves of the blade
+    fold: float = 0.3  # how far the halves tilt about the midrib
+    grit: float = 0.3  # strength of hairs and pores that sparkle
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Disease:
 
 @dataclass(frozen=True)
 class Species:
-    """The description of a species for the renderer; ``photos`` is its number of photos in the photographed set."""
+    """The description of a species for the renderer; ``photos`` is the number of its photos in the photographed set."""
 
     photos: int
     blade: Blade
@@ -449,7 +449,7 @@ def _half_outline(blade, width, rng, points=260):
             gap = (theta - math.radians(angle * rng.uniform(0.94, 1.06))) / math.radians(half_width)
             radius += (length * rng.uniform(0.9, 1.06) * np.exp(-(np.abs(gap) ** 3.5) * 0.5)) ** 5
         radius = radius**0.2
-        radius *= 1 - 0.85 * np.exp(-(((theta - math.pi) / 0.28) ** 2))  # the sinus at the stalk
+        radius *= 1 - 0.85 * np.exp(-(((theta - math.pi) / 0.28) ** 2))  # the notch at the stalk
         return np.column_stack([radius * np.cos(theta), radius * np.sin(theta)])
     base, apex, tip, heart = (_draw(rng, r) for r in (blade.base, blade.apex, blade.tip, blade.heart))
     t = 0.5 - 0.5 * np.cos(np.linspace(0, math.pi, points))
@@ -460,7 +460,7 @@ def _half_outline(blade, width, rng, points=260):
 
 
 def _vein(half, start, angle, arch, reach=0.97):
-    """Run a vein from ``start`` at ``angle`` (radians from the midrib) to the margin, arched to the apex."""
+    """Run a vein from ``start`` at ``angle`` (radians from the midrib) to the margin, arched towards the apex."""
     offset = half - start
     end = half[np.argmin(np.abs(np.arctan2(offset[:, 1], offset[:, 0]) - angle) + 9 * (offset[:, 1] <= 0))]
     end = start + (end - start) * reach
@@ -630,12 +630,12 @@ class Pose:
 
     @property
     def scale(self):
-        """Pixels per leaf length."""
+        """Return the number of pixels per leaf length."""
         return math.sqrt(abs(np.linalg.det(self.matrix)))
 
 
 def choose_pose(species, anatomy, n, rng):
-    """Lay a leaf in an n x n frame at random, according to its habit; return the `Pose`."""
+    """Choose at random how a leaf lies in an n x n frame, according to its habit; return the `Pose`."""
     habit = species.habit
     k = 4
     ripples = np.column_stack([
@@ -667,7 +667,7 @@ def choose_pose(species, anatomy, n, rng):
 
 
 def fractal_noise(rng, n, cells, octaves=2, stretch=1.0):
-    """Return smooth noise, float32 (n, n), mean 0 and spread about 1, with ``cells`` waves across the frame."""
+    """Return smooth noise, float32 (n, n), mean 0 and standard deviation about 1, with ``cells`` waves across."""
     total = None
     for octave in range(octaves):  # each finer grid is added to the enlarged coarser ones
         rows, columns = (max(2, round(cells * 2**octave / k)) + 1 for k in (stretch, 1.0))
@@ -698,7 +698,7 @@ class Canvas:
 
 
 def _distance(inside, scale):
-    """Compute the distance (leaf lengths) to the nearest False pixel, on every second pixel for speed."""
+    """Compute each pixel's distance (leaf lengths) to the nearest False pixel, at half resolution for speed."""
     coarse = ndimage.distance_transform_edt(inside[::2, ::2]).astype(np.float32) * np.float32(2 / scale)
     image = Image.fromarray(coarse).resize(inside.shape[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image)
@@ -768,7 +768,7 @@ def _spot_field(canvas, count, radius, stretch, ragged):
 
 
 def _fade(field_, edge, width):
-    """Return 1 below ``edge``, 0 above, with a linear step of ``width`` between."""
+    """Return 1 below ``edge`` and 0 above it, with a linear transition of width ``width``."""
     return np.clip((edge - field_) / width + 0.5, 0, 1)
 
 
@@ -790,7 +790,7 @@ def _paint_blotch(image, blotch, canvas):
     if blotch.where == "edge":
         noise = noise - 16 * np.minimum(canvas.edge_distance, 0.2)
     elif blotch.where == "tip":
-        heading = rng.uniform(0, 2 * math.pi)  # dies from the tip, the base or one side
+        heading = rng.uniform(0, 2 * math.pi)  # the leaf dies from the tip, the base or one side
         noise = noise + 6 * (math.cos(heading) * canvas.u + math.sin(heading) * canvas.v)
     elif blotch.where == "between":
         noise = noise + 18 * np.minimum(canvas.vein_distance, 0.06)
@@ -934,7 +934,7 @@ def _shadow(coverage, light, rng, n):
 def paint_paper(light, n, rng):
     """Return plain paper with grain, a gradient of light and vignetting, float32 (3, n, n).
 
-    The paper does not depend on the species. In the photographed set it reveals the species; here it must not.
+    The paper does not depend on the species. In the photographed set the paper reveals the species; here it must not.
     """
     if rng.random() < DARK_PAPER:
         return np.zeros((3, n, n), np.float32)

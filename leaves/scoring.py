@@ -1,4 +1,4 @@
-"""Compute scores, their 95 % bootstrap intervals (Efron 1979), and the calibration of confidence."""
+"""Compute scores and their 95 % bootstrap intervals (Efron 1979); measure and correct the calibration of models."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -14,11 +14,12 @@ def macro_f1(truth, prediction):
     Parameters
     ----------
     truth, prediction : array of int, shape (..., n)
+        The true and the predicted classes of n photos; the other axes hold, for example, bootstrap resamples.
 
     Returns
     -------
-    array of float, shape (...); equal to scikit-learn's f1_score(labels=classes of the truth, average="macro"), and
-    vectorised over resamples
+    array of float, shape (...)
+        Each score equals that of scikit-learn's f1_score with average="macro" and the classes of the truth as labels.
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     scores = []
@@ -29,11 +30,16 @@ def macro_f1(truth, prediction):
     return np.nanmean(scores, axis=0)
 
 
-ABOVE_CONSTANT = 0.02  # a network did not train if its macro F1 exceeds that of the constant answer by less
+ABOVE_CONSTANT = 0.02  # a network trained if its best macro F1 is at least this much above `constant_score`
 
 
 def constant_score(truth):
-    """Compute macro F1 of always answering the commonest class; truth: array of int, shape (n,)."""
+    """Compute the macro F1 of a model that predicts the commonest class for every photo: float.
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    """
     counts = np.bincount(truth)
     share = counts.max() / counts.sum()
     return float(2 * share / (1 + share) / np.count_nonzero(counts))
@@ -45,16 +51,16 @@ def state_of(curve, epochs, constant):
     Parameters
     ----------
     curve : sequence of float
-        Validation macro F1 after each epoch; NaN where the loss was not a number.
-    epochs : int
-        The largest number of epochs that the training could take.
+        Macro F1 after each epoch, usually on validation; NaN where the loss was NaN or infinite.
+    epochs : int, or infinity
+        The largest number of epochs that the training could take. If it is infinite, the state is never "still rising".
     constant : float, see `constant_score`
 
     Returns
     -------
-    str; "diverged" if a score is NaN, "did not train" if no score exceeds `constant` by `ABOVE_CONSTANT`, "still
-    rising" if the best epoch lies in the last tenth of all epochs and nothing stopped the training earlier, else
-    "converged"
+    str
+        "diverged" if a score is NaN; "did not train" if no score exceeds `constant` by `ABOVE_CONSTANT`; "still rising"
+        if the training took all its epochs and the best one lies in the last tenth of them; otherwise "converged".
     """
     curve = np.asarray(curve, float)
     if not np.isfinite(curve).all():
@@ -66,15 +72,16 @@ def state_of(curve, epochs, constant):
 
 
 def resamples(truth, draws, seed=0):
-    """Draw row numbers of bootstrap resamples (Efron 1979) within each class, so each has every class.
+    """Draw bootstrap resamples (Efron 1979) of photos within each class, so every resample contains every class.
 
     Parameters
     ----------
-    truth : array of int, shape (n,)
+    truth : array of int, shape (n,), the classes of the photos
+    draws : int, the number of resamples
 
     Returns
     -------
-    array of int, shape (draws, n)
+    array of int, shape (draws, n); each row holds the positions in `truth` of the photos in one resample
     """
     rng, rows = np.random.default_rng(seed), np.empty((draws, len(truth)), np.int32)
     for label in np.unique(truth):
@@ -84,7 +91,9 @@ def resamples(truth, draws, seed=0):
 
 
 def macro_f1_of_resamples(truth, prediction, rows):
-    """Compute macro F1 of each resample, in chunks that save memory: array of float, shape (draws,).
+    """Compute the macro F1 of each bootstrap resample: array of float, shape (draws,).
+
+    The resamples are scored in chunks, which limits the memory.
 
     Parameters
     ----------
@@ -96,7 +105,7 @@ def macro_f1_of_resamples(truth, prediction, rows):
 
 
 def bootstrap_interval(truth, prediction, draws=2000):
-    """Compute the 95 % percentile bootstrap interval of the macro F1 over images: (low, high)."""
+    """Compute the 95 % percentile bootstrap interval of macro F1, by resampling the photos: (low, high)."""
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     return np.percentile(macro_f1_of_resamples(truth, prediction, resamples(truth, draws)), [2.5, 97.5])
 
@@ -140,7 +149,17 @@ def tempered(probabilities, temperature):
 
 
 def fit_temperature(truth, probabilities):
-    """Find the temperature between 0.05 and 20 with the smallest log loss (Guo et al. 2017)."""
+    """Find the temperature, between 0.05 and 20, that minimises the log loss of the probabilities (Guo et al. 2017).
+
+    Parameters
+    ----------
+    truth : array of int, shape (n,)
+    probabilities : array of float, shape (n, classes)
+
+    Returns
+    -------
+    float, for `tempered`
+    """
     rows = np.arange(len(truth))
 
     def loss(logarithm):

@@ -17,7 +17,7 @@ from leaves.progress import tqdm
 import keras
 import pandas as pd
 
-DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # no folders, but words
+DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # values of `data` that are no folders
 PLANT_VILLAGE = {
     # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
     # the photos without augmentation; tensorflow-datasets lists the same archive and SHA-256.
@@ -51,7 +51,7 @@ def photos_in_words():
 
 
 def chosen_data(data):
-    """Decide which data the parameter `data` means; None means the data of the last run, or else the sample.
+    """Decide which data the parameter `data` means; None means those of the last run or, without one, the sample.
 
     Returns
     -------
@@ -60,7 +60,8 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When the folder of the last run cannot be opened, or there is a split without a valid data/source.json.
+        When `data` is None, but the folder of the last run cannot be opened, or there is a split without a valid
+        data/source.json.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
@@ -92,12 +93,12 @@ def origin_sentence(data):
 
 
 def name_of_data(data):
-    """Return the words by which a sentence names the data from `chosen_data`, such as "the folder DIR"."""
+    """Describe the result of `chosen_data` in words, such as "PlantVillage" or "the folder DIR"."""
     return DATA_WORDS.get(data, f"the folder {data}")
 
 
 def locate(data, sample_count, sample_size, seed):
-    """Find the folder of photos that `data` names, and its source in words; render or download the photos if needed.
+    """Return the folder of the photos that `data` names, and their source in words; render or download them if needed.
 
     Parameters
     ----------
@@ -136,9 +137,9 @@ def listed_photos(folder, table):
     ----------
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
-        Its column sha256 has the SHA-256 of each photo's file. Its optional column name has the class folder and file
-        name of each link. With these names the photos are in the order in which they were split first, and so get
-        the same split.
+        The column sha256 has the SHA-256 of each photo's file. The optional column name has the class folder and file
+        name that each link gets. The split depends on the order of these names, so with them the photos get the same
+        split as when the table was written.
 
     Returns
     -------
@@ -176,7 +177,7 @@ def listed_photos(folder, table):
 
 
 def files_by_hash(folder):
-    """Index the images of `find_images` by their SHA-256: dict of str to Path; unreadable files are skipped."""
+    """Map the SHA-256 of each image of `find_images` to its path: dict of str to Path; unreadable files are skipped."""
     hashes, paths = {}, find_images(folder)[0]["path"]
     for file in tqdm(map(Path, paths), "finding the photos", total=len(paths), unit="file", mininterval=2):
         with suppress(OSError):
@@ -185,7 +186,7 @@ def files_by_hash(folder):
 
 
 def fetch_plant_village(folder, url, sha256, photos, timeout=30):
-    """Download PlantVillage into `folder`, once: later calls find it there.
+    """Download and unpack PlantVillage into `folder`, unless the folder exists; return `folder`.
 
     The archive is checked by its SHA-256, and the unpacked photos are counted. A call that fails does not create
     `folder`, and the next call starts again.

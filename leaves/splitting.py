@@ -1,4 +1,4 @@
-"""Split photos without a leak: give each photo a group and a subset, write the split to disk and check it."""
+"""Split photos without leaks between subsets: give each photo a group and a subset, then write and check the split."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ COLUMNS = ["path", "label", "split", "group", "sha256", "width", "height", "dise
 
 
 def group_photos(sha256, pairs):
-    """Number the groups of photos that `pairs` link, directly or through other photos: array of int, shape (n,)."""
+    """Return each photo's group number: int, shape (n,); photos linked by `pairs`, even indirectly, share a group."""
     row = pd.Series(np.arange(len(sha256)), index=sha256)
     pairs = pairs[pairs["first"].isin(row.index) & pairs["second"].isin(row.index)]
     edges = row[pairs["first"]].to_numpy(), row[pairs["second"]].to_numpy()
@@ -35,7 +35,7 @@ def group_photos(sha256, pairs):
 
 
 def split_photos(photos, pairs, validation, test, seed, before):
-    """Assign every photo to a group and a subset: stratified by label, with whole groups, keeping earlier decisions.
+    """Assign every photo to a group and a subset, stratified by label; groups stay whole, earlier decisions are kept.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def split_photos(photos, pairs, validation, test, seed, before):
     validation, test : float
         Fractions: `test` of all photos, then `validation` of the remaining photos.
     before : dict of SHA-256 to subset
-        The decisions of an earlier split, which added photos do not change. A new photo that resembles photos of two
-        subsets is excluded. If earlier photos of several subsets prove similar, those of the first of test,
-        validation and train are kept, and the others are excluded.
+        The subset of each photo in an earlier split; these photos stay there. A new photo that resembles photos of
+        two subsets is excluded. If earlier photos in different subsets turn out to be similar, only those in one
+        subset are kept (test if it has any, otherwise validation), and the others are excluded.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
     Raises
     ------
     InputError
-        When a fraction is not between 0.02 and 0.5, or a class would be missing from a subset.
+        When a fraction is not between 0.02 and 0.5, `seed` is negative, or a class would be missing from a subset.
     """
     photos, issues = exclude_bridges(photos, pairs, before)
     group = group_photos(photos["sha256"], pairs)
@@ -68,7 +68,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
 
 
 def divide_folds(photos, folds, seed):
-    """Divide train and validation together into folds: stratified by label, with whole groups.
+    """Divide the training photos into folds, stratified by label with whole groups; the validation subset is fold 0.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def divide_folds(photos, folds, seed):
     if count < 2:
         return fold
     division = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # about classes with fewer photos than folds, see `fold_sentence`
+    with warnings.catch_warnings():  # a class may have fewer photos than folds, see `fold_sentence`
         warnings.simplefilter("ignore", UserWarning)
         held_out = [part for _, part in division.split(train, train["label"], train["group"])]
     for number, part in enumerate(filter(len, held_out), 1):  # large groups may leave a fold empty
@@ -108,7 +108,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that link two subsets: return the remaining photos, and rows of `issue_table` about the others."""
+    """Exclude photos that link two subsets: return the other photos, and rows of `issue_table` for the excluded."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -124,7 +124,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Move a group without earlier decisions into each subset that lacks a class; InputError if no group can move."""
+    """Move a group of new photos (`is_free`) into each subset that lacks a class; InputError if no group can move."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -147,7 +147,7 @@ def fill_gaps(photos, is_free):
 
 
 def split_images(labels, groups, validation, test, seed):
-    """Assign every image to train, validation or test: stratified by label, with whole groups.
+    """Assign every image to train, validation or test, stratified by label; groups stay whole.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def split_images(labels, groups, validation, test, seed):
         most_folds = min(50, int(pd.Series(labels[rest]).value_counts().max()))
         share = Fraction(fraction).limit_denominator(most_folds) or Fraction(1, most_folds)
         folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():  # about classes with fewer photos than folds, which `fill_gaps` repairs
+        with warnings.catch_warnings():  # a class may have fewer photos than folds; `fill_gaps` repairs that
             warnings.simplefilter("ignore", UserWarning)
             held_out = [fold for _, fold in folds.split(rest, labels[rest], groups[rest])][: share.numerator]
         subset[rest[np.concatenate(held_out)]] = name
@@ -235,7 +235,7 @@ def memory_of_split(**settings):
 
 
 def remember_split(file, before, photos):
-    """Write the subset of each photo to the file of these settings: those from `memory_of_split` and the new ones.
+    """Write the subset of each photo, remembered or new, to the file that `memory_of_split` reads.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def remember_split(file, before, photos):
 
 
 def write_split(photos, issues, data, name, settings):
-    """Write data/split.csv, data_issues.csv and source.json; paths in the project's folder are relative to it.
+    """Write data/split.csv, data_issues.csv and source.json; paths inside the project's folder become relative to it.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def link_folders(split, folder):
     """
     stamp_file = folder / ".made-for"
     stamp = hashlib.sha256(split[["path", "label", "split", "sha256"]].to_csv(index=False).encode()).hexdigest()
-    count = sum(len(names) for _, _, names in os.walk(folder)) - 1  # without the stamp
+    count = sum(len(names) for _, _, names in os.walk(folder)) - 1  # without the stamp file
     if stamp_file.exists() and stamp_file.read_text() == stamp and count == len(split):
         return False
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -315,7 +315,7 @@ def subset_sizes(split):
 
 
 def nearest_elsewhere(photos):
-    """Find the nearest photo of another subset for each photo.
+    """Find, for each photo, the nearest photo of another subset.
 
     Parameters
     ----------
@@ -323,8 +323,8 @@ def nearest_elsewhere(photos):
 
     Returns
     -------
-    DataFrame with the columns of `photos`, bits (the number of different bits in the perceptual hashes of the photo and
-    its nearest one) and twin (the SHA-256 of the nearest photo), ordered by subset
+    DataFrame with the columns of `photos`, bits (the number of bits in which the perceptual hashes of the photo and its
+    nearest photo differ) and twin (the SHA-256 of the nearest photo), ordered by subset
     """
     tables = []
     for subset in SUBSETS:
@@ -369,7 +369,7 @@ def check_leaks(split, near, settings):
 
 
 def closest_pairs(near, count=6):
-    """Find the nearest pairs of photos from two subsets; no photo is in two pairs.
+    """Find the `count` most similar pairs of photos from different subsets; no photo is in two pairs.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from PIL import Image
 
 PIXELS = 1.1  # the most pixels on the page for each point of a figure's width
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
-DARK, LIGHT = 0x60, 0xC0  # greys below DARK get the page's text colour, above LIGHT its line colour, else a quiet one
+DARK, LIGHT = 0x60, 0xC0  # below DARK a grey becomes the page's text colour, above LIGHT its line colour, else quiet
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {6: 3, 8: 4, 10: 4}  # photos in a row of a figure: photos in a row of its narrow version
 LINE = 0.23  # inches that a line of text takes in a narrow figure
@@ -30,7 +30,10 @@ def save_figure(figure, file, metadata):
 
     Parameters
     ----------
-    file : Path of the PNG; the other files have the same name with .csv, .svg and -narrow.svg
+    figure : Matplotlib Figure; a figure wider than `NARROW` inches is made narrow
+    file : Path of the PNG
+        The other files have the same name with .csv, .svg and -narrow.svg. There is no CSV for a figure without
+        numbers, such as photos, and no narrow SVG for a figure of at most `NARROW` inches.
     metadata : dict of str, for the PNG
     """
     with atomic_path(file) as unfinished:
@@ -66,7 +69,7 @@ def svg_of(figure, name):
     svg = svg.replace(f'id="{SERIES}', 'data-series="')
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     counts = collections.Counter()
-    svg = re.sub(r'\bid="([^"]*)"', lambda found: unique(found[1], counts), svg)  # equal photos have equal names
+    svg = re.sub(r'\bid="([^"]*)"', lambda found: unique(found[1], counts), svg)  # equal photos have equal ids
     svg = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})\b", page_colour, svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r"data:image/png;base64,([^\"]*)", smaller_picture, svg)
@@ -76,13 +79,13 @@ def svg_of(figure, name):
 
 
 def unique(name, counts):
-    """Make an id attribute, numbered from its second use on; `counts` is a Counter of the names so far."""
+    """Return an id attribute for a name, numbered from the second use on; `counts` is a Counter of the names so far."""
     counts[name] += 1
     return f'id="{name}"' if counts[name] == 1 else f'id="{name}-{counts[name]}"'
 
 
 def page_colour(found):
-    """Replace a grey of Matplotlib with the page's CSS variable for it; other colours stay."""
+    """Replace a grey in the style of an SVG element with the page's CSS variable for it; other colours stay."""
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     if not red == green == blue:
@@ -95,7 +98,7 @@ def page_colour(found):
 
 
 def smaller_picture(found):
-    """Convert a PNG in base64 to WebP, which takes a fifth of the space."""
+    """Replace a PNG in base64 with WebP, which takes a fifth of the space."""
     smaller = io.BytesIO()
     picture = Image.open(io.BytesIO(base64.b64decode(found[1])))
     picture.save(smaller, "WEBP", quality=85, method=3)
@@ -128,12 +131,12 @@ def make_narrow(figure):
         figure._suptitle.set_text(textwrap.fill(figure.get_suptitle(), LETTERS["title"]))
     needed = 0  # inches of height, so broken texts do not squeeze the panels
     for axes in panels:
-        beside = 0  # letters of the longest name beside the panel, which is narrower for them
+        beside = 0  # letters of the longest name beside the panel, which takes width from the title
         if names := category_ticks(axes.yaxis):
             texts = [textwrap.fill(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)
             beside = max(len(line) for text in texts for line in text.splitlines())
-            needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # equally spaced
+            needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # equally spaced names
         letters = LETTERS["title"] - round(0.75 * beside)
         axes.title.set_text(textwrap.fill(axes.get_title(), letters))
         axes.set_xlabel(textwrap.fill(axes.get_xlabel(), letters))

@@ -1,6 +1,7 @@
-"""The report: chapters executed by papermill and rendered into one page."""
+"""Execute the chapters with papermill, and render them into one page, the report."""
 
 import sys
 
-# jsonschema, which validates notebooks, would take over a second to build a grammar of web addresses, unused here.
+# Without this entry jsonschema, which validates notebooks, builds a grammar of web addresses, which is not needed here
+# and takes over a second.
 sys.modules.setdefault("rfc3987_syntax", None)

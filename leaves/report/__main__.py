@@ -1,4 +1,4 @@
-"""Start the command of run_all.sh; Ctrl-C ends it cleanly from the first moment on."""
+"""Start the command of run_all.sh; from the first moment, Ctrl-C ends it with one sentence instead of a traceback."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background processes ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
-        from leaves.report.command import main  # takes seconds
+        from leaves.report.command import main  # this import takes seconds
 
         main()
     except KeyboardInterrupt:

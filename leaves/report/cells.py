@@ -1,6 +1,7 @@
-"""Select the code of a chapter on which its trainings depend, by reading the code backwards from the trainings.
+"""Select the code of a chapter on which its trainings depend, for `run_all.sh --plan`.
 
-Code that only computes features, draws or prints is skipped, so a plan takes seconds and writes nothing.
+The statements of the notebook are read backwards, from those that train. Statements that only compute features, draw or
+print are skipped, so a plan takes seconds and writes nothing.
 """
 
 import ast
@@ -9,7 +10,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 TRAINING = ("train", "train_all")  # functions of helpers
-KEPT = ("begin", "record_runs")  # functions of helpers: one checks parameters, one writes the runs for later chapters
+KEPT = ("begin", "record_runs")  # functions of helpers; the first checks parameters, the second records runs
 
 
 def needed_code(notebook, parameters):
@@ -18,7 +19,8 @@ def needed_code(notebook, parameters):
     Parameters
     ----------
     notebook : Path
-    parameters : dict of name to value, which replace the defaults
+    parameters : dict of name to value
+        These values replace the defaults in the notebook.
 
     Returns
     -------
@@ -43,7 +45,7 @@ class WithoutEvidence(ast.NodeTransformer):
 
 
 def needed_statements(statements):
-    """Select the statements of a notebook on which its trainings and KEPT calls depend, in their order.
+    """Select the statements of a notebook on which its trainings and its calls of KEPT functions depend, in order.
 
     A statement is needed if `training_statements` finds it, or if it assigns or changes a name that a needed statement
     below it reads.
@@ -55,13 +57,16 @@ def needed_statements(statements):
         if number in trains or (stored(statement) | changed(statement, imported)) & wanted:
             needed.append(statement)
             if is_import(statement) or isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.Assign)):
-                wanted -= stored(statement)  # their earlier values are not read
+                wanted -= stored(statement)  # statements above cannot affect these names
             wanted |= loaded(statement)
     return needed[::-1]
 
 
 def training_statements(statements):
-    """Find the statements that train, pass helpers.train_all to a call or call a KEPT function: set of positions."""
+    """Find the positions of the statements that train or that call a KEPT function: set of int.
+
+    A statement trains if it contains a call and uses helpers.train or helpers.train_all, directly or by another name.
+    """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
         trains = any(is_helper(node, TRAINING) or is_read(node, names) for node in ast.walk(statement))
@@ -74,13 +79,13 @@ def training_statements(statements):
 
 
 def is_helper(node, names):
-    """Return whether a node of the syntax tree is one of these functions of helpers."""
+    """Return whether a node of the syntax tree is a function of helpers that is in `names`, as in helpers.train."""
     of_helpers = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "helpers"
     return of_helpers and node.attr in names
 
 
 def is_read(node, names):
-    """Return whether a node of the syntax tree reads one of these names."""
+    """Return whether a node of the syntax tree reads a variable that is in `names`."""
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in names
 
 
@@ -97,7 +102,7 @@ def loaded(statement):
 
 
 def stored(statement):
-    """Return the names that a statement assigns; `table` is one in `table[0] = 1` and `table.attrs = {}` too."""
+    """Return the names that a statement assigns: set of str, with `table` for `table[0] = 1` and `table.attrs = {}`."""
     names, inner = set(), inner_names(statement)
     for node in ast.walk(statement):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -116,7 +121,7 @@ def inner_names(statement):
 
 
 def changed(statement, imported):
-    """Return the names that a statement may change by only calling a method, as queue.append(spec) does."""
+    """Return the names that a statement may change by a call of a method, as in queue.append(spec): set of str."""
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
     return {root_of(method) for method in methods} - {None, *imported}

@@ -1,4 +1,4 @@
-"""List the chapters: their notebooks, their parameters, and which chapters read the files of which others."""
+"""List the chapters, their parameters, and which chapters read the files that other chapters write."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ from leaves import places
 CHAPTERS = sorted(places.NOTEBOOKS.glob("0?_*.ipynb"))
 NUMBERS = [chapter.name[:2] for chapter in CHAPTERS]
 
-# For each chapter, the chapters that read the files that it leaves on disk.
+# For each chapter, the chapters that read the files that it writes.
 READERS = {
     "01": ["02", "03", "04", "05", "06"],
     "02": ["05", "06"],
@@ -23,7 +23,7 @@ READERS = {
 def chapter_parameters(notebook):
     """Read the defaults from a notebook's parameters cell: dict of name to value.
 
-    papermill.inspect_notebook returns them as text, and cannot be used before the packages are installed.
+    papermill.inspect_notebook returns the values as text, and cannot be used before the packages are installed.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
@@ -41,7 +41,7 @@ def parameter_readers():
 
 
 def read_by(number):
-    """Hash the files of earlier chapters that a chapter reads, as far as they exist: dict of chapter number to hash."""
+    """Hash the files of earlier chapters that a chapter reads, if they exist: dict of chapter number to hash."""
     left = {"01": places.SPLIT_CSV} | {other: places.RUNS / f"{other}.json" for other in READERS if other != "01"}
     read = [other for other, readers in READERS.items() if number in readers and left[other].exists()]
     return {other: hashlib.sha256(left[other].read_bytes()).hexdigest()[:16] for other in read}

@@ -1,4 +1,4 @@
-"""Run the command of run_all.sh: execute the chosen chapters, and render the report of all up-to-date chapters."""
+"""Run the command of run_all.sh: execute the chosen chapters, and render all up-to-date chapters into the report."""
 
 import os
 import resource
@@ -21,7 +21,7 @@ import yaml
 
 
 def main():
-    """Run the command line; SystemExit with one sentence for each chapter that did not reach its end."""
+    """Run the command line; exit with one sentence for each chapter that did not reach its end."""
     start, command = time.monotonic(), shlex.join(["./run_all.sh", *sys.argv[1:]])
     options = read_options(sys.argv[1:])
     values = effective_parameters(options)
@@ -64,7 +64,7 @@ def main():
 
 
 def say_plan(options, values):
-    """Print what the command would train without --plan."""
+    """Print what the command would do without --plan."""
     from leaves.report.plan import print_plan  # reads syntax trees with IPython, which takes a second
 
     if options.force:
@@ -75,30 +75,30 @@ def say_plan(options, values):
 
 
 def effective_parameters(options):
-    """Merge the parameters of the profile and the command line, which takes precedence: dict of name to value."""
+    """Merge the parameters of the profile and the command line: dict of name to value; the command line wins."""
     profile = places.NOTEBOOKS / "profiles" / f"{options.profile}.yaml"
     return {**(yaml.safe_load(profile.read_text(encoding="utf-8")) or {}), **options.parameters}
 
 
 def check_scheduler(address):
-    """Pass a scheduler's address to the kernels; if it is not local:N, check first that the scheduler answers."""
+    """Check that a Dask scheduler answers, unless its address is local:N, and pass the address to the kernels."""
     if not address.startswith("local:"):
-        from leaves import cluster  # Dask takes a second
+        from leaves import cluster  # importing Dask takes a second
 
         cluster.connect(address).close()
     os.environ["DASK_SCHEDULER_ADDRESS"] = address  # read by helpers.train_all
 
 
 def quiet_kernels():
-    """Send the messages of the kernels' C++ libraries to report/kernels.log, so the terminal shows progress only."""
+    """Redirect stderr of the kernels' C++ libraries to report/kernels.log, so the terminal shows only progress."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with disk_errors_explained(places.REPORT), open(places.REPORT / "kernels.log", "w", encoding="utf-8") as log:
-        os.dup2(log.fileno(), 2)  # inherited by the kernels
+        os.dup2(log.fileno(), 2)  # the kernels inherit this file as stderr
 
 
 def forget_runs(chapters):
-    """Delete the runs that chapters trained or recorded, so they are trained again (--force)."""
-    from leaves.runs import forget_run  # TensorFlow takes seconds
+    """Delete the runs that chapters trained or recorded, so these runs are trained again (--force)."""
+    from leaves.runs import forget_run  # importing TensorFlow takes seconds
 
     for folder in runs_of(chapters):
         forget_run(folder)
@@ -107,7 +107,7 @@ def forget_runs(chapters):
 def runs_of(chapters):
     """Find the folders of the runs that chapters trained or recorded: set of Path.
 
-    Two chapters may record the same training. The name of its folder begins with the chapter that began it.
+    Two chapters may record the same run. The name of its folder begins with the number of the chapter that trained it.
     """
     folders = set()
     for number in (chapter.name[:2] for chapter in chapters):
@@ -119,7 +119,10 @@ def runs_of(chapters):
 
 
 def say_which_data(options, values):
-    """Print if chapter 1 uses the photos of the last run; download PlantVillage here, so the terminal shows a bar."""
+    """Print which photos chapter 1 uses if they are those of the last run, and which parameters have no effect.
+
+    PlantVillage is downloaded here, because the terminal can then show a progress bar.
+    """
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):
         print(f"Using the photos of {data}, as in the last run (--data sample: the synthetic sample).")
@@ -127,12 +130,12 @@ def say_which_data(options, values):
     if data not in (None, "sample") and unused:
         print(f"{' and '.join(sorted(unused))}: not used, because the photos are those of {data}.")
     if values.get("data") == "plant_village":
-        from leaves.sources import locate  # Keras takes seconds
+        from leaves.sources import locate  # importing Keras takes seconds
 
         locate("plant_village", 0, 0, 0)
 
 
 def peak_memory():
-    """Return the largest amount of memory that one kernel used, in GB."""
+    """Return the peak memory of the kernel that used most, in GB."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

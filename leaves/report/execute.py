@@ -1,4 +1,4 @@
-"""Execute one chapter with papermill, in a kernel that ends with it."""
+"""Execute one chapter with papermill, in a kernel of its own that ends with the chapter."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
-KERNELS, LOCK = [], threading.Lock()  # the kernels that were started, and the lock to stop one
-EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # every state of papermill's bar is written
-STOPPING = threading.Event()  # set by Ctrl-C or a full disk; then unfinished chapters are deleted
+KERNELS, LOCK = [], threading.Lock()  # all kernels that were started; the lock for stopping a kernel
+EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # makes tqdm write every state of papermill's bar
+STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinished chapters are then deleted
 
 
 @disk_errors_explained(places.REPORT)
@@ -31,14 +31,14 @@ def start_kernel():
 
 
 def stop_kernel(kernel):
-    """Stop a kernel at once: its chapter has written all its files, or is interrupted."""
+    """Stop a kernel at once; its chapter has written all its files by then, or is to be interrupted."""
     with LOCK:
         if kernel.has_kernel:
             run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def stop_all():
-    """Stop all kernels, and so all chapters that are being executed."""
+    """Stop all kernels, and thereby all chapters that are being executed."""
     STOPPING.set()
     for kernel in KERNELS:
         stop_kernel(kernel)
@@ -51,9 +51,11 @@ def execute_chapter(notebook, parameters, said, kernel):
     Parameters
     ----------
     notebook : Path
-    parameters : dict of name to value; the chapter gets those that it defines
-    said : live.Said, to which the progress of the chapter is written
-    kernel : kernel manager, see `start_kernel`; it is stopped at the end
+    parameters : dict of name to value; the chapter gets the parameters that it defines
+    said : live.Said
+        The progress of the chapter is written to it.
+    kernel : kernel manager, see `start_kernel`
+        The kernel is stopped at the end.
 
     Returns
     -------
@@ -86,14 +88,18 @@ def execute_chapter(notebook, parameters, said, kernel):
 
 
 def stamped(executed, number, stopped):
-    """Serialise an executed chapter; its metadata name the files it read and left, why it stopped, and its hash."""
+    """Record in an executed chapter's metadata what it read and wrote, why it stopped, and a hash; return its JSON.
+
+    The metadata entries are "read" (hashes of earlier chapters' files), "left" (hashes of the files in report/ that the
+    chapter wrote), "stopped" (a sentence, or "") and "sha256" (the hash of the chapter without this entry).
+    """
     executed.metadata |= {"read": read_by(number), "stopped": stopped, "left": left_by(number)}
     executed.metadata["sha256"] = seal(json.loads(nbformat.writes(executed)))
     return nbformat.writes(executed)
 
 
 def run_papermill(notebook, output, parameters, said, kernel, log):
-    """Execute a notebook with papermill; return one sentence that says why it stopped early, "" if it did not."""
+    """Execute a notebook with papermill; return a sentence that says why it stopped, or "" if it reached its end."""
     try:
         papermill.execute_notebook(
             notebook,
@@ -101,9 +107,9 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
             parameters,
             km=kernel,
             kernel_name="python3",
-            start_timeout=600,  # seconds: for a slow disk
-            iopub_timeout=60,  # and for outputs on a busy machine
-            stderr_file=said,  # progress bars of trainings and others
+            start_timeout=600,  # seconds; enough for a slow disk
+            iopub_timeout=60,  # seconds to wait for outputs on a busy machine
+            stderr_file=said,  # receives progress bars, for example of trainings
             progress_bar={"bar_format": "cell {n} of {total}", "file": said, **EVERY_STATE},
         )
     except papermill.PapermillExecutionError as error:
@@ -115,9 +121,9 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
 
 
 def merge_logs(outputs):
-    """Merge all that a cell wrote to stderr into one output at its end, and join consecutive pieces of stdout.
+    """Merge a cell's stderr outputs into one output at its end, and consecutive stdout outputs into one: list.
 
-    Of each progress bar only the last state is kept, in stdout too, because Keras writes its bars there.
+    Only the last state of each progress bar is kept, in stdout too, because Keras writes its bars to stdout.
     """
     merged, log = [], ""
     for output in outputs:
@@ -136,5 +142,5 @@ def merge_logs(outputs):
 
 
 def last_states(text):
-    """Keep only the last state of each progress bar, which is redrawn after each carriage return."""
+    """Keep only the last state of each progress bar in a text; a carriage return separates two states of a bar."""
     return re.sub(r"[^\n]*\r(?=[^\n\r])", "", text)

@@ -1,4 +1,4 @@
-"""Keep the last report until the new one exists; set it aside if its photos were others; never mix the two."""
+"""Keep the last report until the new one exists, move it aside if it had other photos, and never mix the two."""
 
 import datetime
 import json
@@ -8,8 +8,8 @@ from leaves import places
 from leaves.files import content_hash, file_hash, link_or_copy
 from leaves.report.chapters import CHAPTERS, read_by
 
-FAILED = "failed_"  # prefix of the file of a chapter that did not reach its end; its last good execution stays
-# Files that a chapter leaves in report/ in addition to its executed notebook and its figures.
+FAILED = "failed_"  # prefix of the file of a failed execution; the last good execution keeps its own file
+# The files that a chapter writes in report/, in addition to its executed notebook and its figures.
 LEFT_BY = {
     "03": ["variants.csv"],
     "06": ["scores.csv", "ranking.csv", "verdicts.csv", "predictions.csv", "best_model.keras"],
@@ -18,20 +18,20 @@ REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "fi
 
 
 def left_by(number):
-    """Hash the files in report/ that a chapter has left, its figures too: dict of file name to hash."""
+    """Hash the files that a chapter has written in report/, also its figures: dict of file name to hash."""
     files = [places.REPORT / name for name in LEFT_BY.get(number, ())]
     files += sorted(places.REPORT.glob(f"figures/{number}-*"))
     return {str(file.relative_to(places.REPORT)): file_hash(file) for file in files if file.exists()}
 
 
 def seal(executed):
-    """Hash an executed chapter (dict as nbformat writes it) without the entry of its metadata that holds the hash."""
+    """Hash an executed chapter, a dict as nbformat writes it, without the metadata entry that holds this hash."""
     metadata = {key: value for key, value in executed["metadata"].items() if key != "sha256"}
     return content_hash({**executed, "metadata": metadata})
 
 
 def read_executed(file):
-    """Read an executed chapter: dict, empty if the file is missing, damaged or changed since its execution."""
+    """Read an executed chapter: dict; empty if the file is missing, is damaged or has changed since its execution."""
     try:
         chapter = json.loads(file.read_text(encoding="utf-8"))
         is_sound = chapter["metadata"].get("sha256") in (None, seal(chapter))  # None: an earlier version executed it
@@ -41,15 +41,16 @@ def read_executed(file):
 
 
 def last_report():
-    """Return the folder that keeps the report that was finished before this command."""
+    """Return the folder that keeps the last finished report while a command executes chapters."""
     return places.REPORT / ".last"
 
 
 def keep_last_report():
-    """Keep the finished report of report/ as hard links in report/.last while chapters are executed.
+    """Keep the finished report in report/ as hard links in report/.last while chapters are executed.
 
-    Commands replace files in report/ and never write into them, so the links keep the old content. If an interrupted
-    command has already kept a report, it stays if it has the same photos, and is set aside if it has others.
+    Every file in report/ is replaced and never overwritten, so the links keep the old content. If report/.last already
+    holds a report, because a command was interrupted, it stays there if its photos are the same as those of report/.
+    Otherwise it is set aside.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -66,15 +67,20 @@ def keep_last_report():
 
 
 def split_of(report):
-    """Return the hash of the split for which the last chapter of a report was executed; "" without that chapter."""
+    """Return the hash of the split that the last chapter of a report has read; "" without that chapter."""
     executed = read_executed(report / CHAPTERS[-1].name)
     return executed["metadata"].get("read", {}).get("01", "") if executed else ""
 
 
 def settle_last_report(stale):
-    """Set the last finished report aside if chapters of it are stale or its photos were others; else drop its links.
+    """Set the last finished report aside if any of its chapters is stale or if it had other photos; else delete it.
 
-    Before that, the files that the last good execution of a failed chapter left (`LEFT_BY`) are moved back to report/.
+    Before it is deleted, the files and figures of the last good execution of each chapter in `LEFT_BY` that has failed
+    now are moved back to report/.
+
+    Parameters
+    ----------
+    stale : list of str, the numbers from `forget_stale`
     """
     last = last_report()
     if not last.exists():
@@ -94,7 +100,7 @@ def settle_last_report(stale):
 
 
 def set_aside(reason):
-    """Move the last finished report to report/earlier, into a folder named after the time of its end, and say why."""
+    """Move the last finished report to report/earlier, into a folder named after the time of its end; print why."""
     last = last_report()
     made = datetime.datetime.fromtimestamp((last / "scores.csv").stat().st_mtime)
     place = places.REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")
@@ -105,11 +111,13 @@ def set_aside(reason):
 
 
 def forget_stale():
-    """Delete the executed chapters that are damaged or read files that have changed: the page never mixes two runs.
+    """Delete the executed chapters that are damaged or have read files that have changed since.
+
+    So the page never mixes two runs. The other files of these chapters (`LEFT_BY`) are deleted with them.
 
     Returns
     -------
-    list of str, the numbers of these chapters; a failed execution does not count
+    list of str, the numbers of these chapters; a chapter with only a failed execution does not count
     """
     stale = set()
     for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):
@@ -127,12 +135,13 @@ def forget_stale():
 
 
 def shown_chapters():
-    """List the execution of each chapter that the page shows.
+    """List, for each chapter, the executed notebook that the page shows.
 
     Returns
     -------
-    list of (Path of the executed notebook, str or None). If a chapter failed, the Path is that of its last good
-    execution, if there is one, and the str says in one sentence why the later execution stopped.
+    list of (Path of the executed notebook, str or None)
+        If the latest execution of a chapter failed, the str says in one sentence why it stopped, and the Path is that
+        of the last good execution, or of the failed one if there is no good one.
     """
     shown = []
     for chapter in CHAPTERS:

@@ -1,4 +1,4 @@
-"""Show the progress of the running chapters in one line: a live line on a terminal, one line a minute in a log."""
+"""Show the progress of the running chapters: in one live line on a terminal, or in one new line a minute in a log."""
 
 import os
 import re
@@ -8,22 +8,23 @@ import time
 
 from tqdm import tqdm
 
-# Environment variables that tqdm reads in the kernels: every state of a bar is a line of text that replaces the last
-# one, and a finished bar is cleared.
+# Environment variables that tqdm reads in the kernels. They make it write each state of a bar as a line of text that
+# replaces the previous one, and clear a finished bar.
 AS_TEXT = {"TQDM_BAR_FORMAT": "{percentage:.0f} %, {remaining} left; {desc}", "TQDM_POSITION": "0", "TQDM_LEAVE": ""}
 EVERY = 60  # seconds between two lines in a log
 
 
 class Said:
-    """The progress of a chapter: a file object that keeps only the last state of the bars that are written to it."""
+    """The progress of a chapter: a file object to which progress bars are written, and which keeps their last state."""
 
     def __init__(self):
         self.state = self.cell = "begins"
 
     def write(self, text):
-        """Read the text that a kernel or papermill writes; tqdm begins every state of a bar with a carriage return.
+        """Take the last state of a bar from the text; tqdm begins every state with a carriage return.
 
-        While a cell shows no bar, the state is the number of the cell, as in "cell 3 of 20".
+        A kernel writes the bars of a cell, and papermill the number of the cell, as in "cell 3 of 20". This number is
+        the state while the cell shows no bar.
         """
         for state in re.findall(r"\r([^\r\n\x1b]*)", text):
             state = state.strip().replace(", ? left", "")
@@ -35,7 +36,7 @@ class Said:
 
 
 class Line:
-    """One line for the whole run, on the terminal if `sys.stderr` is one, else in the log that `print` writes."""
+    """One line for the whole run: on the terminal if `sys.stderr` is one, else printed once a minute, for a log."""
 
     def __init__(self, count):
         self.count, self.ended, self.under_way = count, 0, {}
@@ -58,7 +59,7 @@ class Line:
         return said
 
     def end(self, notebook, sentence):
-        """Print how a chapter ended."""
+        """Print how a chapter ended: its name, followed by `sentence`."""
         self.ended += 1
         del self.under_way[notebook.name[:2]]
         tqdm.write(f"{notebook.stem}{sentence}")
@@ -73,7 +74,10 @@ class Line:
             print(self.text(now), flush=True)
 
     def text(self, now, width=1000):
-        """Return the time, the number of finished chapters and the state of each running one, cut to `width`."""
+        """Return the elapsed time, the number of finished chapters and the state of each running chapter, as one line.
+
+        If the line would be longer than `width` characters, its longest pieces are shortened.
+        """
         parts = [f"{clock(now - self.start)}, {self.ended} of {self.count} chapters done"]
         parts += [f"{number}: {said.state}" for number, said in self.under_way.items()]
         room = width - len(" | ") * (len(parts) - 1)

@@ -1,6 +1,6 @@
-"""Read the options of run_all.sh; a mistake in them is reported in one sentence before anything is installed or run.
+"""Read the options of run_all.sh, and report a mistake in them in one sentence before anything is installed or run.
 
-This module imports the standard library only, because it runs before the packages are installed.
+This module imports only the standard library, because it runs before the packages are installed.
 """
 
 import argparse
@@ -65,9 +65,10 @@ def argument_parser():
 
 
 def read_options(arguments):
-    """Parse and check the command line; the result has the `chapters` to execute and the `parameters` of the notebooks.
+    """Parse and check the command line: Namespace of the options, with `chapters` and `parameters` added.
 
-    A mistake is reported in one sentence, with exit status 2, before anything runs.
+    `chapters` lists the notebooks to execute, and `parameters` is a dict of the notebooks' parameters that are given. A
+    mistake is reported in one sentence, and the command exits with status 2.
     """
     parser = argument_parser()
     options = parser.parse_args(arguments)
@@ -113,7 +114,7 @@ def read_value(parser, option, name, value):
     if not place or not found or (name == "data" and found in DATA_WORDS):
         return found
     path = user_path(found, os.getcwd())
-    if place == "folder" and not os.path.isdir(path):  # also False without permission to look
+    if place == "folder" and not os.path.isdir(path):  # also False without permission to read it
         parser.error(f"{option} {value} is not a folder that can be opened")
     if place == "file" and not os.path.isfile(path):
         parser.error(f"{option} {value} is not a file that can be opened")
@@ -123,7 +124,7 @@ def read_value(parser, option, name, value):
 
 
 def last_data():
-    """Return the data of the present split: a folder, "sample" or "plant_village"; None without a split."""
+    """Return the data that the current split is made from: a folder, "sample" or "plant_village"; None if no split."""
     return read_json(places.SOURCE_JSON).get("data") if places.SPLIT_CSV.exists() else None
 
 

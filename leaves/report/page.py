@@ -1,10 +1,10 @@
-"""Rearrange the rendered chapters into the page: cover, contents, each chapter's answer, a code bar per section."""
+"""Rearrange the rendered chapters into the page: a cover, contents, each chapter's finding on top, and folded code."""
 
 import re
 
 from bs4 import BeautifulSoup
 
-# The sections of the cover, in this order: the tag of the cell that makes a section, and the section's heading.
+# The sections of the cover, in their order: the tag of the cell that makes the section, and the section's heading.
 SLOTS = {
     "cover-answer": "",
     "cover-scores": "",
@@ -14,7 +14,7 @@ SLOTS = {
     "cover-claims": "Which claims of the original study hold?",
     "cover-data": "The data",
 }
-CARDS_FROM = 4  # the rows of a table with at least so many columns become cards on a phone
+CARDS_FROM = 4  # least number of columns of a table at which its rows become cards on a phone
 PLACE = "<!--{}-->"
 
 
@@ -24,7 +24,7 @@ def finish_page(html):
     Parameters
     ----------
     html : str
-        With a comment like ``<!--cover-table-->`` for each slot, and ``<!--contents-->``.
+        It has a comment such as ``<!--cover-table-->`` for each section of the cover, and ``<!--contents-->``.
 
     Returns
     -------
@@ -52,13 +52,13 @@ def finish_page(html):
 
 
 def outputs_of(section):
-    """List the outputs of a cell's section, outermost elements only."""
+    """List the elements that show a cell's outputs; an element inside another one is not listed."""
     found = section.select(".output_subarea, figure, .table, pre.text")
     return [area for area in found if not any(parent in found for parent in area.parents)]
 
 
 def move_to_cover(soup, slot, title):
-    """Take the outputs of a slot's cell out of its chapter: HTML under the slot's heading, "" without outputs."""
+    """Remove the outputs of the cells with the tag `slot`; return them as HTML with a heading, "" if there are none."""
     areas = [area for section in soup.select(f"section.{slot}") for area in outputs_of(section)]
     if not areas:
         return ""
@@ -67,7 +67,7 @@ def move_to_cover(soup, slot, title):
 
 
 def move_answer(soup, section):
-    """Move the finding at the end of a chapter to a box below the chapter's title; remove the finding's heading."""
+    """Move the finding, a section at the end of a chapter, to a box below the chapter's title; remove its heading."""
     title = section.find_previous("h1")
     heading = section.find_previous("h2")
     areas = outputs_of(section)
@@ -85,7 +85,7 @@ def move_answer(soup, section):
 
 
 def fold_code(soup, main):
-    """Fold the code and the logs of each section into one bar after its heading; remove cells that show nothing."""
+    """Fold the code and the logs below each heading into one bar after it, and remove cells that show nothing."""
     pending, heading = [], None
 
     def close(before):
@@ -116,7 +116,7 @@ def fold_code(soup, main):
 
 
 def label_cells(soup):
-    """Let the rows of wide tables become cards on a phone, with a column name per cell; give each claim's row an id."""
+    """Mark wide tables and label their cells, so a phone can show rows as cards; give the row of each claim an id."""
     for table in soup.select("table:not(.confusion)"):
         header = table.select("thead tr:first-child > *")
         names = [cell.get_text(strip=True) for cell in header]
@@ -139,7 +139,7 @@ def anchor_name(title):
 
 
 def name_headings(soup, main):
-    """Give the headings of the chapters unique anchors, and return the contents: an HTML list of lists of links."""
+    """Give the headings of the chapters unique anchors, and return the contents: a nested HTML list of links."""
     contents = soup.new_tag("ol")
     chapter_list, chapter = None, ""
     for heading in main.find_all(["h1", "h2"]):

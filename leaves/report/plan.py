@@ -1,4 +1,4 @@
-"""Plan a run (run_all.sh --plan): say what would be trained, what is cached and how long it takes; write nothing."""
+"""Plan a run (run_all.sh --plan): count cached and waiting trainings, and estimate their time; write nothing."""
 
 import ast
 import contextlib
@@ -19,14 +19,14 @@ import numpy as np
 
 
 def print_plan(chapters, values, unchanged, forgotten):
-    """Print for each chapter what would be trained, what is cached and how long the trainings take, then the sum.
+    """Print for each chapter how many trainings are cached, how many wait and how long these take; then the sums.
 
     Parameters
     ----------
     chapters : list of Path
     values : dict of name to value; each chapter gets the parameters that it defines
     unchanged : list of Path, the chapters that would not be executed
-    forgotten : set of Path, the folders of runs that would be trained again (--force)
+    forgotten : set of Path, the folders of the runs that --force would train again
     """
     open_chapters, plans, measured = set(), [], ()
     with without_stderr(), tempfile.TemporaryDirectory() as folder:  # TensorFlow writes many messages to stderr
@@ -62,7 +62,7 @@ def sum_in_words(plans, measured, open_chapters):
 
 
 def plan_of_split(notebook, values, unchanged):
-    """Plan chapter 1 without reading the photos: return a sentence, and whether a split has to be made first."""
+    """Plan chapter 1 without reading the photos: return a sentence, and whether a new split has to be made first."""
     takes = "which takes about half a minute per thousand photos"
     if unchanged:
         return "unchanged, so the split stands", False
@@ -92,7 +92,10 @@ def is_of_sample(given):
 
 
 def copy_of_runs(folder, forgotten):
-    """Make and return a folder with links to all runs but the forgotten ones, for the records of a plan's chapters."""
+    """Make and return a folder that replaces runs/ during a plan: links to all runs except those in `forgotten`.
+
+    The records of the chapters are copied, because planning a chapter writes its record.
+    """
     folder.mkdir()
     for place in places.RUNS.glob("*"):
         if (place / "spec.json").exists() and place not in forgotten:
@@ -113,7 +116,7 @@ def plan_of(notebook, values, runs):
     -------
     plan : planning.Plan
     end : str
-        Why the plan ends before the end of the chapter; "" if it does not.
+        Why the plan stops before the end of the chapter; "" if it reaches the end.
     """
     given = {name: value for name, value in values.items() if name in chapter_parameters(notebook)}
     code = compile(ast.fix_missing_locations(needed_code(notebook, given)), notebook.name, "exec")
@@ -131,11 +134,11 @@ def plan_of(notebook, values, runs):
 
 
 def measured_runs():
-    """Read the finished trainings; their times let `time_in_words` estimate those of others.
+    """Read the finished runs, from which `time_in_words` estimates how long other trainings take.
 
     Returns
     -------
-    own, published : list of leaves.runs.Run, those in runs/ and in results/runs
+    own, published : list of leaves.runs.Run, the runs in runs/ and those in results/runs
     photos : dict of a split's hash to the number of photos in a fold of the split
     """
     from leaves.dataset import load_split  # TensorFlow takes seconds
@@ -157,7 +160,10 @@ def measured_runs():
 
 
 def time_in_words(waiting, own, published, photos):
-    """Estimate in words how long trainings take, by `measured_runs`; published ones count only if needed."""
+    """Estimate in words how long the specs in `waiting` take to train; the other parameters are from `measured_runs`.
+
+    The times of published runs are used only if they allow an estimate for more of the specs.
+    """
     from leaves.progress import estimated_seconds, in_words
 
     seconds, elsewhere = estimated_seconds(waiting, own, photos), ""
@@ -180,7 +186,7 @@ def in_one_line(plan, end, time):
 
 
 def to_train(waiting, time, is_open):
-    """Say how many trainings wait, and how long they take; "at least" if more may follow."""
+    """Say how many trainings wait, and how long they take; if `is_open`, more trainings may follow."""
     if not waiting:
         return "more to train later" if is_open else "none to train"
     return f"{'at least ' if is_open else ''}{len(waiting)} to train, {time}"

@@ -1,4 +1,4 @@
-"""Publish a finished study: first the evidence of its runs, then its numbers in results/ and figures in figures/.
+"""Publish a finished study: copy its evidence, numbers and page to results/, and its figures to figures/.
 
 `.venv/bin/python -m leaves.report.publish` copies the files of `./run_all.sh --profile study`; nothing is written by
 hand.
@@ -29,11 +29,11 @@ TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
 COVER = "cover.png"  # the README's picture, taken from the published page afterwards
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
 CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
-RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the profile and are then in the provenance
+RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the profile; the provenance then records them
 
 
 def main():
-    """Keep the evidence of all finished runs, and publish the study if it is finished; else say what is missing."""
+    """Keep the evidence of all finished runs; then publish the study, or raise InputError if it is not finished."""
     with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
         check_photos()
         split = load_split()
@@ -47,27 +47,27 @@ def main():
 
 def finished_runs(split_hash):
     """List the finished and undamaged runs on a split, in runs/ or as evidence in results/runs: list of Run."""
-    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # a run in runs/ comes before its evidence
+    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # in this order, so runs replace their evidence
     files = [file for place in places_of_runs for file in place.glob("*/result.json")]
     sound = [file.parent for file in files if not fault_of_run(file.parent)]
-    of_spec = {folder.name[-8:]: folder for folder in sound}  # the same training may have two names
+    of_spec = {folder.name[-8:]: folder for folder in sound}  # the same training may have folders with two names
     sound = sorted(of_spec.values(), key=lambda folder: folder.name)
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
 
 def check_photos():
-    """Raise InputError with one sentence if the present photos are synthetic."""
+    """Raise InputError with one sentence if the current photos are synthetic."""
     source = read_json(places.SOURCE_JSON)
     if source.get("data") in (None, "sample") or source.get("name", "").startswith("synthetic"):
         raise InputError(f"The study is on photos, and the present ones are synthetic: {WAY}.")
 
 
 def check_finished():
-    """Check that the report on disk is that of a finished study; InputError with one sentence if it is not.
+    """Check that the report on disk is that of a finished study; raise InputError with one sentence if it is not.
 
     Returns
     -------
-    dict of name to value, of the parameters in `RECORDED` that differ from the profile
+    dict of name to value, the parameters in `RECORDED` that differ from the profile
     """
     recorded = {}
     wanted = yaml.safe_load((places.NOTEBOOKS / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def check_finished():
 
 
 def publish(split, runs, recorded):
-    """Copy the tables, page and figures of the study, write the table of its photos and, last, its provenance.
+    """Copy the tables, the page and the figures of the study, write a table of its photos, and last its provenance.
 
     `recorded` is from `check_finished`.
     """
@@ -141,7 +141,7 @@ def provenance(split, runs, recorded):
     """Describe the provenance of a published study: JSON-able dict; `recorded` is from `check_finished`."""
     heads = [read_run(places.RUNS / name) for name in read_json(places.RUNS / "04.json").get("runs", {}).values()]
     weights = {run.spec["backbone"]: run.spec["weights"] for run in heads}
-    runs = [run for run in runs if "mean_with_start" not in run.spec]  # an average of weights, which is no training
+    runs = [run for run in runs if "mean_with_start" not in run.spec]  # averages of weights are not trained
     made = datetime.datetime.fromtimestamp((places.REPORT / "scores.csv").stat().st_mtime)
     options = [word for name, value in sorted(recorded.items()) for word in ("-p", name, json.dumps(value))]
     seconds = sum(run.result["train_seconds"] for run in runs)

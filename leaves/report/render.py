@@ -27,9 +27,9 @@ from pygments.formatters import HtmlFormatter
 
 TEMPLATES = Path(__file__).resolve().parent
 PARTS = TEMPLATES / "template"
-PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # the note that a cell failed, which the page says itself
+PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # papermill's note that a cell failed; the page has a note of its own
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
-LARGE_PICTURE = 150_000  # bytes of a PNG; a chart takes less, a figure of photos more
+LARGE_PICTURE = 150_000  # bytes of a PNG; a chart has fewer bytes, a figure of photos more
 ORIGINAL = "https://github.com/matteobraceschi/Neural-Network-for-Image-Classification"
 TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
@@ -45,7 +45,8 @@ def render_report(shown, page, profile, command, seconds):
     Parameters
     ----------
     shown : list of (Path, str or None)
-        Executed chapters, in order, each with the sentence that says why a later execution of it stopped, or None.
+        Executed chapters, in order, each with a sentence that says why a later execution stopped, or None; see
+        `keep.shown_chapters`.
     page : Path
         The HTML file to write.
     profile, command : str
@@ -60,7 +61,7 @@ def render_report(shown, page, profile, command, seconds):
     chapters = [read_chapter(*one) for one in shown]
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
     damaged = damaged_files(chapters)
-    drawn = {}  # placeholder to HTML, which is large, so it is inserted last
+    drawn = {}  # dict of placeholder to HTML; the HTML is large, so it is inserted last
 
     def place_of_drawing(name, png, text):
         place = PLACE.format(f"drawing-{name}")
@@ -124,7 +125,10 @@ def damaged_files(chapters):
 
 
 def files_of_figure(name, png, damaged):
-    """Find the SVGs of a figure (list of Path) and its numbers (Path or None), if its stored PNG is equal to `png`."""
+    """Find the undamaged SVGs of a figure (list of Path) and the CSV file of its numbers (Path or None).
+
+    Both are missing if the PNG of the figure in report/figures differs from `png`, the PNG in the notebook (base64).
+    """
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
     if not picture.exists() or picture.read_bytes() != base64.b64decode(png):
@@ -134,7 +138,7 @@ def files_of_figure(name, png, damaged):
 
 
 def drawing(name, png, text, damaged):
-    """Write a figure as HTML: its wide and its narrow SVG, or the PNG if there is no SVG."""
+    """Return the HTML of a figure: its wide and its narrow SVG, or the PNG if there is no SVG."""
     drawn, _ = files_of_figure(name, png, damaged)
     if not drawn:
         return f'<img alt="{escape(text)}" src="{image_source(png)}">'
@@ -164,7 +168,7 @@ def image_source(png):
 
 
 def cover_facts(profile, command, seconds):
-    """List for the cover how the report was made: dict of term to value."""
+    """List the facts about this report for its cover: dict of term to value."""
     return {
         "Command": command,
         "Commit": commit(),
@@ -195,7 +199,7 @@ def study_section(damaged):
 
 
 def provenance(chapters, profile, command):
-    """List all that is needed to make the report again: dict of terms (term to value) and chapters (one dict each)."""
+    """List the facts for reproducing the report: dict of terms (term to value) and chapters (see `chapter_facts`)."""
     terms = {
         "Made by": command,
         "Profile": profile,
@@ -210,7 +214,7 @@ def provenance(chapters, profile, command):
 
 
 def commit():
-    """Return the commit of this code, with the mark "-dirty" if a file has changed since."""
+    """Return the commit of this code, with the suffix "-dirty" if a file has changed since."""
     git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -225,7 +229,7 @@ def repository():
         address = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         address = ""
-    if found := re.fullmatch(r"[\w.-]+@([\w.-]+):/?([^@?#]+)", address):  # for ssh
+    if found := re.fullmatch(r"[\w.-]+@([\w.-]+):/?([^@?#]+)", address):  # an address for ssh
         return f"{found[1]}/{found[2]}".removesuffix(".git")
     try:
         parts, port = urlsplit(address), urlsplit(address).port
@@ -254,7 +258,7 @@ def processor():
 
 
 def chapter_facts(chapter):
-    """Return the title, seconds and parameters of an executed chapter: dict."""
+    """Return the title, the duration in seconds and the parameters of an executed chapter: dict."""
     sources = [cell.source for cell in chapter.cells if "parameters" in cell.metadata.get("tags", [])]
     assigned = [node for node in ast.parse(sources[0]).body if isinstance(node, ast.Assign)]
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}

@@ -1,4 +1,7 @@
-"""Execute chapters, two at a time if neither reads the files of the other: a fifth faster than one after another."""
+"""Execute chapters, two at a time if neither reads the files of the other.
+
+This is a fifth faster than one chapter after another.
+"""
 
 import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -18,7 +21,7 @@ def execute_chapters(chapters, parameters):
     Parameters
     ----------
     chapters : list of Path
-    parameters : dict of name to value; each chapter gets those that it defines
+    parameters : dict of name to value; each chapter gets the parameters that it defines
 
     Returns
     -------
@@ -33,7 +36,7 @@ def execute_chapters(chapters, parameters):
         try:
             while True:
                 due = [number for number in waiting if read[number] <= done]
-                due.sort(key=lambda number: -len(READERS[number]))  # first those that others wait for
+                due.sort(key=lambda number: -len(READERS[number]))  # chapters that many others wait for come first
                 for number in due[: at_once - len(running)]:
                     waiting.remove(number)
                     begun = notebooks[number], parameters, line.begin(notebooks[number]), start_kernel()
@@ -69,18 +72,18 @@ def failure_of(task, notebook, line):
 def how_many_at_once(count):
     """Return how many chapters run at a time: one with a scheduler or a GPU, else at most `AT_ONCE`.
 
-    The workers of a scheduler keep all cores busy, and two chapters would not share the memory of a GPU.
+    The workers of a scheduler keep all cores busy, and two chapters cannot share the memory of a GPU.
     """
     alone = os.environ.get("DASK_SCHEDULER_ADDRESS") or list(Path("/dev").glob("nvidia[0-9]*"))
     return 1 if alone else min(AT_ONCE, count)
 
 
 def share_cores(at_once):
-    """Divide the cores among the chapters that are executed at once.
+    """Divide the cores among the chapters that are executed at the same time, by TensorFlow's environment variables.
 
-    The number of threads in one operation decides in which order numbers are added, and so the last digits of a score.
-    So each operation gets half as many threads as there are cores, however many chapters are executed at once. The
-    other cores compute other operations.
+    The number of threads in one operation decides the order in which numbers are added, which changes the last digits
+    of a score. So an operation always gets half as many threads as there are cores, even if only one chapter is
+    executed. Further operations run on the other cores.
     """
     cores = len(own_cores())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))

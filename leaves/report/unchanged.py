@@ -1,4 +1,4 @@
-"""Find the chapters that need not run again, because their code, parameters and files have not changed."""
+"""Find the chapters that need not be executed again, because their code, parameters and files have not changed."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from leaves.report.chapters import CHAPTERS, READERS, chapter_parameters
 from leaves.report.options import DATA_WORDS, last_data
 
 CODE = ("helpers.py", "requirements.txt", "constraints.txt", "leaves/**/*.*", "notebooks/*.ipynb")
-PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # say nothing about a result
+PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # do not affect any result
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -23,7 +23,7 @@ def state_file():
 
 
 def listing(place, passing=()):
-    """List the name, size and modification time of each file in a folder, or of one file.
+    """List each file in a folder, or one file, as (name, size, modification time), sorted.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def listing(place, passing=()):
 
 
 def digest(content):
-    """Hash anything that JSON can hold."""
+    """Return the SHA-256 of any content that can be written as JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -63,11 +63,11 @@ def chapter_digests(chapters, values):
     Parameters
     ----------
     chapters : list of Path, in their order
-    values : dict of name to value, of the profile and the command line
+    values : dict of name to value, the parameters from the profile and the command line
 
     Returns
     -------
-    dict of Path to str
+    dict of each chapter's Path to its hash
     """
     digests, code = {}, code_digest()
     for chapter in chapters:
@@ -81,7 +81,7 @@ def chapter_digests(chapters, values):
 
 
 def known_chapters():
-    """Read the chapters' hashes as the last command left them: dict of number to hash, empty if a file has changed."""
+    """Read the hashes that the last command wrote: dict of chapter number to str, empty if a file has changed since."""
     state = read_json(state_file())
     return state["chapters"] if state and state.get("files") == files_digest() else {}
 
@@ -106,7 +106,7 @@ def unchanged_chapters(digests, known):
 
 
 def weights_can_be_had():
-    """Return whether a backbone of chapter 4 had random weights, and Keras's server offers ImageNet weights now."""
+    """Return whether a backbone of chapter 4 had random weights, and Keras's server has ImageNet weights for it now."""
     folders = read_json(places.RUNS / "04.json").get("runs", {}).values()
     specs = [read_json(places.RUNS / folder / "spec.json") for folder in folders]
     if all(spec.get("weights", {}).get("kind") != "random" for spec in specs):
@@ -119,11 +119,12 @@ def weights_can_be_had():
 
 
 def remember_state(executed, known):
-    """Write the state of the chapters, after all chapters that a command executed have reached their end.
+    """Write the hashes of the chapters; called if all chapters that a command executed have reached their end.
 
     Parameters
     ----------
-    executed : dict from `chapter_digests`, from before the execution: a file that changed during it counts as changed
+    executed : dict from `chapter_digests`
+        Hashes that were computed before the execution, so a file that changed during the execution counts as changed.
     known : dict from `known_chapters`
     """
     present = {chapter.name[:2] for chapter in CHAPTERS if (places.REPORT / chapter.name).exists()}
