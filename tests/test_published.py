@@ -225,6 +225,17 @@ def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, ca
     assert (places.RESULTS / "provenance.json").read_bytes() == before
 
 
+def test_a_published_page_names_no_folder_of_its_machine(study):
+    executed = nbformat.read(places.REPORT / CHAPTERS[0].name, as_version=4)
+    executed.metadata["papermill"]["parameters"]["data"] = "/home/anna/oak & elm"
+    write_atomic(places.REPORT / CHAPTERS[0].name, nbformat.writes(executed))
+    page = '<p>--data "/home/anna/oak &amp; elm"</p><script>"/home/anna/oak & elm/1.png"</script>'
+    write_atomic(places.REPORT / "report.html", page)
+    publish.main()
+    published = (places.RESULTS / "report.html").read_text(encoding="utf-8")
+    assert published == '<p>--data "oak &amp; elm"</p><script>"oak & elm/1.png"</script>'
+
+
 def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
     for source in ({"data": "sample"}, {"data": "/listed", "name": "synthetic leaves, 128 x 128 pixels"}):
         write_atomic(places.SOURCE_JSON, json.dumps(source))

@@ -10,6 +10,7 @@ import platform
 import shlex
 import shutil
 import sys
+from html import escape
 from pathlib import Path
 
 from leaves import places
@@ -109,9 +110,11 @@ def publish(split, runs, recorded):
             raise InputError(f"{name} takes {sizes[name] / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are published.")
     record = provenance(split, runs, recorded)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
-    published = [places.RESULTS / name for name in (*TABLES, "report.html")]
+    published = [places.RESULTS / name for name in TABLES]
     for file in published:
         copy(places.REPORT / file.name, file)
+    published.append(places.RESULTS / "report.html")
+    write_atomic(published[-1], without_folders(page, chosen_paths()))
     for file in figures:
         published.append(places.ROOT / "figures" / file.name)
         copy(file, published[-1])
@@ -123,6 +126,20 @@ def publish(split, runs, recorded):
     record["files"] = {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
     write_json(places.RESULTS / "provenance.json", record)
     print(f"Published: {len(figures)} figures in figures/, and the numbers, {sizes['all'] / 1e6:.1f} MB, in results/.")
+
+
+def chosen_paths():
+    """List the absolute paths that the reader gave as parameters of the executed chapters: list of str."""
+    given = [read_executed(places.REPORT / chapter.name)["metadata"]["papermill"]["parameters"] for chapter in CHAPTERS]
+    values = {str(parameters.get(name)) for parameters in given for name in CHOSEN_BY_THE_READER}
+    return sorted(value for value in values if Path(value).is_absolute())
+
+
+def without_folders(page, paths):
+    """Shorten every path in a page to its last name, because other machines have other folders."""
+    for path in sorted(paths, key=len, reverse=True):
+        page = page.replace(escape(path), escape(Path(path).name)).replace(path, Path(path).name)
+    return page
 
 
 def copy(file, target):
