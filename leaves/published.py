@@ -84,14 +84,15 @@ def answer(study):
     ]
     return (
         f"{best}, which validation chose, reaches a macro F1 of {reached[0]} on the test photos, and "
-        f"FinalModel, the original study's network, {reached[1]}. Of the original's claims, {tally(study.verdicts)}."
+        f"FinalModel, the original study's network, {reached[1]}. Verdicts on the original's claims: {tally(study.verdicts)}."
     )
 
 
 def tally(verdicts):
     """Count the claims with each verdict, as in "3 confirmed, 2 refuted"."""
     counts = verdicts["verdict"].value_counts()
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    order = ("confirmed", "refuted", "undecided", "not tested")
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if verdict in counts)
 
 
 def labels(scores):
