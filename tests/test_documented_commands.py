@@ -239,7 +239,6 @@ DOCUMENTED = {
     "./run_all.sh --profile tiny --only 03": Run("own variants"),
     "./run_all.sh --plan": "run by test_a_plan_counts_the_trainings_and_changes_nothing in test_run_all.py",
     "./run_all.sh --help": "run by test_help_names_every_option in test_run_all.py",
-    "./run_all.sh --data my_photos --weights my_weights": Run("every option"),
     "./run_all.sh --data my_photos": Run("every option"),
     "./run_all.sh --data plant_village": Run("plant_village"),
     "./run_all.sh --test other_photos": Run("other photos"),
