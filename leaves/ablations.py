@@ -1,4 +1,4 @@
-"""Choose and train variants of FinalModel, and compute how their scores differ from FinalModel's in paired repeats."""
+"""Choose and train variants of FinalModel, and compare each with FinalModel in repeats with the same seed and fold."""
 
 import functools
 
@@ -33,7 +33,7 @@ GROUPS = {
 LEAST_NETWORKS = 8  # per fold, for a rank correlation: with fewer networks the ranks are mostly chance
 FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" stands for the trainings of `refit.train_refits`, for C13
 SLOW_UPDATE = 8  # a step with a batch of one photo takes as long as this many photos in a large batch
-HIGH_ACCURACY, MISSED = 0.8, 0.5  # smallest accuracy that counts as high; a class with a smaller recall is missed
+HIGH_ACCURACY, MISSED = 0.8, 0.5  # least accuracy that counts as high; a class with a recall below 0.5 is missed
 # The name of the figure that shows each measure.
 FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}
 INTERVAL = ["difference", "low", "high"]
@@ -75,7 +75,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
     Parameters
     ----------
     variants, own_variants : dict of name to changes (dict, see `custom_cnn.cnn_spec`)
-        The variants of the chapter and those of the reader. The reader's variants are always trained.
+        The variants of chapter 3, and those that you add. Your variants are always trained.
     chosen : list of str, or "all"
         Names from `variants`, or "more data".
     impossible : set of str, see `too_small`
@@ -110,7 +110,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of each variant, with FinalModel's last, because chapter 2 may be training FinalModel meanwhile.
+    """List the specs of each variant and, last, of FinalModel, which chapter 2 may be training at the same time.
 
     Parameters
     ----------
@@ -137,14 +137,14 @@ def variant_specs(groups, base, epochs, seed, repeats, claimed):
 
 
 def train_specs(train_all, specs, split, prepare, looked_into):
-    """Train all specs: dict of name to list of Run.
+    """Train the specs of all variants and of FinalModel: dict of name to list of Run, one per repeat.
 
     Parameters
     ----------
     train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of the networks that are checked for dead filters. Only the scores of the other networks are read.
+        Names of the networks that are checked for dead filters. Of the other networks, only the scores are read.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
@@ -183,7 +183,8 @@ def variant_trainings(runs, groups):
 def score_functions(dead=None):
     """Return the score function of each measure: dict of measure to callable(Run) -> float.
 
-    `dead` is the table of `dead_filters_of`. If it has rows, one measure is "dead units", the share of dead filters.
+    The measures are "macro F1" (validation) and "gap" (training minus validation macro F1). If `dead`, the table of
+    `dead_filters_of`, has rows, a third measure is "dead units" (the share of dead filters).
     """
     scores = {
         "macro F1": lambda run: run.result["validation_macro_f1"],
@@ -221,7 +222,7 @@ def differences_to_final(runs, folds):
 
 
 def comparison_table(trainings, differences):
-    """Tabulate every variant: means over its repeats, states of its trainings, and its difference from FinalModel.
+    """Tabulate, for every variant, means over its repeats, states of its trainings and the difference to FinalModel.
 
     Parameters
     ----------
@@ -230,7 +231,8 @@ def comparison_table(trainings, differences):
 
     Returns
     -------
-    DataFrame, one row per variant and one for FinalModel
+    DataFrame, one row per variant and one for FinalModel: group, trainings (number in each state), parameters, means of
+    best epoch, seconds, train, validation and gap, and the columns of `differences`
     """
     columns = {"parameters": "first", "best epoch": "mean", "seconds": "mean"}
     columns |= {"train": "mean", "validation": "mean", "gap": "mean"}
@@ -266,7 +268,7 @@ def dead_filters_of(runs, split):
 
 
 def dead_filters_of_run(run, split):
-    """Find the dead filters of one network on the photos that it held out: dict of the table's columns to arrays."""
+    """Find the dead filters of one network on the photos that it held out: dict of arrays, see `dead_filters`."""
     images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
     return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
@@ -339,7 +341,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
 
 
 def accuracy_record(said, networks):
-    """Collect the evidence on C12: whether accuracy and macro F1 rank the networks of a fold alike (Spearman 1904).
+    """Collect the evidence on C12: do accuracy and macro F1 rank the networks of a fold alike (Spearman 1904)?
 
     Parameters
     ----------
@@ -372,7 +374,9 @@ def accuracy_record(said, networks):
 
 
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
-    """Estimate how long the variants that are not trained would take, from FinalModel's time, their pixels and epochs.
+    """Estimate how long each variant that was not trained would take, from the training time of FinalModel.
+
+    This time is multiplied by the ratios of pixels and of epochs and, for batches of one photo, by `SLOW_UPDATE`.
 
     Parameters
     ----------
@@ -400,7 +404,7 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
 
 
 def not_trained_text(costs, names):
-    """List variants and the time to train them, as in "sigmoid (would take about 3 min)"."""
+    """List variants with their entries in `costs`, as in "sigmoid (would take about 3 min)"."""
     return ", ".join(f"{name} ({costs[name]})" for name in names)
 
 

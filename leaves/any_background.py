@@ -1,12 +1,13 @@
 """Train a classifier that relies less on the background: a pretrained network that also sees other backgrounds.
 
 The background of a PlantVillage photo reveals the species (Noyan 2022), so a network may learn the background instead
-of the leaf. This network sees every leaf both on its own paper and on other backgrounds, as in Gui et al. (2021, FPDR).
+of the leaf. This network sees every leaf both in the unchanged photo and on other backgrounds, as in Gui et al. (2021,
+FPDR).
 
 Fine-tuning on one collection of photos can distort features that work on other collections (Kumar et al. 2022). So
-first only a head is trained, on the frozen backbone. If requested, the last block is then fine-tuned at a low learning
-rate. The network with the mean of the frozen and the fine-tuned weights is another candidate (Wortsman et al. 2022,
-WiSE-FT).
+first only a head is trained, on the frozen backbone. If requested, the last block and the head are then fine-tuned at
+a low learning rate. Another candidate is the network with the mean of the weights before and after fine-tuning
+(Wortsman et al. 2022, WiSE-FT).
 """
 
 import itertools
@@ -34,11 +35,11 @@ PENALTIES = 0.001, 0.003  # weight decays, factors of the squared weights in the
 PASSES, BATCH = 20, 128  # passes through all views of the photos, and photos per batch
 PEAK_RATE = 0.006  # Adam's learning rate at the start; it falls to 0 along a cosine
 TAIL_RATE = 0.0001  # Adam's learning rate at the start of fine-tuning
-JUDGE = 1_000_000  # added to the seed of the backgrounds for scoring, so no training has seen them
+JUDGE = 1_000_000  # added to the seed for scoring, which then draws backgrounds that no training has seen
 
 
 def head_layers(classes, penalty):
-    """List the layers of the head, which classifies the standardised features of each window and averages the answers.
+    """List the layers of the head, which classifies the standardised features of each window and averages predictions.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def best_backbone(heads):
 
 
 def candidate_specs(head, split, sizes, views):
-    """List the specs of all candidates: every image size, number of views and penalty.
+    """List the specs of all candidates: one for each combination of image size, number of views and penalty.
 
     Parameters
     ----------
@@ -109,20 +110,20 @@ def falling_rate(spec, split, peak=PEAK_RATE):
 
 
 def repeats_of(chosen, split, repeats):
-    """List the specs of the repeats of a candidate, a Run: list of dict; repeat 0 is the candidate itself."""
+    """List the specs of all repeats of a candidate (`chosen`, a Run): list of dict, first the candidate's own spec."""
     specs = [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
     return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
 
 def check_weights(head, origins):
-    """Raise InputError if the current weights are not those with which chapter 4 trained a head."""
+    """Raise InputError if the current weights of a head's backbone are not those that chapter 4 used for the head."""
     name = head.spec["backbone"]
     if origins[name]["hash"] != head.spec["weights"]["hash"]:
         raise InputError(f"The weights of {name} are not those of chapter 4: use the same weights, or run it again.")
 
 
 def on_other_backgrounds(run, split, origins):
-    """Compute a network's macro F1 on the validation leaves, placed on backgrounds that no training has seen.
+    """Compute a network's macro F1 on the validation leaves when they lie on backgrounds that no training has seen.
 
     Parameters
     ----------
@@ -146,10 +147,10 @@ def on_other_backgrounds(run, split, origins):
 
 
 def candidates_table(runs, split, origins):
-    """List both scores of each candidate on the validation subset: DataFrame, one row per run, in the order of `runs`.
+    """List the two validation scores of each candidate: DataFrame, one row per run, in the order of `runs`.
 
     The columns are pixels (int, the image size), views (int, the number of views with other backgrounds), penalty
-    (float), and two of macro F1: "as they are" for the unchanged photos, and "other backgrounds".
+    (float), and two columns with macro F1: "as they are" for the unchanged photos, and "other backgrounds".
     """
     rows = []
     for run in runs:
@@ -166,13 +167,13 @@ def candidates_table(runs, split, origins):
 def tail_specs(heads, split, passes):
     """List the specs of the tails that start from heads; a tail is the last block of a backbone and its head.
 
-    A tail has the same views as its head, and is trained for all epochs.
+    A tail has the same views as its head. It is trained for all epochs, without early stopping.
 
     Parameters
     ----------
     heads : list of Run, of specs of `candidate_specs`
     passes : int
-        Passes through all views; if it is 0, there are no tails.
+        Passes through all views; with 0, the list is empty.
 
     Returns
     -------
@@ -187,12 +188,12 @@ def tail_specs(heads, split, passes):
 
 
 def mean_of_both(tail, split):
-    """Average a network's weights before and after fine-tuning: return a finished Run, made without a training.
+    """Make a network with the mean of the weights before and after fine-tuning; return its Run, without a training.
 
     Parameters
     ----------
     tail : Run of a spec of `tail_specs`
-        The finished run gets the history and the training seconds of this one.
+        The new run gets the history and the training seconds of this tail.
     """
     spec = tail.spec | {"mean_with_start": f"{tail.folder.name} {file_hash(tail.folder / 'validation.npy')}"}
     with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
@@ -201,26 +202,28 @@ def mean_of_both(tail, split):
             pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
             folder = run_folder(spec)
-            shutil.rmtree(folder, ignore_errors=True)  # it may hold the answers of an older network
+            shutil.rmtree(folder, ignore_errors=True)  # it may hold the predictions of an older network
             write_json(folder / "spec.json", spec)
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
     return find_run(spec)
 
 
 def ways_on(heads, tails, split):
-    """List the networks that validation chooses from: dict of name to list of Run, one per repeat.
+    """Collect the networks that validation chooses from: dict of name to list of Run, one per repeat.
+
+    The names are "frozen" for the heads and, if there are tails, "mean of both" (see `mean_of_both`) and "fine-tuned".
 
     Parameters
     ----------
     heads, tails : list of Run
-        Heads on the frozen backbone, and tails that start from them. Without tails only the heads are listed.
+        Heads on the frozen backbone, and tails that start from them.
     """
     tuned = {"mean of both": [mean_of_both(tail, split) for tail in tails], "fine-tuned": tails} if tails else {}
     return {"frozen": heads} | tuned
 
 
 def ways_table(networks, split, origins):
-    """List the macro F1 of the networks of `ways_on`: DataFrame, one row per network.
+    """List the macro F1 of each network of `ways_on`: DataFrame, one row per network.
 
     The columns "as they are" and "other backgrounds" score repeat 0, see `candidates_table`. The column "as they are,
     all repeats" is the mean over the repeats, each scored on the unchanged photos that it held out.
@@ -234,7 +237,7 @@ def ways_table(networks, split, origins):
 
 
 def kept_in_words(table):
-    """Say which network of `ways_table` is kept, the best on other backgrounds, and its macro F1 on validation."""
+    """Say which network of a `ways_table` is kept (the best on other backgrounds), and its macro F1 on validation."""
     name = table["other backgrounds"].idxmax()
     row = table.loc[name]
     text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the frozen network was trained"

@@ -1,4 +1,4 @@
-"""Find the weights of pretrained networks, cut the networks in two, and join the pieces with a head."""
+"""Find the weights of pretrained networks, cut the networks in two, and join the pieces with a classification head."""
 
 import functools
 import http.client
@@ -47,16 +47,17 @@ BACKBONES = {
 def find_weights(names, folder, seed=0, timeout=5):
     """Find the initial weights of each backbone.
 
-    The function uses the first available source: a file in `folder`, with the name `<name>.weights.h5` or Keras's own
-    name for it; for EfficientNetLite0, an installed package; ImageNet weights from Keras, downloaded if needed; random
-    numbers from `seed`. If Keras's server does not answer within `timeout` seconds, no other download is tried. After
-    any other failure, the download for the next backbone is still tried.
+    For each backbone, the function uses the first available of these sources: a file in `folder`, named
+    `<name>.weights.h5` or as Keras names its download; for EfficientNetLite0, an installed package; ImageNet weights
+    from Keras, downloaded if needed; random numbers drawn with `seed`. If Keras's server does not answer within
+    `timeout` seconds, no other download is tried. After any other failure, the download for the next backbone is still
+    tried.
 
     Parameters
     ----------
     names : iterable of str, keys of `BACKBONES`
     folder : str or Path
-        A relative path starts at the project's folder.
+        A relative path is resolved against the project's folder.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def find_weights(names, folder, seed=0, timeout=5):
 
 
 def local_weights(name, folder):
-    """Find a weights file that needs no download: return its path and its source in words, or (None, None)."""
+    """Find a backbone's weights in `folder` or a package: return their path and source in words, or (None, None)."""
     given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
     if file := next((file for file in given if file.exists()), None):
         check_regular(file, name)
@@ -104,34 +105,35 @@ def local_weights(name, folder):
 
 
 def check_regular(file, name):
-    """Raise InputError if a weights file is a folder, or a pipe, from which the reading would never end."""
+    """Raise InputError if a weights file is a folder, or a pipe, because reading from a pipe might never end."""
     if Path(file).exists() and not Path(file).is_file():
         raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it.")
 
 
 def keras_pattern(name):
-    """Return a pattern, for `Path.glob`, of Keras's names for the file of a backbone's weights without a head."""
+    """Return a pattern for `Path.glob` that matches the file in which Keras saves a backbone's headless weights."""
     return f"{name.lower()}_*notop.h5"
 
 
 def keras_files(name):
-    """List a backbone's weights files that Keras has downloaded to its folder, or to /tmp if that is not writable."""
+    """List a backbone's weights files in Keras's download folder (/tmp/.keras if the usual one is not writable)."""
     home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
     home = home if os.access(home, os.W_OK) else "/tmp/.keras"  # the same rule as in keras.utils.get_file
     return sorted(Path(home, "models").glob(keras_pattern(name)))
 
 
 def download(name, timeout):
-    """Let Keras download the ImageNet weights of a backbone, or check its earlier download.
+    """Let Keras download the ImageNet weights of a backbone, or check the file that it downloaded earlier.
 
     While a plan is made (see `planning`), nothing is downloaded: the server is only asked whether it has the weights.
+    If it has them, the plan ends there.
 
     Returns
     -------
     reason : str or None
         Why the download failed; None if it did not fail.
     silent : bool
-        Whether the server did not answer at all. In that case no other download needs to be tried.
+        True if the server did not answer at all. In that case no other download needs to be tried.
     """
     usual_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
@@ -148,7 +150,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Ask the server for a file, in place of `urlretrieve`, and end the plan if the server has the file."""
+    """Replace Keras's `urlretrieve` while a plan is made: end the plan if the server has the file at this address."""
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
 
@@ -182,14 +184,18 @@ def reason_of(error, message):
 
 
 def load_backbone(name, source, size):
-    """Load a headless network, one without its classification head, with the weights that `find_weights` found.
+    """Build a headless network (without a classification head), and load the weights that `find_weights` found.
 
     Parameters
     ----------
     name : str, a key of `BACKBONES`
-    source : dict, the backbone's entry in the result of `find_weights`
+    source : dict that `find_weights` returned for this backbone
     size : int
         Pixels per side: the network takes preprocessed pictures of shape (size, size, 3).
+
+    Returns
+    -------
+    keras.Model with feature maps as output
 
     Raises
     ------
@@ -221,7 +227,8 @@ def load_backbone(name, source, size):
     return network
 
 
-# Patterns of Keras's messages about weights that do not fit, for its two file formats, each with a shorter clause.
+# Patterns that match Keras's messages about weights that do not fit, for both of its file formats. Each pattern has a
+# shorter clause, which replaces the message.
 OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
 OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {
@@ -254,14 +261,18 @@ def preprocess(name, kind, pixels):
 
     The preprocessing "caffe" changes the order of the colours to blue, green, red and subtracts ImageNet's mean. With
     "none" the network rescales its input itself. Keras's EfficientNet also rescales its input itself, but it divides by
-    the square root of ImageNet's standard deviation only if Keras downloads the weights. With ImageNet weights, a layer
-    here adds that division.
+    the square root of ImageNet's standard deviation only if it is built with `weights="imagenet"`. This project loads
+    the weights from a file instead, so a layer here adds that division for ImageNet weights.
 
     Parameters
     ----------
     name : str, a key of `BACKBONES`
     kind : "imagenet" or "random", see `find_weights`
     pixels : Keras tensor, shape (n, height, width, 3)
+
+    Returns
+    -------
+    Keras tensor of the same shape
     """
     if BACKBONES[name].preprocessing == "caffe":
         blue_green_red = keras.ops.flip(pixels, axis=-1)
@@ -274,7 +285,7 @@ def preprocess(name, kind, pixels):
 
 
 def cut_backbone(name, network, kind, windows=None):
-    """Cut a headless network in two behind the layer that `BACKBONES` names; both pieces share its layers.
+    """Cut a headless network in two after the layer that `BACKBONES` names; both models use the network's layers.
 
     Parameters
     ----------
@@ -287,7 +298,7 @@ def cut_backbone(name, network, kind, windows=None):
     -------
     front : keras.Model from RGB pixels 0..255 to the activations at the cut
     last_block : keras.Model from these activations to the features: the mean of each feature map, shape (n, channels),
-        or with `windows` the means of `window_means`, shape (n, 1 + windows, channels)
+        or, if `windows` is given, the result of `window_means`, shape (n, 1 + number of windows, channels)
     """
     cut = network.get_layer(BACKBONES[name].cut).output
     pixels = keras.Input(network.input_shape[1:])
@@ -303,8 +314,8 @@ def cut_backbone(name, network, kind, windows=None):
 def window_means(maps, share):
     """Average each feature map over the whole picture and over windows on a grid, two to four per side.
 
-    A head that classifies each window and averages the answers also recognises a leaf that does not fill the picture.
-    All windows together cost one pass through the backbone, whereas each crop of the photo would cost one pass.
+    A head that classifies each window and averages the predictions also recognises a leaf that does not fill the
+    picture. All windows together cost one pass through the backbone, whereas each crop of the photo would cost one.
 
     Parameters
     ----------
@@ -314,7 +325,7 @@ def window_means(maps, share):
 
     Returns
     -------
-    Keras tensor, shape (n, 1 + windows, channels), the whole picture first
+    Keras tensor, shape (n, 1 + number of windows, channels), the means over the whole picture first
     """
     side, channels = maps.shape[2:]
     width = max(1, round(share * side))
@@ -326,9 +337,10 @@ def window_means(maps, share):
 
 @functools.lru_cache(maxsize=len(BACKBONES))
 def load_parts(name, size, windows=None, **source):
-    """Load the two pieces of a frozen backbone (see `cut_backbone`) once for all heads on the backbone.
+    """Load a frozen backbone as two models, its front and its last block, see `cut_backbone`.
 
-    `source` holds the backbone's entry in the result of `find_weights` as keyword arguments.
+    The result is cached, so all heads on a backbone share these models. `source` is the dict that `find_weights`
+    returned for the backbone, passed as keyword arguments.
     """
     front, last_block = cut_backbone(name, load_backbone(name, source, size), source["kind"], windows)
     front.trainable = last_block.trainable = False
@@ -336,9 +348,9 @@ def load_parts(name, size, windows=None, **source):
 
 
 def join_parts(front, last_block, head):
-    """Join the pieces and a head to one keras.Model, from RGB pixels 0..255 to class probabilities.
+    """Join a backbone's front, its last block and a head into one keras.Model.
 
-    The backbone stays in inference mode.
+    The model maps RGB pixels 0..255 to class probabilities. The backbone always runs in inference mode.
     """
     pixels = keras.Input(front.input_shape[1:])
     features = last_block(front(pixels, training=False), training=False)
@@ -346,10 +358,11 @@ def join_parts(front, last_block, head):
 
 
 def trainable_tail(whole):
-    """Return the tail of a network of `join_parts`: a keras.Model from activations at the cut to class probabilities.
+    """Unfreeze the last block of a network from `join_parts`, and return a model of this block and the head, the tail.
 
-    The tail shares the last block and the head with the whole network, so both become trainable there, too. Batch
-    normalisation stays in inference mode and keeps its parameters.
+    The tail is a keras.Model from the activations at the cut to class probabilities. It shares the last block and the
+    head with the whole network, so both become trainable there, too. Batch normalisation stays in inference mode and
+    keeps its parameters.
     """
     front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
     last_block.trainable = True

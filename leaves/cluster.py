@@ -27,7 +27,10 @@ PATIENCE = 10  # seconds in which a scheduler must answer
 
 @functools.lru_cache(maxsize=1)
 def connect(address):
-    """Return a Client of the scheduler at an address or, for "local:N", of N new processes that end with this one."""
+    """Return a Dask Client of the scheduler at an address or, for "local:N", of N new workers on this computer.
+
+    The N workers are processes that end with this process. InputError if no scheduler answers.
+    """
     if not address.startswith("local:"):
         try:
             return Client(address, timeout=PATIENCE)
@@ -66,7 +69,8 @@ def gpu_of(number):
 def train_on_worker(spec, split_hash, prepare, count, threads):
     """Train one spec on a worker, which reads the split itself and reports its epochs to the client.
 
-    An operation uses as many threads as without workers, because the number of threads affects the last digits.
+    An operation of TensorFlow uses as many threads on a worker as in the client's process, because the number of
+    threads affects the last digits.
 
     Parameters
     ----------
@@ -106,18 +110,19 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
 
 
 def ended(futures, events, progress):
-    """Yield each future when it has ended; report the workers' events in the meantime.
+    """Yield each future when it has ended, and pass the workers' events to `progress` in the meantime.
 
-    The events are reported in this thread, because Jupyter would show the text of the client's thread in the cell that
-    connected the client.
+    The events are reported in this thread. Jupyter would show text from the client's own thread below the cell that
+    connected the client, not below the cell that is running.
 
     Parameters
     ----------
-    events : Queue of tuple, the arguments of `progress`
+    events : Queue of tuple, the arguments of each call of `progress`
+    progress : callable, see `train_queue`
     """
     waiting = as_completed(futures)
     while waiting.count() or not events.empty():
-        is_ready = waiting.has_ready()  # asked first: a training's last events arrive before its end
+        is_ready = waiting.has_ready()  # asked before `events`, because a training's last events arrive before its end
         try:
             progress(*events.get(timeout=0 if is_ready else 0.2))
         except Empty:
@@ -141,13 +146,14 @@ def train_queue(queue, split, prepare, address, progress):
     queue : dict of the spec's hash to spec
     address : str, see `connect`
     progress : callable(hash, epoch or None, validation macro F1 or None)
-        Called after each epoch, and with None for both values when a run has ended.
+        Called with the number of epochs trained so far when an epoch begins (macro F1 is None) and when it ends. When a
+        run is finished, it is called with None for both values.
 
     Raises
     ------
     InputError
-        When a run failed `ATTEMPTS` times. It is raised after the other runs have ended, and names each run that failed
-        and why.
+        When a run failed `ATTEMPTS` times. The error is raised after the other runs have ended. It names each run that
+        failed, and says why.
     """
     from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
 
@@ -168,7 +174,7 @@ def train_queue(queue, split, prepare, address, progress):
                 progress(key, None, None)
             else:
                 failed.append(f"{training_name(queue[key])} ({reason_of(future)})")
-    except BaseException:  # Ctrl-C, too: the waiting trainings do not begin
+    except BaseException:  # also Ctrl-C: trainings that have not begun are cancelled
         client.cancel([*futures])
         raise
     finally:

@@ -1,6 +1,7 @@
-"""Describe FinalModel and its variants as data; the layers are checked before any training, then built by Keras.
+"""Describe FinalModel, its variants and your own models as lists of Keras layers; check these lists and build models.
 
-Your own model is a list of Keras layers, or a set of changes to FinalModel::
+The layers are checked before any training. Your own model is a list of Keras layers, or a set of changes to
+FinalModel, the network of the original study::
 
     split = dataset.load_split()
     spec = cnn_spec("03", "few filters", split, size=64, epochs=8, seed=0, filters=[8, 16, 32])
@@ -44,8 +45,8 @@ def final_model_layers(
 ):
     """List the Keras layers of the original study's FinalModel; chapter 3 varies the arguments.
 
-    By default these are five blocks of convolution, activation and max pooling, then global average pooling, dropout,
-    a dense layer of 512 units, dropout, and a dense layer with softmax.
+    By default these are a rescaling of the pixels, five blocks of convolution, activation and max pooling, then global
+    average pooling, dropout, a dense layer of 512 units, dropout, and a dense layer with softmax.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ def final_model_layers(
     filters : sequence of int, the number of filters in each block
     activation : (class name, config) of the layer after each convolution
     reduction : str
-        Class name of the layer that reduces the last feature maps to features.
+        Class name of the layer that turns the last feature maps into a vector of features.
     dropout : (float, float)
         Rates after the reduction and after the dense layer; a rate of 0 means no dropout layer.
 
@@ -76,7 +77,7 @@ def final_model_layers(
 
 
 def is_share(value):
-    """Return whether a value is a number from 0 to below 1."""
+    """Return whether a value is a number that is at least 0 and below 1."""
     return is_number(value, 0, 1) and value < 1
 
 
@@ -91,13 +92,14 @@ def is_refit(value):
 
 
 def is_described(value):
-    """Return whether a value is a dict with a class_name and a config, as Keras describes an optimizer."""
+    """Return whether a value is a dict with a class_name and a config, Keras's description of one of its objects."""
     return (
         isinstance(value, dict) and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), dict)
     )
 
 
-# The settings that `cnn_spec` accepts, and the values that each of them takes. Keras checks the names of its classes.
+# The settings that `cnn_spec` accepts, and the values of each setting. Keras itself checks names of its classes, for
+# example the name of an initializer.
 CHOICES = {
     # the layers of FinalModel
     "filters": PARAMETERS["filters"],
@@ -155,10 +157,13 @@ CHOICES = {
 
 
 def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
-    """Describe a custom CNN: FinalModel with the original study's settings, except for the given changes.
+    """Make the spec of a custom CNN: FinalModel with the original study's settings, except for the given changes.
 
     Parameters
     ----------
+    chapter, name : str
+        Labels of the run, for example "03" and "few filters"; they do not affect its training.
+    split : DataFrame, see `dataset.load_split`
     size : int
         Pixels per side.
     layers : list of [class name, config], optional
@@ -177,7 +182,8 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     Raises
     ------
     InputError
-        When a change is unknown, or `CHOICES`, `check_layers`, `dataset.check_folds` or Keras rejects its value.
+        When a change is unknown, when `CHOICES`, `check_layers`, `dataset.check_folds` or Keras rejects its value, or
+        when an argument of `final_model_layers` is given together with `layers`.
     """
     check_choices({"image_size": size, "epochs": epochs, "layers": layers} | changes, name)
     of_final_model = inspect.signature(final_model_layers).parameters
@@ -187,7 +193,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if changes.get("backgrounds") == "kept":  # it gives the same spec as no such key
+    if changes.get("backgrounds") == "kept":  # the default: the spec is the same with and without it
         del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
@@ -197,13 +203,15 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
 
 
 def final_model_settings(filters, augmentation, learning_rate, **settings):
-    """List the settings of FinalModel in chapters 2 and 3 as changes for `cnn_spec`.
+    """Return the settings of FinalModel in chapters 2 and 3, as a dict of changes for `cnn_spec`.
+
+    If the settings of both chapters are equal, each chapter reuses the runs of the other.
 
     Parameters
     ----------
     filters, augmentation, learning_rate, **settings
         The parameters of these chapters; `settings` are patience, batch_size, balance and precision (see
-        `runs.chosen_precision`). With the same settings, both chapters use the same trainings.
+        `runs.chosen_precision`).
     """
     optimizer = {"class_name": "Adam", "config": {"learning_rate": learning_rate}}
     return {"filters": filters, "augmentation": augmentation, "optimizer": optimizer, "log_layers": True, **settings}
@@ -218,7 +226,7 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Raise InputError with one sentence at the first setting that `CHOICES` does not have or with a value it rejects.
+    """Raise InputError with one sentence about the first setting that is unknown or has a wrong value, see `CHOICES`.
 
     Parameters
     ----------
@@ -234,14 +242,14 @@ def check_choices(choices, name):
 
 
 def unlike(kind, name, known):
-    """Say in a clause that a name is unknown, which name may be meant, and which names are known."""
+    """Say in a clause that a name is unknown, which similar name may be meant, and which names are known: str."""
     near = difflib.get_close_matches(str(name), known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {kind} {name!r}{meant}: it can be {', '.join(known)}"
 
 
 def check_optimizer(optimizer, name):
-    """Raise InputError with one sentence if Keras cannot make an optimizer from a dict; `name` is the model's."""
+    """Raise InputError with one sentence if Keras cannot make an optimizer from a dict; `name` is the model's name."""
     try:
         keras.optimizers.get(copy.deepcopy(optimizer))
     except (TypeError, ValueError, KeyError) as error:
@@ -250,7 +258,7 @@ def check_optimizer(optimizer, name):
 
 
 def make_layer(position, description):
-    """Make a Keras layer from [class name, config]; raise InputError, which names the layer, if that is impossible."""
+    """Make a Keras layer from [class name, config]; if that is impossible, raise InputError, which names the layer."""
     try:
         class_name, config = description
         given = set(config)
@@ -284,19 +292,19 @@ def make_layer(position, description):
 
 
 def make_layers(layers, input_shape, name):
-    """Make a list of Keras layers and compute the shape of an image after each of them.
+    """Make a list of Keras layers, and compute the shape of the last layer's output.
 
     Parameters
     ----------
     layers : list of [class name, config]
-    input_shape : tuple of int, without the number of images
+    input_shape : tuple of int, the shape of one image
     name : str
         The model's name, for the message.
 
     Returns
     -------
     built : list of keras.layers.Layer, without weights
-    shape : tuple, the output's shape, with None for the number of images
+    shape : tuple, the shape of the last layer's output, with None for the number of images
 
     Raises
     ------
@@ -320,7 +328,7 @@ def make_layers(layers, input_shape, name):
 
 
 def check_layers(layers, input_shape, classes, name):
-    """Raise InputError with one sentence if a list of layers is not a classifier; no weights are made.
+    """Raise InputError with one sentence if a list of layers is not a classifier; no weights are created.
 
     Parameters
     ----------
@@ -366,15 +374,17 @@ def layer_table(model):
 
 
 def evidence_that_weights_move(runs):
-    """Collect the evidence for claim C14, and a note on the study's question about vanishing gradients.
+    """Collect the evidence on claim C14 (the weights change in all epochs), and a note on vanishing gradients.
+
+    The original study left open whether gradients vanish in a longer training.
 
     Parameters
     ----------
-    runs : list of Run, see `runs.smallest_change`
+    runs : list of Run, trained with `log_layers`, see `runs.smallest_change`
 
     Returns
     -------
-    dict of comparisons and note, see `claims.judge`
+    dict with the keys comparisons and note, see `claims.judge`
     """
     change, ratios = smallest_change(runs), gradient_ratios(runs)
     what = f"the smallest change of a kernel in an epoch is {100 * change:.2g} % of its norm"
@@ -388,7 +398,7 @@ def evidence_that_weights_move(runs):
 
 
 def prepare(spec, split):
-    """Prepare the `Training` of a spec, see `cnn_spec`: the model learns from decoded images."""
+    """Prepare the `Training` for a spec from `cnn_spec`: build its model, and load the images that it learns from."""
     split = hold_out(split, spec["fold"], spec["without"])
     if spec["refit"]:
         split = move_validation(split, **spec["refit"])

@@ -1,4 +1,4 @@
-"""Find the dead filters of a network: their output is the same number for every pixel of every image."""
+"""Find the dead filters of a network, which output the same number for every pixel of every image."""
 
 from leaves.training import batch_function
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-DEAD_FILTERS = "reading-dead_filters.npz"  # the file in a run's folder with its dead filters
+DEAD_FILTERS = "reading-dead_filters.npz"  # the file in a run's folder that lists its network's filters
 SPAN = 1e-6  # a smaller range of outputs is a rounding error
 
 

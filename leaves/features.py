@@ -29,7 +29,7 @@ from sklearn.neighbors import NearestNeighbors
 
 @dataclass(frozen=True)
 class View:
-    """One augmented view of images, computed when it is sliced.
+    """One view, an augmented copy of an array of images; each slice is computed when it is read.
 
     The augmentation of an image is a pure function of the seed, the number of the view and the row of the image.
     """
@@ -37,7 +37,7 @@ class View:
     images: np.ndarray  # or StoredImages; shape (n, size, size, 3)
     augmentation: dict | None  # None leaves the images unchanged
     seed: int
-    number: int  # of the view
+    number: int  # the view's number, from 1; view 0 is the unchanged images
 
     def __len__(self):
         return len(self.images)
@@ -52,13 +52,14 @@ class FrozenOutputs:
     """The activations and features of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
     at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows
-    features: Views | None  # shape (views * n, channels), with windows (views * n, windows, channels); None for a tail
-    labels: np.ndarray  # int, shape (n,): of the photos in one view
-    seconds: float  # duration of the computation, even if it was in an earlier run
+    # shape (views * n, channels); with windows (views * n, 1 + number of windows, channels), but None for a tail
+    features: Views | None
+    labels: np.ndarray  # int, shape (n,): one per photo, the same for every view
+    seconds: float  # duration of the computation, even if an earlier process computed the outputs
 
 
 def fold_data(values, labels, split, fold):
-    """Divide stored outputs into those of the training photos, in all views, and of the held-out photos, unchanged.
+    """Divide stored outputs into training data (all views) and validation data (only the unchanged photos of a fold).
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def fold_data(values, labels, split, fold):
 
     Returns
     -------
-    train, validation : (Views, array of int)
+    train, validation : (Views, array of int), the outputs and, for the photos of one view, their labels
     """
     held_out = split.loc[split["split"] != "test", "fold"].to_numpy() == fold
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -78,11 +79,11 @@ def fold_data(values, labels, split, fold):
 
 
 def frozen_outputs(spec, split, subset, load):
-    """Compute the outputs of a frozen backbone once, for all heads and tails that are trained on them.
+    """Compute a frozen backbone's activations and features for a subset, or read them from disk if they are stored.
 
-    The test subset has one view, the unchanged photos. The other subsets have 1 + `spec["views"]["count"]` views: first
-    the unchanged photos, then augmented photos, or leaves on other backgrounds if `spec["views"]["backgrounds"]` is
-    "replaced".
+    All heads and tails on the backbone are trained on these outputs. The test subset has one view, the unchanged
+    photos. The other subsets have 1 + `spec["views"]["count"]` views: first the unchanged photos, then augmented photos
+    or, if `spec["views"]["backgrounds"]` is "replaced", leaves on other backgrounds.
 
     Parameters
     ----------
@@ -91,8 +92,8 @@ def frozen_outputs(spec, split, subset, load):
         With windows the activations at the cut are large, so only one output is computed: these activations for the
         spec of a tail, which has the key `cut`, and the features for any other spec.
     subset : "development" (train and validation together), "validation" or "test" (only in chapter 6)
-    load : callable without arguments, called only if some output is not on disk
-        Returns `front` and `last_block` of `cut_backbone`.
+    load : callable without arguments
+        Returns `front` and `last_block`, see `cut_backbone`; called only if an output is not on disk.
 
     Returns
     -------
@@ -122,7 +123,10 @@ def frozen_outputs(spec, split, subset, load):
 
 
 def view_of(images, views, number, split, subset):
-    """Make one view of a subset's images, and a JSON-able dict of everything it depends on; see `frozen_outputs`."""
+    """Return one view of a subset's images, and a JSON-able dict of the settings and code that made it.
+
+    `views` is the spec's entry of this name, see `frozen_outputs`; `number` counts from 1.
+    """
     if views.get("backgrounds") == "replaced":
         fold = split.loc[split["split"] != "test", "fold"].to_numpy() if subset == DEVELOPMENT else None
         view = OtherBackgrounds(images, leaf_masks(split, subset), views["seed"], number, fold)
@@ -132,7 +136,10 @@ def view_of(images, views, number, split, subset):
 
 
 def nearest_leaves(outputs, split, size, most=2000):
-    """Find the five training photos with the features nearest to those of a validation leaf of the commonest class.
+    """Find, for each backbone, the five training photos with the features most similar to those of a validation photo.
+
+    The validation photo is the first one of the class with most training photos. Features are compared by their cosine
+    distance.
 
     Parameters
     ----------
@@ -141,12 +148,13 @@ def nearest_leaves(outputs, split, size, most=2000):
     size : int
         Pixels per side of the pictures.
     most : int
-        Compare at most this many training photos.
+        Search among at most this many training photos.
 
     Returns
     -------
-    dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the leaf first), species (list of six str)
-    and share (float: the share of the five nearest photos that show the same species, over all validation photos)
+    dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the validation photo first), species (list of
+    six str, for these pictures) and share (float: the share of the five nearest photos that show the same species as
+    the validation photo, averaged over all validation photos)
     """
     (train, labels), (validation, true) = (load_images(split, subset, size) for subset in ("train", "validation"))
     leaf = int(np.flatnonzero(true == np.bincount(labels).argmax())[0])
@@ -165,9 +173,9 @@ def nearest_leaves(outputs, split, size, most=2000):
 
 @functools.lru_cache(maxsize=1)
 def traced(front, last_block, precision, features):
-    """Trace one function from pixels to the outputs of a frozen backbone, for all its views and subsets.
+    """Compile a function from pixels to the outputs of a frozen backbone, traced once for all views and subsets.
 
-    The traced function returns a dict of "cut" and, if `features` is true, "features", see `compute_once`.
+    The function returns a dict with the key "cut" and, if `features` is true, "features", see `compute_once`.
     """
     outputs = {"cut": front.output} | ({"features": last_block(front.output, training=False)} if features else {})
     run = batch_function(keras.Model(front.input, outputs))
@@ -185,6 +193,7 @@ def compute_once(load, images, key, title, outputs):
     images : array or View, sliced 32 rows at a time, so the memory does not grow with the number of images
     key : dict, JSON-able
         Everything that the outputs depend on.
+    title : str, for the progress bar and the names of the files
     outputs : tuple of str
         "cut" for the activations at the cut, "features", or both.
 
@@ -192,7 +201,7 @@ def compute_once(load, images, key, title, outputs):
     -------
     arrays : dict of output to memory map of float16
     seconds : float
-        Duration of the computation, even if it was in an earlier run.
+        Duration of the computation, even if an earlier process computed the outputs.
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -214,7 +223,7 @@ def compute_once(load, images, key, title, outputs):
 
 
 def write_outputs(load, images, files, precision, title):
-    """Write the outputs of a frozen backbone for images; `files` maps each output of `compute_once` to a path."""
+    """Compute and write the outputs of a frozen backbone; `files` maps "cut", "features" or both to paths."""
     front, last_block = load()
     parts = {"cut": front, "features": last_block}
     run = traced(front, last_block, precision, "features" in files)
@@ -246,7 +255,7 @@ def check_room(shapes, title):
 
 
 def open_whole(file, expected=None):
-    """Open a stored array as a memory map; return None if it is missing, damaged or without the expected hash."""
+    """Open a stored array as a memory map; return None if it is missing, damaged or has another hash than expected."""
     try:
         if expected in (None, file_hash(file)):
             return np.load(file, mmap_mode="r")

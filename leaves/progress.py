@@ -1,4 +1,4 @@
-"""Show the progress of long work: progress bars, the forecast of a queue of trainings, the name of each training."""
+"""Show the progress of long work: progress bars, a forecast of the time for a queue, and the names of trainings."""
 
 import math
 import os
@@ -15,11 +15,11 @@ else:
 
 BAR = {} if AS_TEXT else {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"}
 
-# Largest ratio of the sizes of two similar trainings. A much smaller training spends its time on preparation, so its
-# time does not predict that of a large one.
+# Largest ratio of the sizes (see `training_size`) of two similar trainings. A much smaller training spends its time on
+# preparation, so its time does not predict the time of a large one.
 ALIKE = 32
 
-# The end of a backbone's label, after its name, by the chapter that trained it.
+# For each chapter that trains backbones: the words that follow a backbone's name in the label of its run.
 STEPS = {"04": ", transfer learning", "05": ", fine tuning"}
 
 
@@ -32,26 +32,26 @@ def training_name(spec):
 
 
 def training_size(spec):
-    """Return the product of a training's epochs, pixels and share of the photos; its time is proportional to it."""
+    """Return the size of a training, epochs x pixels x share of the photos; its time is proportional to this size."""
     return spec["epochs"] * spec.get("image_size", 1) ** 2 * spec.get("fraction", 1)
 
 
 def estimated_seconds(waiting, finished, photos=None):
     """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
 
-    The most similar ones have the nearest size and, among these, the same name.
+    The most similar trainings have the nearest size and, if several have it, the same name.
 
     Parameters
     ----------
     waiting : collection of dict, the specs of the waiting trainings
     finished : list of Run
     photos : dict of a split's hash to its number of photos, optional
-        Without it all trainings are taken to use the same photos.
+        Without it, all trainings are assumed to use the same number of photos.
 
     Returns
     -------
-    list of float, seconds; a waiting training is skipped if no finished training both trains the same part of a network
-    and has a size that differs at most by the factor `ALIKE`
+    list of float, seconds; a waiting training is skipped if no finished training of the same part of a network has a
+    size that differs by at most the factor `ALIKE`
     """
 
     def size(spec):
@@ -117,19 +117,20 @@ def tell_outcomes(runs):
 def training_bar(queue, finished=()):
     """Print the forecast of a queue of trainings, and show one progress bar for the whole queue unless it is empty.
 
-    While a plan is made, the `Plan` notes the queue instead, and the plan ends here unless the queue is empty.
+    While a plan is made (see `planning`), the queue is noted in the plan, and the plan ends here unless the queue is
+    empty.
 
     Parameters
     ----------
     queue : dict of the spec's hash to spec
     finished : list of Run
-        The trainings of the same list that are finished already.
+        The runs that were requested together with the queue and are finished already.
 
     Yields
     ------
-    callable(hash, epoch or None, validation macro F1 or None)
-        To be called before each epoch of a training without a score, after it with its score, and at the end of the
-        training with None for both.
+    callable(hash, number of epochs trained so far or None, validation macro F1 or None)
+        Call it when an epoch of a training begins (with None as macro F1), when the epoch ends (with its macro F1), and
+        when the training ends (with None for both).
     """
     if plan := PLAN.get():
         plan.note(queue.values(), finished)
@@ -146,7 +147,7 @@ class Reporter:
 
     def __init__(self, bar, queue):
         self.bar, self.queue = bar, queue
-        self.done, self.ended = {}, set()  # the epochs that each training has done; the trainings that have ended
+        self.done, self.ended = {}, set()  # epochs done by each training; trainings that have ended
 
     def __call__(self, key, epoch, score):
         spec, begins = self.queue[key], key not in self.done
@@ -155,7 +156,7 @@ class Reporter:
         done = spec["epochs"] if epoch is None else epoch
         moved = (done - self.done.get(key, 0)) * training_size(spec) / spec["epochs"]
         if begins:
-            self.bar.initial += moved  # epochs that a process did before it was stopped
+            self.bar.initial += moved  # epochs that were trained before the training was interrupted
         now = f"epoch {min(done + (score is None), spec['epochs'])} of {spec['epochs']}"
         told = f"{len(self.ended)} of {len(self.queue)} trainings; {training_name(spec)}, {now}"
         self.bar.set_description_str(told, refresh=False)

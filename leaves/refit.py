@@ -1,4 +1,7 @@
-"""Repeat the original study's refit (claim C13), but without letting any scored photo choose the epoch."""
+"""Repeat the original study's refit (claim C13), but score it on photos that did not choose the number of epochs.
+
+A refit trains FinalModel once more on more photos, for the number of epochs that was best on validation before.
+"""
 
 import functools
 
@@ -10,14 +13,15 @@ from leaves.files import InputError
 from leaves.runs import NUMBERS, repeat
 from leaves.training import batch_function
 
-KEPT_FOLD = "reading-kept_fold.npz"  # file of a run: its answers on the fold that is kept for the score
+KEPT_FOLD = "reading-kept_fold.npz"  # file in a run's folder: its predictions on the fold that is kept for scoring
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
-    """Repeat the original study's refit with a fair score: no scored photo has chosen the epoch.
+    """Train FinalModel before and after a refit; one fold only scores both, and does not choose the number of epochs.
 
-    Repeat k keeps fold k for the score. Before the refit, the network learns from three folds (if there are five), and
-    a fourth fold chooses the epoch. After the refit, it has learnt from all four folds for that many epochs.
+    Repeat k keeps fold k for scoring. Before the refit, the network learns from three folds (if there are five), and a
+    fourth fold chooses the number of epochs. In the refit, a new network learns from all four folds for that many
+    epochs.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
 
 
 def gain_of_more_data(before, after, split):
-    """Measure how much macro F1 the refit gains on photos that neither trained the network nor chose its epoch.
+    """Measure how much macro F1 the refit gains on photos that neither trained the network nor chose its epochs.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ def gain_of_more_data(before, after, split):
 
     Returns
     -------
-    dict of differences (after minus before) and reason, see `claims.pairs`
+    dict of differences (after minus before, one per repeat in which both converged) and reason, see `claims.pairs`
     """
     states = [[run.result["state"] for run in pair] for pair in zip(before, after, strict=True)]
     # The refit has a fixed number of epochs, so it counts as converged even if its score still rises at the end.
@@ -87,7 +91,14 @@ def answers_on_fold(run, fold, split):
 
 
 def refit_record(said, pair, cost):
-    """Collect the evidence on claim C13 from the dict of `gain_of_more_data`, which is None without a refit."""
+    """Collect the evidence on claim C13: dict, see `claims.judge`.
+
+    Parameters
+    ----------
+    said : str, the study's words
+    pair : dict from `gain_of_more_data`, or None if no refit was trained
+    cost : str, how long the refit would take; only needed if it was not trained
+    """
     what = "macro F1 after the refit minus before, on photos that took no part,"
     against = {"against": claims.FOLD_GAIN, "measure": claims.REFIT}
     comparisons = (

@@ -1,4 +1,4 @@
-"""Train each spec once, and keep its run in a folder; result.json, written last, marks the run as finished."""
+"""Train each spec (the settings of a run) once, into a folder; a run is finished when its folder has result.json."""
 
 import hashlib
 import json
@@ -26,12 +26,12 @@ import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
-SCHEMA = 3  # version of the runs: raised when the results of a training, its files or its readings change
+SCHEMA = 3  # version of the runs: raised when a change of the code changes results, files or `Run.reading` arrays
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished training: its folder and its plain, JSON-able spec and result."""
+    """One finished training: its folder, and its spec and result, two dicts that JSON can store."""
 
     folder: Path
     spec: dict
@@ -43,12 +43,15 @@ class Run:
 
     @property
     def history(self):
-        """Read the history: DataFrame of epoch (from 1), loss, macro_f1, val_loss, val_macro_f1, one row per epoch."""
+        """Read the history: DataFrame, one row per epoch.
+
+        The columns are epoch (from 1), loss, accuracy, macro_f1, val_loss, val_accuracy and val_macro_f1.
+        """
         return pd.read_csv(self.folder / "history.csv")
 
     @property
     def validation_probabilities(self):
-        """Read the held-out photos' probabilities, in the order of `load_split`: float32, shape (photos, classes)."""
+        """Read the probabilities predicted for held-out photos, in split order: float32, shape (photos, classes)."""
         return np.load(self.folder / "validation.npy").astype(np.float32)
 
     def load_model(self):
@@ -56,12 +59,12 @@ class Run:
         return keras.models.load_model(self.folder / "model.keras")
 
     def load_weights(self, network):
-        """Load this run's weights into a network with the same layers, several times faster than `load_model`."""
+        """Load this run's weights into a network with the same layers; several times faster than `load_model`."""
         with zipfile.ZipFile(self.folder / "model.keras") as archive, tempfile.TemporaryDirectory() as folder:
             network.load_weights(archive.extract("model.weights.h5", folder))
 
     def reading(self, file, compute):
-        """Return the dict of arrays that `compute` reads from weights or logs; they are kept in the folder as .npz."""
+        """Return the dict of arrays that `compute` gets from weights or logs, cached as an .npz in the run's folder."""
         return computed_once(self.folder / file, f"{file}, schema {SCHEMA}", compute)
 
 
@@ -81,19 +84,18 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision`, or the faster one for "auto": without a GPU, bfloat16 helps from about 64 pixels per side."""
+    """Return `precision` or, for "auto", the faster one: without a GPU, bfloat16 helps from some 64 pixels per side."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
 
 
 def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **more):
-    """Make a spec with the original study's settings: batches of 32, Adam, early stopping (10 epochs without a gain).
+    """Make a spec, the dict of a run's settings: Adam, batches of 32, early stopping after 10 epochs without a gain.
 
-    `fold` is the fold that is held out, see `dataset.hold_out`. The entry `schema` is the version of the code that made
-    the spec: runs of another version are trained again.
-
-    `balance` names the treatment of classes of unequal size, one of `BALANCES`; InputError for any other name.
+    These are the original study's settings; `more` adds or replaces entries. `fold` is the fold that is held out, see
+    `dataset.hold_out`. `balance`, one of `BALANCES`, says how classes of unequal size are treated; InputError for any
+    other value. The entry `schema` is the version of the code: runs of another version are trained again.
     """
     if balance not in BALANCES:
         raise InputError(f"balance is {balance!r}, but it must be one of {', '.join(BALANCES)}.")
@@ -127,19 +129,19 @@ def repeat(number, seed, split):
 
 
 def spec_hash(spec):
-    """Hash a spec without chapter, name and schema, which do not describe training: first 8 hex digits of SHA-256."""
+    """Hash a spec without chapter, name and schema, which do not affect training: first 8 hex digits of SHA-256."""
     content = {key: value for key, value in spec.items() if key not in ("chapter", "name", "schema")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_folder(spec):
-    """Return the folder of a spec's run; if another chapter has trained the spec, the folder has another name."""
+    """Return the folder of a spec's run; if the run exists under another chapter or name, that run's folder."""
     own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
 
 def folder_named(name):
-    """Find the folder of a run by its name: in runs/, or in results/runs if only the run's evidence exists."""
+    """Find a run's folder by name in runs/ or, if only its evidence exists (see `keep_evidence`), in results/runs."""
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
     return own if (own / "result.json").exists() or not published.exists() else published
 
@@ -147,9 +149,9 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    Evidence in results/runs (see `keep_evidence`) replaces a run if it has the file that the caller needs: `NUMBERS`,
-    or the file of a reading, which the evidence of a run that diverged need not have. With `--force`, which sets
-    LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used if it has the file that `needs`
+    names: `NUMBERS`, or the file of a `Run.reading`, which is not required if the run diverged. With `--force`, which
+    sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -164,22 +166,22 @@ def find_run(spec, needs=WEIGHTS):
 
 
 def find_runs(specs, needs):
-    """Find the finished run of each of several specs, None for a spec that has to be trained, see `find_run`.
+    """Return, for each spec, its finished run, or None if the spec has to be trained: list, see `find_run`.
 
     Parameters
     ----------
     specs : list of dict
     needs : str or list of str
-        The file that is needed of all runs, or a list with one file for each; its last file also counts for the rest.
+        The file that every run must have, or one file per run; the last file also applies to all runs after it.
     """
     needs = [needs] if isinstance(needs, str) else needs
     return [find_run(spec, needs[min(number, len(needs) - 1)]) for number, spec in enumerate(specs)]
 
 
 def keep_evidence(run):
-    """Copy a run's evidence to results/runs: spec, result, history, validation predictions, readings, but no weights.
+    """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, no weights.
 
-    The history keeps seven digits and the predictions keep half precision, so a run takes some 15 KB.
+    The history keeps seven digits and the probabilities keep half precision, so a run takes some 15 KB.
     """
     folder = places.RESULTS / "runs" / run.folder.name
     readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
@@ -216,15 +218,15 @@ def fault_of_run(folder, spec=None):
 
 
 def without_labels(spec):
-    """Return a copy of a spec as JSON stores it, without its labels, the chapter and the name."""
+    """Return a copy of a spec as JSON stores it, without the chapter and the name, which only label the run."""
     return json.loads(json.dumps({key: value for key, value in spec.items() if key not in ("chapter", "name")}))
 
 
 def train_once(spec, split, prepare, *callbacks, patience=10):
-    """Train a spec or resume its training, and write the folder of the run; the last file is result.json.
+    """Train a spec or resume its training, and write the folder of the run; result.json is written last.
 
-    `train_seconds` includes the preparation. InputError if another process is still training the spec after
-    `patience` seconds.
+    The result's `train_seconds` includes the preparation. InputError if another process is still training the spec
+    after `patience` seconds.
     """
     with locked(places.RUNS / "locks" / spec_hash(spec), patience, f"The training of {training_name(spec)},"):
         folder = run_folder(spec)
@@ -245,7 +247,7 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
 
 
 def free_first(queue):
-    """Yield the trainings of a queue one by one, and prefer each time one that no other process has begun.
+    """Yield the specs of a queue one by one, those first that no other process is training at that moment.
 
     Parameters
     ----------
@@ -299,7 +301,7 @@ def write_run(folder, spec, training, history, seconds):
 def state_of_training(spec, training, history):
     """Return the state of a training, see `scoring.state_of`.
 
-    A refit holds out too few photos to judge it, and another training found its number of epochs. So the state of a
+    A refit holds out too few photos to judge it, and an earlier training chose its number of epochs. So the state of a
     refit is judged on its training subset, and it is never "still rising".
     """
     if spec.get("refit"):
@@ -310,7 +312,7 @@ def state_of_training(spec, training, history):
 
 
 def training_table(runs):
-    """Tabulate the repeats of a training: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
+    """Tabulate the repeats of one network: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
 
     Its columns are fold, seed, epochs, best epoch (int), state (str), train, validation (macro F1) and seconds (float).
     """
@@ -325,7 +327,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and which parameter of the chapter to change for the others."""
+    """Say how many trainings converged, and which parameter (`epochs` and `rate` name them) to change for the rest."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",
@@ -337,23 +339,23 @@ def state_sentence(runs, epochs="epochs", rate="learning_rate"):
 
 
 def logged(run, folder, kind):
-    """Read one kind of values from a run's TensorBoard files: dict of tag (it names the layer) to a value per epoch.
+    """Read one kind of values from a run's TensorBoard files: dict of tag to list, a value per epoch.
 
     Parameters
     ----------
     folder, kind : str
-        "layers" and "gradient" or "change" (numbers, see `LayerLog`); "train" and "histogram" (arrays of shape
-        (buckets, 3): left edge, right edge, count).
+        In the folder "layers" the kinds are "gradient" and "change" (numbers, see `LayerLog`), and in "train" there is
+        "histogram" (arrays of shape (buckets, 3): left edge, right edge, count). Each tag contains the name of a layer.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:
         try:
             for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(record)
-                for value in event.summary.value:  # a training that was stopped may have logged an epoch twice
+                for value in event.summary.value:  # a training that was resumed may have logged an epoch twice
                     if kind in value.tag:
                         found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
-        except tf.errors.DataLossError:  # a kill may leave such a file: the next one has the rest
+        except tf.errors.DataLossError:  # a killed training may leave such a file: the next one has the rest
             is_whole = file != files[-1]
     if not (found and is_whole) or any(len(steps) != run.result["epochs"] for steps in found.values()):
         raise InputError(f"runs/{run.folder.name}/tensorboard is damaged: delete runs/{run.folder.name} and run again.")
@@ -392,7 +394,7 @@ def gradient_ratios(runs):
 
     Returns
     -------
-    list of float, one for each run that did not diverge; the worst epoch is that with the smallest ratio
+    list of float, one for each run that did not diverge; the worst epoch of a run has its smallest ratio
     """
     ratios = []
     for run in (run for run in runs if not run.result["diverged"]):
@@ -404,10 +406,7 @@ def gradient_ratios(runs):
 
 
 def read_run(folder, **labels):
-    """Read a finished run from its folder; `labels` replace the chapter and the name that are stored in its spec.
-
-    InputError if the folder is damaged.
-    """
+    """Read a finished run (InputError if it is damaged); `labels` replace the chapter and the name in its spec."""
     spec, result = (read_json(folder / f"{part}.json") for part in ("spec", "result"))
     if fault := fault_of_run(folder):
         raise InputError(f"runs/{folder.name}: {fault}; run the notebook of chapter {folder.name[:2]} again.")

@@ -1,4 +1,7 @@
-"""Search hyperparameters for chapter 3, in rounds with more and more epochs; FinalModel takes part in every round."""
+"""Search for hyperparameters better than FinalModel's (chapter 3), in rounds with more and more epochs.
+
+A trial is one choice of the hyperparameters. FinalModel is itself a trial, and takes part in every round.
+"""
 
 import math
 import warnings
@@ -22,18 +25,18 @@ REDUCTION = 3  # one in three challengers enters the next round, with three time
 LEARNING_RATES = (1e-4, 1e-2)
 EDGE = 0.2  # share of the range of learning rates (log scale) at each end; a winner there widens the range
 WIDER = 3  # factor by which the range grows on the winner's side
-WIDENINGS = 2  # how often it grows at most
+WIDENINGS = 2  # the range grows at most this many times
 
 
 @dataclass(frozen=True)
 class Search:
-    """A finished search."""
+    """The result of `search_final_model`."""
 
     study: optuna.Study  # the trials with their scores in the first round
     rounds: pd.DataFrame  # see `round_table`
-    number: int  # the winning trial
-    winner: dict  # its changes to FinalModel; empty if FinalModel itself won
-    runs: list  # its Runs, one for each repeat
+    number: int  # the number of the winning trial
+    winner: dict  # the winner's changes to FinalModel; empty if FinalModel itself won
+    runs: list  # the winner's Runs, one for each repeat
 
 
 def search_final_model(
@@ -41,18 +44,24 @@ def search_final_model(
 ):
     """Search for a better network than FinalModel by successive halving (Jamieson and Talwalkar 2016).
 
-    FinalModel is a trial of every round, so the winner's validation mean is never below that of FinalModel. A search
-    that was stopped reuses its finished runs.
+    FinalModel takes part in every round, so the winner's mean validation score is never below that of FinalModel. If a
+    search was stopped, the next call reuses its finished runs.
 
     Parameters
     ----------
     suggest : callable(optuna.Trial, (float, float)) -> dict
-        Given the range of learning rates, suggests one point of the search space as changes to FinalModel.
+        Suggests one point of the search space, as changes to FinalModel. The second argument is the range of learning
+        rates.
     train_all : see `helpers.train_all`
     final_runs : list of Run
         The repeats of FinalModel with these settings, size, epochs and seed.
     settings : dict, see `custom_cnn.final_model_settings`
-    epochs, trials, first_epochs : int, epochs of the last round, trials (with FinalModel) and epochs of the first
+    epochs, first_epochs : int, the epochs of the last and of the first round
+    trials : int, the number of trials, including FinalModel; each wider range of learning rates adds `AT_ONCE` trials
+
+    Returns
+    -------
+    Search
     """
     changes, known = {}, {}
 
@@ -104,7 +113,7 @@ def new_study(settings, seed):
 
 
 def widened(rates, rate):
-    """Widen the range of learning rates on the side where a rate is close to the edge: (lowest, highest)."""
+    """Return the range of learning rates (lowest, highest), widened at an end if the winner's rate is close to it."""
     low, high = rates
     place = math.log(rate / low) / math.log(high / low)
     return low / WIDER if place < EDGE else low, high * WIDER if place > 1 - EDGE else high
@@ -117,17 +126,19 @@ def round_budgets(first, full):
 
 
 def run_rounds(train, trials, champions, budgets, repeats):
-    """Let all trials compete in rounds; the champions and the best third of the other trials, the challengers, stay.
+    """Train all trials in rounds; the champions and the best third of the challengers (all others) reach the next one.
 
     In the last round, the champions and the challengers within `MARGIN` of the best score are trained with all repeats,
-    and the best mean wins. FinalModel wins ties, and a challenger that diverged or did not train cannot win.
+    and the trial with the best mean wins. FinalModel wins ties, and a challenger that diverged or did not train cannot
+    win.
 
     Parameters
     ----------
     train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
-    trials : int
+    trials : int, the number of trials
     champions : set of int
-        FinalModel, and the winners before the range of learning rates was widened and trials were added.
+        The numbers of FinalModel and of the trials that won before the range of learning rates was widened and trials
+        were added.
     budgets : list of int, see `round_budgets`
     repeats : int
 
@@ -159,14 +170,15 @@ def score(runs):
 
 
 def has_trained(runs):
-    """Return whether no repeat of a trial diverged or did not train."""
+    """Return whether no repeat of a trial has the state "diverged" or "did not train"."""
     return not {"diverged", "did not train"} & {run.result["state"] for run in runs}
 
 
 def round_table(rounds, study):
     """List each trial of each round: DataFrame of round, epochs, repeats, number, score, state and hyperparameters.
 
-    `score` is the mean over the repeats of the trial, and `state` lists their states.
+    `number` is the number of the trial, `score` the mean validation macro F1 over its repeats, and `state` lists the
+    states that occur among them.
     """
     points = [trial.params for trial in study.trials]
     rows = [
@@ -186,7 +198,7 @@ def round_table(rounds, study):
 
 
 def depths(filters, size):
-    """Return the fewest and the most blocks to try; each block halves the side, and one pixel must remain."""
+    """Return the fewest and the most blocks to try: each block halves the image's side, and one pixel must remain."""
     return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
 
 
@@ -207,7 +219,7 @@ def final_point(settings):
 
 
 def changes_of(point, settings):
-    """Convert a point of the search space to changes to FinalModel, see `custom_cnn.cnn_spec`.
+    """Convert a point of the search space into changes to FinalModel, see `custom_cnn.cnn_spec`.
 
     `width` multiplies the filters of each block. A block that FinalModel does not have gets twice the filters of the
     block before it.

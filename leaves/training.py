@@ -28,37 +28,40 @@ tf.get_logger().setLevel("ERROR")  # hides the warning that a function is traced
 THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
 
 
-PLATEAU = 0.1  # macro F1 above that of the constant answer; a training below it has hardly begun to learn
+# A constant answer predicts the commonest class for every photo. Until the macro F1 of a training exceeds that of the
+# constant answer by this much, the training has hardly begun to learn.
+PLATEAU = 0.1
 
 
 @dataclass
 class Training:
-    """The input of `fit`: the model that learns, the whole network that contains it, and the data of the model."""
+    """The input of `fit`: the model that is trained, the whole network that contains it, and the model's data."""
 
     model: keras.Model
     whole: keras.Model
     train: tuple  # (inputs of `model`, labels)
     validation: tuple
     summary: dict  # entries added to result.json
-    targets: np.ndarray | None = None  # float32, shape (n, classes): soft labels in place of the training labels
+    targets: np.ndarray | None = None  # float32, shape (n, classes): soft labels that replace the training labels
 
 
 def fit(spec, split, prepare, *callbacks, folder=None):
-    """Prepare and fit a model until validation macro F1 stops rising.
+    """Prepare and fit a model, until validation macro F1 stops rising or all epochs are trained.
 
     Parameters
     ----------
     spec : dict, see `runs.training_spec`
     prepare : callable(spec, split) -> Training
+    *callbacks : keras.callbacks.Callback
     folder : Path, optional
-        For TensorBoard's files and a checkpoint. From the checkpoint an interrupted training resumes, with results that
-        are equal to the last bit.
+        The folder for TensorBoard's files and a checkpoint. From its checkpoint an interrupted training resumes; the
+        results are the same to the last bit.
 
     Returns
     -------
-    training : Training; its model has the weights of the best epoch
+    training : Training; its model has the weights of the best epoch or, if the spec's patience is None, of the last one
     history : DataFrame, one row per epoch
-    seconds : float, wall time, including that of earlier processes that were interrupted
+    seconds : float, wall time; it includes the time of earlier processes that were interrupted
     """
     start = time.perf_counter()
     training = prepare_training(spec, split, prepare)
@@ -80,7 +83,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
             validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
             class_weight=class_weights(labels, spec["balance"]),
-            callbacks=[*callbacks, checkpoint],  # last, when the others have recorded their state
+            callbacks=[*callbacks, checkpoint],  # the checkpoint is last, so it stores the others' new state
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
@@ -91,7 +94,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
 
 
 def prepare_training(spec, split, prepare):
-    """Make the networks of a training from its seed in a new Keras session, and make later operations deterministic."""
+    """Prepare a training with the spec's seed, in a new Keras session in which all operations are deterministic."""
     keras.backend.clear_session(free_memory=False)
     tf.config.experimental.enable_op_determinism()
     with seeded(spec["seed"]):
@@ -101,16 +104,17 @@ def prepare_training(spec, split, prepare):
 def early_stopping(patience, constant):
     """Make the callback that stops a training after `patience` epochs without a better validation macro F1.
 
-    If `patience` is None, there is no callback, and None is returned.
+    Return None if `patience` is None, because such a training never stops early. `constant` is the macro F1 of the
+    constant answer, see `StopEarly`.
     """
     return None if patience is None else StopEarly(patience, constant)
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
-    """Early stopping whose patience counts from the first epoch that clearly beats a constant answer.
+    """Stop early, but count the patience only from the first epoch that clearly beats the constant answer.
 
-    A network that still predicts the commonest class for nearly every photo has hardly begun to learn, so it is not
-    stopped.
+    A network that still predicts the commonest class for nearly every photo has hardly begun to learn, so its training
+    is not stopped.
     """
 
     def __init__(self, patience, constant):
@@ -119,12 +123,12 @@ class StopEarly(keras.callbacks.EarlyStopping):
 
     def on_epoch_end(self, epoch, logs=None):
         if max(self.best or 0, logs["val_macro_f1"]) < self.constant + PLATEAU:
-            self.wait = -1  # Keras adds one
+            self.wait = -1  # Keras adds 1 in the next line
         super().on_epoch_end(epoch, logs)
 
 
 def loggers(folder, log_layers, x, targets):
-    """Make the callbacks for TensorBoard: losses and scores, and with `log_layers` histograms and gradients."""
+    """Make the callbacks that log losses and scores to TensorBoard, with `log_layers` also histograms and gradients."""
     epochs = EpochLog(folder, int(log_layers), write_graph=False)
     if not log_layers:
         return [epochs]
@@ -133,7 +137,7 @@ def loggers(folder, log_layers, x, targets):
 
 
 def batch_function(network):
-    """Compile the network in inference mode as a function, traced once for batches of any length."""
+    """Compile a function that runs a network in inference mode; it is traced once for batches of any length."""
     signature = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
     return tf.function(lambda batch: network(batch, training=False), input_signature=[signature])
 
@@ -155,10 +159,10 @@ def seeded(seed):
 
 
 def compiled_like(model, spec):
-    """Return a compiled copy of a model for the start of a training.
+    """Return a compiled copy of a model, with the same weights, for the start of a training.
 
-    Trainings that differ only in seed, data or learning rate reuse one copy, and its variables get new values. So
-    TensorFlow traces it once for all of them.
+    Trainings that differ only in seed, data or learning rate reuse one copy, and TensorFlow traces it once for all of
+    them. At the start of each training, the variables of the copy get new values.
     """
     optimizer = copy.deepcopy(spec["optimizer"])  # Keras changes the dict that it gets
     fresh = keras.optimizers.get(copy.deepcopy(optimizer))
@@ -174,14 +178,14 @@ def compiled_like(model, spec):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision):
-    """Compile a model from its JSON; `precision` is part of the cache's key, because it is fixed by tracing."""
+    """Compile a model from its JSON; `precision` is part of the cache's key, because tracing fixes it."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
-    with strategy.scope():  # a single training shares its batches among all GPUs
+    with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing)
 
 
 def compile_model(model, optimizer, label_smoothing):
-    """Compile a model, create all its variables (otherwise its step is traced twice), and return it."""
+    """Compile a model, create all variables (otherwise the training step is traced twice), and return the model."""
     f1, count = keras.metrics.F1Score(average="macro", name="macro_f1"), model.output_shape[-1]
     f1.update_state(np.zeros((1, count), np.float32), np.zeros((1, count), np.float32))  # creates its variables
     model.compile(
@@ -194,11 +198,12 @@ def compile_model(model, optimizer, label_smoothing):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keep the history and, in a file, everything that a training needs to resume as if it had not stopped.
+    """Record the history, and write a file from which a training can resume as if it had not been interrupted.
 
-    Keras's BackupAndRestore keeps weights, optimizer and epoch. This class also keeps the random numbers of dropout,
-    the history and the state of early stopping. The order of the images is a function of the epoch and is not stored.
-    The time between two checkpoints is at least thirty times the time to write one.
+    Keras's BackupAndRestore saves weights, optimizer and epoch. This class also saves the state of dropout's random
+    numbers, the history and the state of early stopping. The order of the images is a function of seed and epoch, so
+    it is not saved. The time between two checkpoints is at least thirty times the time to write one. If `file` is None,
+    only the history is recorded.
     """
 
     times_its_cost = 30
@@ -257,9 +262,9 @@ class Checkpoint(keras.callbacks.Callback):
 
 @contextmanager
 def computing_in(models, precision):
-    """Let models compute their feature maps in "bfloat16"; weights, vectors (also the softmax) and loss stay float32.
+    """Make models compute feature maps in `precision`; weights, vectors (also the softmax) and loss stay float32.
 
-    With precision "float32" nothing changes.
+    The precision is "bfloat16", or "float32", with which nothing changes. It holds only inside this context.
     """
     layers = [layer for model in models for layer in flat_layers(model) if len(layer.output.shape) == 4]
     try:
@@ -281,17 +286,17 @@ def flat_layers(model):
 
 
 class EpochLog(keras.callbacks.TensorBoard):
-    """Keras's TensorBoard callback without its work after every batch, because nothing of that would be written."""
+    """Log each epoch with Keras's TensorBoard callback, but skip its work per batch, because it would log nothing."""
 
     def on_train_batch_end(self, batch, logs=None):
         """Do nothing, which saves a millisecond per batch."""
 
 
 class LayerLog(keras.callbacks.Callback):
-    """Log to TensorBoard, for each layer and epoch, the norms of the gradient and of the change of the weights.
+    """Log to TensorBoard, after each epoch, the norms of the gradient and of the change of each layer's kernel.
 
-    The gradient is that of the loss on fixed training images, without augmentation and dropout. Both norms are
-    divided by the norm of the layer's kernel, so layers of different size can be compared.
+    The gradient is that of the loss on fixed training images, without augmentation and dropout. The change is that
+    during the epoch. Both norms are divided by the norm of the kernel, so layers of different sizes can be compared.
     """
 
     def __init__(self, folder, images, targets):
@@ -322,7 +327,7 @@ class LayerLog(keras.callbacks.Callback):
 
 @functools.lru_cache(maxsize=4)
 def gradient_norms(model):
-    """Compile a function of (images, targets) that returns the norm of the loss's gradient for each layer's kernel."""
+    """Compile a function of (images, targets) that returns the norm of the loss's gradient for each kernel: a list."""
 
     @tf.function
     def norms(images, targets):
@@ -335,7 +340,11 @@ def gradient_norms(model):
 
 
 class OnEpoch(keras.callbacks.Callback):
-    """Call a function with the number of epochs trained and the validation macro F1 (None before the first epoch)."""
+    """Call a function at the start and at the end of every epoch.
+
+    Its arguments are the number of epochs trained so far and, at the end, the validation macro F1 of the epoch. At the
+    start, the second argument is None.
+    """
 
     def __init__(self, call):
         super().__init__()

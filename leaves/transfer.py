@@ -1,4 +1,7 @@
-"""Describe, prepare and compare the trainings of chapters 4 and 5: heads on frozen backbones, then their tails."""
+"""Describe, prepare and compare the runs of chapter 4 (heads on frozen backbones) and chapter 5 (fine-tuned tails).
+
+A tail is the last block of a backbone with the head of chapter 4 on it: fine-tuning trains both together.
+"""
 
 import functools
 import itertools
@@ -17,7 +20,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-# A backbone without ImageNet weights only checks the pipeline: settings of its head, and epochs of its tail.
+# A backbone with random weights only checks the pipeline: these are the settings of its head, and its tail's epochs.
 CHECK = {"learning_rates": [0.001], "repeats": 1, "epochs": 2, "image_size": 32}
 CHECK_TAIL_EPOCHS = 1
 MOST_STEPS = 3  # the most steps by which a grid of learning rates is widened on each side
@@ -32,7 +35,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
     Parameters
     ----------
     name : str, a key of `BACKBONES`
-    origin : dict, the origin of the backbone's weights, see `backbones.find_weights`
+    origin : dict that `backbones.find_weights` returned for this backbone
     split : DataFrame from `dataset.load_split`
     learning_rates : list of float
     seed, repeats : int
@@ -57,7 +60,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 
 def loader(spec, origins):
-    """Make a function without arguments that loads the two parts of a spec's backbone, see `backbones.load_parts`."""
+    """Return a function without arguments that loads front and last block of a spec's backbone, see `load_parts`."""
     source = origins[spec["backbone"]]
     return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
@@ -79,7 +82,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """Summarise the stored outputs: DataFrame of cut, shapes, photos and seconds, one row per backbone."""
+    """Summarise the stored outputs: DataFrame of cut, shapes, number of photos, seconds; a row per backbone."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -126,12 +129,12 @@ def rate_of(run):
 
 
 def scores_by_rate(runs):
-    """Average the validation macro F1 of heads over their repeats.
+    """Average the validation macro F1 of the heads over their repeats, for each backbone and learning rate.
 
     Returns
     -------
-    DataFrame, one row per backbone, one column per learning rate in rising order; NaN where no head was trained or a
-    head diverged
+    DataFrame, one row per backbone, one column per learning rate in rising order; NaN where no head was trained, or
+    where a head diverged
 
     Raises
     ------
@@ -149,14 +152,14 @@ def scores_by_rate(runs):
 
 
 def wider_specs(runs, learning_rates):
-    """List the specs that widen the grid of a backbone by one step if its best learning rate is at an edge.
+    """List the specs that widen the grid of each backbone with its best learning rate at an edge, by one step.
 
     Parameters
     ----------
     runs : list of Run
         All heads trained so far.
     learning_rates : list of float
-        The original grid, which is widened by at most `MOST_STEPS` on each side.
+        The original grid. It is widened by at most `MOST_STEPS` steps (factors of about 3) on each side.
 
     Returns
     -------
@@ -179,7 +182,7 @@ def wider_specs(runs, learning_rates):
 
 
 def at_best_rate(runs):
-    """Find the heads of each backbone with its best learning rate: dict of backbone to list of Run, the repeats."""
+    """Select each backbone's heads with its best learning rate: dict of backbone to list of Run, the repeats."""
     best = scores_by_rate(runs).idxmax(axis=1)
     return {name: [run for run in runs if run.name == name and rate_of(run) == best[name]] for name in best.index}
 
@@ -188,7 +191,7 @@ def at_best_rate(runs):
 
 
 def control_specs(heads, seed):
-    """List the specs of a control: the same heads on the same backbone, but with random weights from `seed`.
+    """List the specs of a control: the same heads, but on a backbone with random weights, drawn with `seed`.
 
     Parameters
     ----------
@@ -199,7 +202,7 @@ def control_specs(heads, seed):
 
 
 def parts_of_control(spec, split, most=256):
-    """Make both parts of a backbone with random weights; batch normalisation gets statistics of at most `most` photos.
+    """Build front and last block with random weights; batch normalisation gets statistics of at most `most` photos.
 
     Without these statistics the signal of an untrained network vanishes from layer to layer. Estimating them is part of
     batch normalisation (Ioffe and Szegedy 2015).
@@ -216,7 +219,7 @@ def parts_of_control(spec, split, most=256):
 
 
 def prepare_control(spec, split):
-    """Prepare the `Training` for a spec from `control_specs`: the head alone, because no fine-tuning starts from it."""
+    """Prepare the `Training` for a spec of `control_specs`: its network is the head alone, as it is not fine-tuned."""
     outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
     with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], outputs.features.shape[1:], "head")
@@ -228,11 +231,11 @@ def prepare_control(spec, split):
 
 
 def starting_heads(heads, repeats):
-    """List the heads from which fine-tuning starts: the first `repeats` of each backbone, one if it has random weights.
+    """Select the heads from which fine-tuning starts: the first `repeats` per backbone, one if its weights are random.
 
     Parameters
     ----------
-    heads : dict of backbone to list of Run, as chapter 4 recorded them
+    heads : dict of backbone to list of Run, in the order in which chapter 4 recorded them
     repeats : int
 
     Returns
@@ -257,12 +260,12 @@ def starting_heads(heads, repeats):
 
 
 def is_check(runs):
-    """Return whether a backbone had random weights, so its networks only check the pipeline."""
+    """Return whether runs are on a backbone with random weights, so they only check the pipeline."""
     return runs[0].result["initial_weights"] == "random"
 
 
 def tail_spec(head, split, epochs, learning_rate, patience, balance):
-    """Make the spec of the tail that starts from a head, with the head's backbone, photos, views, seed and fold.
+    """Make the spec of the tail that starts from a head, with the same backbone, photos, views, seed and fold.
 
     Parameters
     ----------
@@ -283,7 +286,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
 
 
 def prepare_tail(spec, split):
-    """Prepare the `Training` for a spec from `tail_spec`: the tail of the loaded network uses stored activations."""
+    """Prepare the `Training` for a spec of `tail_spec`: the tail of a head's network learns from stored activations."""
     head = read_run(places.RUNS / spec["starts_from"].split()[0])
     whole = head.load_model()
     parts = whole.get_layer("front"), whole.get_layer("last_block")
@@ -298,7 +301,7 @@ def prepare_tail(spec, split):
 
 
 def heads_table(heads):
-    """List size, time, states and score of each backbone's heads: DataFrame, one row per backbone.
+    """List size, times, states and mean score of each backbone's heads: DataFrame, one row per backbone.
 
     Parameters
     ----------
@@ -320,7 +323,7 @@ def heads_table(heads):
 
 
 def tails_table(heads, tails):
-    """List time, states and score of each backbone's tails and its heads: DataFrame, one row per backbone.
+    """List times, states and mean scores of each backbone's heads and tails: DataFrame, one row per backbone.
 
     Parameters
     ----------
@@ -368,8 +371,8 @@ def higher(better, worse, models):
     Parameters
     ----------
     better, worse : str
-        Labels: a network's name, or its name, a comma and a step.
-    models : dict of label to list of Run, FinalModel and the networks with ImageNet weights
+        Labels of two networks, such as "FinalModel", "VGG16" or "VGG16, fine-tuned".
+    models : dict of label to list of Run, for FinalModel and the networks with ImageNet weights
 
     Returns
     -------
@@ -383,7 +386,7 @@ def higher(better, worse, models):
 
 
 def differences_table(comparisons, folds):
-    """Average the differences of comparisons over the pairs that converged, with 95 % intervals.
+    """Average the differences of each comparison over the pairs in which both runs converged, with 95 % intervals.
 
     Parameters
     ----------
@@ -392,8 +395,8 @@ def differences_table(comparisons, folds):
 
     Returns
     -------
-    DataFrame, indexed by the comparison in words: difference, low, high (float; low and high are NaN with fewer
-    than two pairs), pairs (int) and reason (str, "" unless pairs are missing)
+    DataFrame, indexed by the comparison in words: difference, low, high (float; low and high, the ends of the interval,
+    are NaN with fewer than two pairs), pairs (int) and reason (str, "" or why the pairs are no evidence)
     """
     made = {row["what"]: row for row in comparisons if "differences" in row}
     several = {what: row["differences"] for what, row in made.items() if len(row["differences"]) > 1}
