@@ -84,7 +84,8 @@ def answer(study):
     ]
     return (
         f"{best}, which validation chose, reaches a macro F1 of {reached[0]} on the test photos, and "
-        f"FinalModel, the original study's network, {reached[1]}. Verdicts on the original's claims: {tally(study.verdicts)}."
+        f"FinalModel, the original study's network, {reached[1]}. Verdicts on the original's claims: "
+        f"{tally(study.verdicts)}."
     )
 
 

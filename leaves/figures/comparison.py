@@ -49,7 +49,7 @@ def draw_scores(scores, against, best):
         ordered["original_score"].astype(float),
         ordered.index,
         "k*",
-        label="original study: score on its hidden test set",
+        label="original study: accuracy on its hidden test set",
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
