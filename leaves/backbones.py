@@ -50,8 +50,7 @@ def find_weights(names, folder, seed=0, timeout=5):
     For each backbone, the function uses the first available of these sources: a file in `folder`, named
     `<name>.weights.h5` or as Keras names its download; for EfficientNetLite0, an installed package; ImageNet weights
     from Keras, downloaded if needed; random numbers drawn with `seed`. If Keras's server does not answer within
-    `timeout` seconds, no other download is tried. After any other failure, the download for the next backbone is still
-    tried.
+    `timeout` seconds, no other download is tried. After another failure, the next backbone's download is tried.
 
     Parameters
     ----------

@@ -50,7 +50,8 @@ RULES = {
     ),
     "tie": (
         f"A model **ties** with the best model if the 95 % interval of their difference, over the test images, lies "
-        f"inside the margin of {MARGIN}. An interval that contains zero and is wider leaves it **undecided**."
+        f"inside the margin of {MARGIN}. If the interval contains zero but reaches beyond the margin, the comparison "
+        "is **undecided**."
     ),
 }
 # For each statement about a difference, the outcomes that confirm it and those that refute it. Each comparison has
@@ -213,9 +214,10 @@ def holm(p_values):
 
 
 def outcomes(compared):
-    """Return the outcome of each comparison; each of the three tests is corrected over all comparisons (Holm 1979).
+    """Return the outcome of each comparison, with Holm's correction (1979).
 
-    If a comparison has a margin, at most one of its three hypotheses is true.
+    `Comparison.p_values` has three p-values; each is corrected over all comparisons. If a comparison has a margin, at
+    most one of its three null hypotheses is true.
 
     Parameters
     ----------

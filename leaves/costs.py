@@ -58,7 +58,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
 
 
 def teacher_parts(models, run):
-    """List the training seconds of a distilled network's teacher, by part as in `seconds_parts`.
+    """Return the training seconds of a distilled network's teacher: dict as in `seconds_parts`.
 
     If the teacher is not in `models`, all its seconds are one part. If the network has no teacher, the dict is empty.
     """

@@ -1,4 +1,4 @@
-"""Plan a chapter: run its code up to the first missing result and list its trainings; nothing is trained or written."""
+"""Plan a chapter: run its code up to the first missing result and list its trainings, but train nothing."""
 
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -66,7 +66,10 @@ def table_of_texts(style, kinds="text"):
 
 
 def plain_log_ticks(figure):
-    """Label the ticks of logarithmic axes with plain numbers; Matplotlib's labels, as in $10^2$, are mathtext."""
+    """Label the ticks of logarithmic axes with plain numbers.
+
+    Matplotlib's own labels are mathtext, which `set_style` turns off, so they would show their source.
+    """
     for axes in figure.axes:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             if axis.get_scale() == "log" and isinstance(axis.get_major_formatter(), LogFormatter):

@@ -747,7 +747,7 @@ def _blend(image, colour, alpha):
 
 
 def _spot_field(canvas, count, radius, stretch, ragged):
-    """Return for each pixel the distance to the nearest spot's centre, divided by that spot's radius (9 if far)."""
+    """Return each pixel's distance to the nearest spot's centre, in radii of that spot; 9 where no spot is near."""
     n, rng = canvas.n, canvas.rng
     nearest = np.full((n, n), 9.0, np.float32)
     rows, columns = np.nonzero(canvas.mask[::4, ::4] > 0.5)

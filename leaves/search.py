@@ -50,8 +50,7 @@ def search_final_model(
     Parameters
     ----------
     suggest : callable(optuna.Trial, (float, float)) -> dict
-        Suggests one point of the search space, as changes to FinalModel. The second argument is the range of learning
-        rates.
+        Suggests a point of the search space, as changes to FinalModel, within a range of learning rates.
     train_all : see `helpers.train_all`
     final_runs : list of Run
         The repeats of FinalModel with these settings, size, epochs and seed.
@@ -137,8 +136,8 @@ def run_rounds(train, trials, champions, budgets, repeats):
     train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
     trials : int, the number of trials
     champions : set of int
-        The numbers of FinalModel and of the trials that won before the range of learning rates was widened and trials
-        were added.
+        The numbers of FinalModel and of the winners of earlier calls. After such a call, `search_final_model` widened
+        the range of learning rates and added trials.
     budgets : list of int, see `round_budgets`
     repeats : int
 

@@ -54,8 +54,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     prepare : callable(spec, split) -> Training
     *callbacks : keras.callbacks.Callback
     folder : Path, optional
-        The folder for TensorBoard's files and a checkpoint. From its checkpoint an interrupted training resumes; the
-        results are the same to the last bit.
+        For TensorBoard's files and a checkpoint, from which an interrupted training resumes to the same last bit.
 
     Returns
     -------

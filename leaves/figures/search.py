@@ -28,7 +28,7 @@ def finding(search):
 
 
 def style_rounds(search):
-    """Format the ten trials that reached the latest rounds, each in its last round; return a pandas Styler."""
+    """Format the ten trials that got furthest (equal ones by score), each in its last round; return a pandas Styler."""
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
     points = [trial.params for trial in search.study.trials]
     table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})

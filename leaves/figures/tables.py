@@ -29,7 +29,7 @@ def interval_text(row):
 
 
 def style_summary(scores, best, external=None):
-    """Make the cover's table: score, score on other photos and costs, the best on test first.
+    """Make the cover's table: test score, score on other backgrounds, and costs; the highest test score comes first.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Select the code of a chapter on which its trainings depend, for `run_all.sh --plan`.
 
 The statements of the notebook are read backwards, from those that train. Statements that only compute features, draw or
-print are skipped, so a plan takes seconds and writes nothing.
+print are skipped, so a plan takes seconds and writes only into a folder of its own.
 """
 
 import ast
@@ -45,7 +45,7 @@ class WithoutEvidence(ast.NodeTransformer):
 
 
 def needed_statements(statements):
-    """Select the statements of a notebook on which its trainings and its calls of KEPT functions depend, in order.
+    """Select the statements of a notebook on which its trainings and its calls of functions in `KEPT` depend, in order.
 
     A statement is needed if `training_statements` finds it, or if it assigns or changes a name that a needed statement
     below it reads.
@@ -63,9 +63,10 @@ def needed_statements(statements):
 
 
 def training_statements(statements):
-    """Find the positions of the statements that train or that call a KEPT function: set of int.
+    """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
-    A statement trains if it contains a call and uses helpers.train or helpers.train_all, directly or by another name.
+    A statement trains if it contains a call and uses helpers.train, helpers.train_all, or a function or variable that
+    was defined with one of them.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
