@@ -44,23 +44,17 @@ def search_final_model(
 ):
     """Search for a better network than FinalModel by successive halving (Jamieson and Talwalkar 2016).
 
-    FinalModel takes part in every round, so the winner's mean validation score is never below that of FinalModel. If a
-    search was stopped, the next call reuses its finished runs.
+    Returns a `Search`. FinalModel takes part in every round, so the winner's mean validation score is never below
+    that of FinalModel. If a search was stopped, the next call reuses its finished runs.
 
     Parameters
     ----------
-    suggest : callable(optuna.Trial, (float, float)) -> dict
-        Suggests a point of the search space, as changes to FinalModel, within a range of learning rates.
+    suggest : callable(optuna.Trial, range of learning rates) -> dict of changes to FinalModel
     train_all : see `helpers.train_all`
-    final_runs : list of Run
-        The repeats of FinalModel with these settings, size, epochs and seed.
+    final_runs : list of Run, the repeats of FinalModel with these settings, size, epochs and seed
     settings : dict, see `custom_cnn.final_model_settings`
     epochs, first_epochs : int, the epochs of the last and of the first round
     trials : int, the number of trials, including FinalModel; each wider range of learning rates adds `AT_ONCE` trials
-
-    Returns
-    -------
-    Search
     """
     changes, known = {}, {}
 
