@@ -54,8 +54,7 @@ def style_summary(scores, best, external=None):
     table = pd.DataFrame(shown).dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
-    style = table.style.format(formats, na_rep="").set_table_attributes('class="cards"')
-    return style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
+    return with_bold_row(table.style.format(formats, na_rep=""), best)
 
 
 def style_scores(scores, against, repeats, best):
@@ -84,8 +83,14 @@ def style_scores(scores, against, repeats, best):
     order = scores["test_macro_f1"].sort_values(ascending=False).index
     shown = pd.DataFrame(shown).loc[order].dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
     formats = {"test accuracy": "{:.3f}", "validation macro F1": "{:.3f}"}
-    style = shown.style.format(formats | {"original score": "{:.4f}"}, na_rep="").set_table_attributes('class="cards"')
-    return style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
+    return with_bold_row(shown.style.format(formats | {"original score": "{:.4f}"}, na_rep=""), best)
+
+
+def with_bold_row(style, best):
+    """Print the row of one model in bold, its name included, in a table of scores: pandas Styler."""
+    style = style.set_table_attributes('class="cards scores"')
+    style = style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
+    return style.apply_index(lambda names: ["font-weight: bold" if name == best else "" for name in names])
 
 
 # ---------------------------------------------------------------- claims
@@ -183,7 +188,7 @@ def confusion_html(answers, label, images, classes):
                 cell += f"<template>{pictures}</template>"
             cells.append(f"{cell}</td>")
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    caption = f"Test photos by true species (rows) and the prediction of {label} (columns)"
+    caption = f"Test photos by true species (rows) and the prediction of {label} (columns); colour: share of the row"
     table = f"<caption>{escape(caption)}</caption><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<table class="confusion">{table}</table>'
 

@@ -190,8 +190,8 @@ def study_section(damaged):
         raise InputError("data/source.json is damaged: ./run_all.sh --only 01 makes it again.")
     tables = {"The best models of the published study": scores_table(study)}
     if own.exists() and own not in damaged and split_hash != study.provenance["split"]:
-        tables["Test macro F1 of the published study and of this run, which has another split"] = scores_beside(
-            study, pd.read_csv(own)
+        tables["Test macro F1 of the published study and of this run, on other photos or another split"] = (
+            scores_beside(study, pd.read_csv(own))
         )
     rendered = {name: table.to_html(index=False, border=0) for name, table in tables.items()}
     told = {"answer": answer(study), "sentences": introduction(study, split_hash), "tally": tally(study.verdicts)}
