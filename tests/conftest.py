@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import copy_project
-from leaves import dataset, places
+from leaves import dataset, locks, places
 
 import numpy as np
 import pandas as pd
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
     """Skip the long tests unless --all is given, and sort the tests, so the longest group begins first.
 
     Within a group, the tests of a project in which nothing has been run come first, and short tests come before long
-    ones. The tests of faults and of JupyterLab come last.
+    ones. The tests of faults, of JupyterLab and of the page come last.
     """
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--all"):
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config, items):
     def turn(item):
         group = item.get_closest_marker("xdist_group").args[0]
         place = groups.index(group if group in groups else "")
-        late = item.path.name in ("test_faults.py", "test_jupyterlab.py")
+        late = item.path.name in ("test_faults.py", "test_jupyterlab.py", "test_run_page.py")
         used = bool({"whole_run", "undisturbed"} & {*item.fixturenames})
         return place, late, used, bool(item.get_closest_marker("long"))
 
@@ -263,13 +263,33 @@ def run_all(project_copy):
 
 
 @pytest.fixture(scope="session")
-def whole_run(run_all, project_copy):
+def shared_folder(tmp_path_factory):
+    """Return a folder that all processes of this pytest share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(run_all, project_copy, shared_folder):
     """Run all chapters in the copy with the tiny profile; return the folder of the copy and the finished process.
 
     The folder `whole_run` in the copy keeps the files of this run, because other tests run chapters again.
     """
-    done = run_all("--profile", "tiny")
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("report", "runs"):
-        shutil.copytree(project_copy / name, project_copy / "whole_run" / name)
+    with locks.locked(shared_folder / "whole run", math.inf):
+        done = run_all("--profile", "tiny")
+        assert done.returncode == 0, done.stderr[-3000:]
+        for name in ("report", "runs"):
+            shutil.copytree(project_copy / name, project_copy / "whole_run" / name)
+        if not (shared_folder / "report").exists():
+            shutil.copytree(project_copy / "report", shared_folder / "report")
     return project_copy, done
+
+
+@pytest.fixture(scope="session")
+def whole_report(request, shared_folder):
+    """Return the folder report/ of a whole run with the tiny profile, which one process makes for all."""
+    with locks.locked(shared_folder / "whole run", math.inf):
+        pass  # another process may be making it
+    if not (shared_folder / "report").exists():
+        request.getfixturevalue("whole_run")
+    return shared_folder / "report"

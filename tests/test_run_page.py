@@ -14,7 +14,7 @@ SCRIPT = (ROOT / "leaves" / "report" / "template" / "script.js").read_text(encod
 
 
 @pytest.fixture
-def open_page(browser, whole_run):
+def open_page(browser, whole_report):
     """Open the report of the tiny run; what the page asks for and complains of is noted in `asked` and `told`."""
     contexts = []
 
@@ -26,7 +26,7 @@ def open_page(browser, whole_run):
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda message: page.told.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: page.told.append(str(error)))
-        page.goto((whole_run[0] / "whole_run" / "report" / "report.html").as_uri())
+        page.goto((whole_report / "report.html").as_uri())
         return page
 
     yield open_
@@ -43,14 +43,14 @@ def test_no_request_leaves_the_page_and_nothing_fails(open_page):
     assert page.told == []
 
 
-def test_every_figure_has_a_text_a_caption_and_a_file(open_page, whole_run):
+def test_every_figure_has_a_text_a_caption_and_a_file(open_page, whole_report):
     page = open_page()
     figures = page.locator("figure").all()
     assert len(figures) > 15
     for figure in figures:
         assert figure.locator("figcaption").inner_text().strip()
         for link in figure.locator("figcaption a").all():
-            assert (whole_run[0] / "report" / link.get_attribute("href")).exists()
+            assert (whole_report / link.get_attribute("href")).exists()
         drawing = figure.locator("svg:visible, img")
         assert drawing.count() == 1
         assert drawing.bounding_box()["width"] > 100
@@ -213,14 +213,14 @@ def test_the_lines_of_a_model_can_be_hidden_and_shown(browser):
     page.close()
 
 
-def test_the_page_is_small(whole_run):
-    assert (whole_run[0] / "whole_run" / "report" / "report.html").stat().st_size < 6e6
+def test_the_page_is_small(whole_report):
+    assert (whole_report / "report.html").stat().st_size < 6e6
 
 
-def test_the_picture_of_the_cover_is_taken(browser, whole_run, tmp_path, monkeypatch):
+def test_the_picture_of_the_cover_is_taken(browser, whole_report, tmp_path, monkeypatch):
     for name in ("figures", "results"):
         (tmp_path / name).mkdir()
-    shutil.copy(whole_run[0] / "whole_run" / "report" / "report.html", tmp_path / "results")
+    shutil.copy(whole_report / "report.html", tmp_path / "results")
     monkeypatch.setattr(take_cover, "ROOT", tmp_path)
     take_cover.main(browser)
     file = tmp_path / "figures" / "cover.png"
