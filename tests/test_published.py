@@ -236,6 +236,12 @@ def test_a_published_page_names_no_folder_of_its_machine(study):
     assert published == '<p>--data "oak &amp; elm"</p><script>"oak & elm/1.png"</script>'
 
 
+def test_only_whole_paths_are_shortened():
+    page = 'data = "/photos" <a href="results/photos.csv"> /photos/Oak/1.jpg /photos-2 ../photos'
+    shortened = 'data = "photos" <a href="results/photos.csv"> photos/Oak/1.jpg /photos-2 ../photos'
+    assert publish.without_folders(page, ["/photos"]) == shortened
+
+
 def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
     for source in ({"data": "sample"}, {"data": "/listed", "name": "synthetic leaves, 128 x 128 pixels"}):
         write_atomic(places.SOURCE_JSON, json.dumps(source))

@@ -46,7 +46,7 @@ def test_pieces_of_a_log_become_one():
     [
         ("https://user:secret@example.org/some/leaves.git", "example.org/some/leaves"),
         ("https://user:se@cret@example.org:8443/leaves/", "example.org:8443/leaves"),
-        ("https://user:se/cret@example.org/leaves", "not told: its address cannot be read"),
+        ("https://user:se/cret@example.org/leaves", "unknown, because its address cannot be read"),
         ("https://example.org/leaves?private_token=secret", "example.org/leaves"),
         ("ssh://git@example.org:22/some/leaves.git", "example.org:22/some/leaves"),
         ("git@example.org:some/leaves.git", "example.org/some/leaves"),

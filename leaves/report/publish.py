@@ -7,6 +7,7 @@ hand.
 import datetime
 import json
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -132,13 +133,15 @@ def chosen_paths():
     """List the absolute paths that the reader gave as parameters of the executed chapters: list of str."""
     given = [read_executed(places.REPORT / chapter.name)["metadata"]["papermill"]["parameters"] for chapter in CHAPTERS]
     values = {str(parameters.get(name)) for parameters in given for name in CHOSEN_BY_THE_READER}
-    return sorted(value for value in values if Path(value).is_absolute())
+    return sorted(value for value in values if Path(value).is_absolute() and Path(value).name)
 
 
 def without_folders(page, paths):
     """Shorten every path in a page to its last name, because other machines have other folders."""
     for path in sorted(paths, key=len, reverse=True):
-        page = page.replace(escape(path), escape(Path(path).name)).replace(path, Path(path).name)
+        for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
+            whole = rf"(?<![\w./-]){re.escape(text)}(?![\w-])"  # /photos, but not results/photos.csv or /photos-2
+            page = re.sub(whole, lambda _, name=name: name, page)
     return page
 
 

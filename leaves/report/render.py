@@ -234,7 +234,7 @@ def repository():
     try:
         parts, port = urlsplit(address), urlsplit(address).port
     except ValueError:
-        return "not told: its address cannot be read"
+        return "unknown, because its address cannot be read"
     if not parts.hostname:
         return "a local copy"
     if "@" in parts.path:
