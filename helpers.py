@@ -1,4 +1,4 @@
-"""Provide the functions that all notebooks share: train specs, read the runs of earlier chapters, show a figure.
+"""Provide the functions that all notebooks share: train networks, read the runs of earlier chapters, show a figure.
 
 Importing this module reads, writes and trains nothing. The package `leaves` has the code behind these functions.
 """
@@ -26,7 +26,7 @@ from IPython.display import Image, Markdown, display
 def begin(names: dict) -> None:
     """Check the parameters among a notebook's ``globals()``, and give all figures one style.
 
-    A wrong value raises InputError, which names the parameter and the values that it takes.
+    If a parameter has an invalid value, InputError names the parameter and the values that it accepts.
     """
     parameters.check(names)
     plots.set_style()
@@ -41,7 +41,7 @@ def provenance(split: pd.DataFrame | None = None) -> str:
 
 
 def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
-    """Train one spec, see `train_all`; raise InputError if the loss became NaN or infinite."""
+    """Train one spec, the settings of a training, see `train_all`; InputError if the loss became NaN or infinite."""
     [run] = train_all([spec], split, prepare)
     if run.result["diverged"]:
         raise InputError(
@@ -54,8 +54,8 @@ def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
 def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: str | list = WEIGHTS) -> list[Run]:
     """Train each spec of a list once, in this process or on the workers of a Dask cluster; the results are the same.
 
-    A finished run is not trained again, an interrupted one resumes from its last checkpoint, and the result of a run
-    says if it diverged. If there is a cluster, the environment variable DASK_SCHEDULER_ADDRESS holds its address.
+    A finished run is not trained again, and an interrupted one resumes from its last checkpoint. If a run diverged, its
+    result says so. To train on a cluster, set the environment variable DASK_SCHEDULER_ADDRESS to its address.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
 
 
 def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = None) -> None:
-    """Write runs/<chapter>.json, in which later chapters find the runs and the evidence of this chapter.
+    """Write the names of a chapter's runs, and its evidence on claims, to runs/<chapter>.json for later chapters.
 
     Parameters
     ----------
     runs : dict of model name to Run
-    evidence : list of dict, one for each claim, see `leaves.claims.judge`, which chapter 6 calls for all claims
+    evidence : list of dict, one for each claim, the records that chapter 6 gives to `leaves.claims.judge`
     repeats : dict of model name to list of Run, the repeats of each model
     """
     record = {"split": load_split().attrs["hash"], "evidence": list(evidence)}
@@ -107,7 +107,7 @@ def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = No
 
 
 def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
-    """Read the runs that a chapter recorded for the current split; if none, InputError names the notebook to run."""
+    """Return a chapter's runs on the current split, by model name; InputError names `notebook` if they are missing."""
     record = read_json(places.RUNS / f"{chapter}.json")
     folders = {name: places.RUNS / folder for name, folder in record.get("runs", {}).items()}
     done = all((folder / "result.json").exists() for folder in folders.values())
@@ -119,7 +119,7 @@ def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
 
 
 def recorded(chapter: str, kind: str) -> list | dict:
-    """Read the "evidence" or the "repeats" that a chapter recorded, see `record_runs`; the repeats are lists of Run."""
+    """Return what `record_runs` got for a chapter: "evidence" (list of dict) or "repeats" (dict of lists of Run)."""
     record = read_json(places.RUNS / f"{chapter}.json")
     if kind not in record:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
@@ -129,15 +129,15 @@ def recorded(chapter: str, kind: str) -> list | dict:
 
 
 def explain(*rules: str) -> None:
-    """Display the rules of the verdicts that have these names in `leaves.claims.RULES`."""
+    """Display the rules of the verdicts with the given names, which are keys of `leaves.claims.RULES`."""
     display(Markdown(" ".join(RULES[rule] for rule in rules)))
 
 
 def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
-    `table` is the DataFrame or Series from which a figure with names on an axis was drawn. The drawn marks are compared
-    with it (see `plots.check_drawn`), and the file's metadata say whether that was done.
+    `table` is the DataFrame or Series from which the figure was drawn. If an axis has names, the drawn marks are
+    compared with the table (see `plots.check_drawn`). The file's metadata record whether they were compared.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

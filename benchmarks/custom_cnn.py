@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
 PYTHON is an interpreter that has PyTorch, perhaps in another environment. Each contestant (one way to train) runs
-in its own process. The contestants take turns, and the median over all rounds of all turns counts. On a processor that
-does not multiply bfloat16 numbers in hardware, only float32 is compared.
+in a separate process. The contestants take turns, each with several rounds, and the benchmark reports the median over
+all rounds. On a processor that does not multiply bfloat16 numbers in hardware, only float32 is compared.
 """
 
 import argparse
@@ -17,14 +17,17 @@ import sys
 import time
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
-TURNS, PEAK_SIDE = 3, 2048  # turns of each contestant; rows of the matrices that `matrix_peak` multiplies
+TURNS, PEAK_SIDE = 3, 2048  # turns of each contestant; side of the square matrices in `matrix_peak`
 QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that the benchmark runs
 FILTERS = (16, 32, 64, 128, 256)
 STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # the prefix of a label names the kind of measurement
 
 
 def rates(step, count=None):
-    """Measure the images per second of a function that trains on one batch: list of float, one per round."""
+    """Measure the images per second of `step`, which trains on one batch: list of float, one per round.
+
+    A round has `count` steps; the default is `STEPS`.
+    """
     for _ in range(5):
         step()
     found = []
@@ -37,7 +40,7 @@ def rates(step, count=None):
 
 
 def fit_rate(model, data):
-    """Measure the images per second of a model's `fit`: float."""
+    """Measure the images per second of a model's `fit` on the batches of `data`: float."""
     model.fit(data, steps_per_epoch=5, verbose=0, shuffle=False)
     start = time.perf_counter()
     model.fit(data, steps_per_epoch=STEPS, verbose=0, shuffle=False)
@@ -66,7 +69,10 @@ def with_keras(size, precision):
 
 
 def plain_epoch(size):
-    """Measure an epoch of plain Keras in images per second: augmentation layers first, images in memory, float32."""
+    """Measure the images per second of plain Keras with augmentation layers, over whole epochs: dict of label to list.
+
+    The network computes in float32, and the images are in memory.
+    """
     from leaves import custom_cnn
     from leaves.batches import AUGMENTATION
 
@@ -98,7 +104,10 @@ def plain_epoch(size):
 
 
 def own_epoch(size, precision):
-    """Measure an epoch of this project in images per second, with one affine transform per image, from a memory map."""
+    """Measure the images per second of this project, over whole epochs: dict of label to list.
+
+    Augmentation is one affine transform per image, and the images are read from a memory-mapped file.
+    """
     import tempfile
 
     from leaves import custom_cnn, training
@@ -129,7 +138,8 @@ def own_epoch(size, precision):
 def stopwatch():
     """Make a callback that records the seconds of each epoch.
 
-    The callers ignore the first epoch, which traces the network, and the last one, which reads no batches ahead.
+    The callers ignore the first epoch, because Keras traces the network in it, and the last epoch, in which no batches
+    of a next epoch are prefetched.
     """
     import keras
 
@@ -154,8 +164,8 @@ def photos(size):
 
 
 def matrix_peak(precision):
-    """Measure floating point operations per second of a large matrix product in TensorFlow: dict of label to list."""
-    import leaves  # noqa: F401 - makes TensorFlow's settings
+    """Measure the floating point operations per second of a large matrix product: dict of label to list of float."""
+    import leaves  # noqa: F401 - importing it applies TensorFlow's settings
 
     import tensorflow as tf
 
@@ -166,7 +176,7 @@ def matrix_peak(precision):
 
 
 def with_torch(size, precision, compiled):
-    """Measure PyTorch's training step in images per second, with both memory layouts.
+    """Measure the images per second of PyTorch's training step, in both memory layouts: dict of label to list.
 
     If `compiled` is true, the network is compiled, but not the loss and the optimizer.
     """
@@ -197,7 +207,7 @@ def with_torch(size, precision, compiled):
 
 
 def operations(size):
-    """Count the floating point operations of one image's training step: three times those of the forward pass."""
+    """Count the floating point operations to train on one image once: three times those of the forward pass."""
     side, before, count = size, 3, 0
     for after in FILTERS:
         count += 2 * side**2 * 9 * before * after
@@ -220,7 +230,7 @@ def contestants(precisions):
 
 
 def table(title, measured, peaks, size):
-    """Write a table of the medians and ranges over all rounds, the fastest first: Markdown."""
+    """Return a Markdown table with the median and the range of each contestant over all rounds, the fastest first."""
     lines = [f"| {title} | images/s | lowest to highest | share of the peak |", "|---|---|---|---|"]
     for label, values in sorted(measured.items(), key=lambda item: -statistics.median(item[1])):
         middle, peak = statistics.median(values), peaks.get(label.rpartition(", ")[2], float("nan"))
@@ -268,7 +278,7 @@ def main():
 
 
 def report(measured, size):
-    """Print the tables of steps and of epochs, the ratios to the fastest other contestant, and the peaks."""
+    """Print the tables of steps and epochs, this project's speed relative to the fastest other one, and the peaks."""
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}
     print()

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/data_chapter.py DIR [--count 20000]
 
-The images are copies of the photos, 256 x 256 pixels each; the photos are copied in turn until there are enough images.
-Each copy is shifted, rotated and made brighter or darker at random. The chapter runs twice on each folder, in a copy of
-the project: first with nothing cached, then with nothing changed.
+The images are copies of the photos, 256 x 256 pixels each. The photos are copied one after another, from the first to
+the last and again, until there are enough images. Each copy is shifted, rotated and made brighter or darker at random.
+The chapter runs twice on each folder, in a copy of the project: first with nothing cached, then with nothing changed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def make_images(photos, folder, count):
 
 
 def measure(project, data):
-    """Run chapter 1 on a folder; return the seconds and the peak memory (GB) of the largest process."""
+    """Run chapter 1 on the folder `data`; return its seconds, and the largest peak memory (GB) of any process."""
     command = [project / "run_all.sh", "--only", "01", "--data", data]
     start = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
 
-In a copy of the project one command runs the whole report three times: with nothing cached, with everything cached and
-with nothing changed. With everything cached, all chapters are executed again; with nothing changed, none is. In another
-copy each chapter then runs alone, with nothing cached and with everything cached. Each of these runs renders the page.
+In a copy of the project, the whole report is made three times: with nothing cached, with everything cached and with
+nothing changed. With everything cached, all chapters are executed again; with nothing changed, none is. In a second
+copy, each chapter then runs alone, first with nothing cached and then with everything cached. Every run also renders
+the page.
 """
 
 import argparse
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ("01", "02", "03", "04", "05", "06")
 
 
-# Files and folders that a run or a tool makes; everything else belongs to the project.
+# Names of files and folders that are created by a run or a tool; everything else belongs to the project.
 MADE = (
     ".git",
     ".venv",
@@ -39,10 +40,10 @@ MADE += ("source.json", "data_issues.csv", "cache", "plant_village*", "weights")
 
 
 def copy_project(copy):
-    """Copy the project without the files in `MADE` to a folder, add a link to its .venv, and return the folder."""
+    """Copy the project, except the files in `MADE`, to the folder `copy`; link .venv there, and return the folder."""
 
     def made(folder, names):
-        inside = Path(folder) in (ROOT, ROOT / "data")  # in leaves/ the folder report is code
+        inside = Path(folder) in (ROOT, ROOT / "data")  # elsewhere these names are code, as leaves/report is
         return shutil.ignore_patterns(*(MADE if inside else MADE[:5]))(folder, names)
 
     shutil.copytree(ROOT, copy, ignore=made)
@@ -52,13 +53,13 @@ def copy_project(copy):
 
 @contextlib.contextmanager
 def copy_of_project():
-    """Yield a temporary copy of the project, see `copy_project`."""
+    """Yield the folder of a temporary copy of the project (see `copy_project`), and delete the folder afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         yield copy_project(Path(folder) / "leaf report")
 
 
 def run(copy, *options):
-    """Run run_all.sh in a copy; return the seconds and the peak memory (GB) of the largest process."""
+    """Run run_all.sh in a copy; return its seconds, and the largest peak memory (GB) of any process."""
     start = time.perf_counter()
     with open(copy / "log.txt", "w+", encoding="utf-8") as log:
         process = subprocess.Popen([copy / "run_all.sh", *options], stdout=log, stderr=log)
@@ -76,7 +77,7 @@ def forget_state(copy):
 
 
 def run_chapter(copy, chapter, *options):
-    """Run one chapter and render the page, see `run`."""
+    """Run one chapter and render the page; return seconds and peak memory, see `run`."""
     return run(copy, "--only", chapter, *options)
 
 

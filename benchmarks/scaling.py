@@ -2,9 +2,8 @@
 
     .venv/bin/python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
 
-For each count, the chapters run one after another in a copy of the project, with the tiny profile and as
-many synthetic leaves.
-The results are written to benchmarks/scaling.csv and scaling.png.
+For each count, the chapters run one after another in a copy of the project, with the tiny profile and with that number
+of synthetic leaves. The results are written to benchmarks/scaling.csv and scaling.png.
 """
 
 import argparse

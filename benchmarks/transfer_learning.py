@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/transfer_learning.py --weights DIR
 
 The usual loop is plain Keras in float32: augmentation layers, the frozen backbone in the forward pass of every epoch,
-`fit` on images in memory. Both ways have the same backbone, photos, head, optimizer, augmentation (flips) and number of
-epochs, and are scored with the whole network in float32 on the validation subset, at their best epoch.
+and `fit` on images in memory. Both methods have the same backbone, photos, head, optimizer, augmentation (flips) and
+number of epochs. The whole network of each method is scored in float32 on the validation subset, at its best epoch.
 """
 
 import argparse
@@ -25,7 +25,7 @@ FLIPS = {"flip": True, "rotation": 0, "shift": 0, "zoom": 0}
 
 
 def head_layers(classes):
-    """Return the layers of the head of chapter 4."""
+    """Return the layers of chapter 4's head: list of [class name, config], see `custom_cnn.build_model`."""
     return [
         ["Dropout", {"rate": 0.3}],
         ["Dense", {"units": 512}],
@@ -36,13 +36,18 @@ def head_layers(classes):
 
 
 def score(whole, validation):
-    """Compute macro F1 of a whole network on (images, labels)."""
+    """Compute the macro F1 of a whole network on `validation`, a tuple of images and labels: float."""
     images, labels = validation
     return float(macro_f1(labels, whole.predict(images, verbose=0).argmax(axis=1)))
 
 
 def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
-    """Train with plain Keras: list of dict with way, stage, seconds and macro F1."""
+    """Train the head and then the tail in plain Keras.
+
+    Returns
+    -------
+    list of dict, one per stage, with the keys way, stage, seconds and macro F1
+    """
     keras.utils.set_random_seed(0)
     (images, labels), validation = data["train"], data["validation"]
     front, last_block = backbones.load_parts(name, size, **source)
@@ -70,7 +75,12 @@ def usual_way(name, source, size, classes, data, epochs, tuning_epochs):
 
 
 def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
-    """Train as chapters 4 and 5 do: list of dict with way, stage, seconds and, except for the features, macro F1."""
+    """Compute the features, then train the head and the tail from stored arrays, as chapters 4 and 5 do.
+
+    Returns
+    -------
+    list of dict, one per stage, with the keys way, stage, seconds and, except for the features, macro F1
+    """
     classes = len(split.attrs["classes"])
     spec = runs.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
     spec |= {
@@ -104,7 +114,7 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 
 
 def main():
-    """Measure both ways one after the other, and print a table, the ratios of time and the differences of macro F1."""
+    """Measure both methods one after the other; print a table, the ratios of time and the differences of macro F1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="data/weights", metavar="DIR", help="a folder with <Backbone>.weights.h5")
     parser.add_argument("--backbone", choices=backbones.BACKBONES, default="ResNet50")

@@ -1,10 +1,10 @@
 """Estimate how often the rules of verdicts decide wrongly, and how often they find an effect that exists.
 
     .venv/bin/python benchmarks/verdict_rules.py           # resamples tests/data/repeats.csv
-    .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, for some ten minutes
+    .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, in about ten minutes
 
 FinalModel is compared with itself: a "variant" is FinalModel with other seeds on the same folds. So every difference is
-due to chance, unless an effect is planted, that is, added to the differences of one variant.
+due to chance, unless an effect is *planted*: a number that is added to all differences of one variant.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import pandas as pd
 
 TRAININGS = places.ROOT / "tests" / "data" / "repeats.csv"
 SEEDS, RUNS = 8, 2000
-QUICK = {"RUNS": 20}  # enough to see that all of it works
+QUICK = {"RUNS": 20}  # enough to see that the script works
 
 
 def trained():
@@ -40,13 +40,13 @@ def trained():
 
 
 def resampled(scores, repeats, variants, rng, effect=0.0):
-    """Draw the differences between variants and FinalModel; the variants are FinalModel with other seeds.
+    """Draw score differences between simulated variants and FinalModel; a variant is FinalModel with other seeds.
 
     Parameters
     ----------
     scores : DataFrame of float, one row per seed, one column per fold
     repeats, variants : int
-        The number of each. Each repeat has another fold, drawn at random.
+        The numbers of repeats and of variants. Each repeat has a different fold, drawn at random.
     rng : numpy Generator
     effect : float
         Added to the differences of the first variant.
@@ -65,13 +65,20 @@ def resampled(scores, repeats, variants, rng, effect=0.0):
 
 
 def simulate(scores, repeats, variants, effect=0.0, runs=RUNS, seed=0):
-    """Apply the rules to many simulated runs, without an effect or with one planted in the first variant.
+    """Apply the rules of verdicts to many simulated runs of the report, and measure how often they are right.
+
+    Parameters
+    ----------
+    scores, repeats, variants, effect : see `resampled`
+    runs : int
+        The number of simulated runs, each of which compares all variants with FinalModel.
+    seed : int
 
     Returns
     -------
-    dict of float: wrong (share of runs with a wrong "higher" or "lower" on a variant without effect), found (share of
-    runs in which the planted effect is found), covered (share of 95 % intervals that contain the truth), same (share
-    of variants without effect that are shown to be the same)
+    dict of float: wrong (share of runs with "higher" or "lower" for any variant without an effect), found (share of
+    runs in which the planted effect is found), covered (share of 95 % intervals that contain the true difference), same
+    (share of variants without an effect that are shown to be the same as FinalModel)
     """
     rng = np.random.default_rng(seed)
     wrong = found = covered = same = 0

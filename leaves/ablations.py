@@ -1,4 +1,4 @@
-"""Choose and train variants of FinalModel, and compare each with FinalModel in repeats with the same seed and fold."""
+"""Train variants of FinalModel, the original study's network; compare each with it in pairs of equal seed and fold."""
 
 import functools
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-# The group of a variant, by the first setting that the variant changes. Brackets name the claims about the group.
+# The group of each variant is found by the first setting that it changes. Brackets name the claims about the group.
 GROUPS = {
     "image_size": "resolution (C1)",
     "batch_size": "batch size (C2)",
@@ -30,8 +30,8 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
-LEAST_NETWORKS = 8  # per fold, for a rank correlation: with fewer networks the ranks are mostly chance
-FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" stands for the trainings of `refit.train_refits`, for C13
+LEAST_NETWORKS = 8  # per fold: with fewer networks, a rank correlation would be mostly chance
+FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" names the runs of `refit.train_refits`, which test C13
 SLOW_UPDATE = 8  # a step with a batch of one photo takes as long as this many photos in a large batch
 HIGH_ACCURACY, MISSED = 0.8, 0.5  # least accuracy that counts as high; a class with a recall below 0.5 is missed
 # The name of the figure that shows each measure.
@@ -43,7 +43,7 @@ INTERVAL = ["difference", "low", "high"]
 
 
 def cosine_schedule(split, epochs, balance, batch_size):
-    """Describe, for Keras, a learning rate that falls from 0.001 to 0 at the last step of a training.
+    """Describe for Keras a learning rate that falls from 0.001 to 0 along a cosine, over all steps of a training.
 
     Parameters
     ----------
@@ -62,27 +62,27 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Name the variants that are impossible or pointless at `size` pixels per side: set of str."""
-    smallest = 2 ** len(filters)  # pixels per side that leave one pixel after the last pooling
+    """Return the names of the variants that are impossible or pointless at `size` pixels per side: set of str."""
+    smallest = 2 ** len(filters)  # with so many pixels per side, one is left after the last pooling
     if size >= 2 * smallest:
         return set()
     return {"half the side", "flatten"}  # if one pixel is left, flattening equals averaging
 
 
 def chosen_variants(variants, own_variants, chosen, impossible):
-    """Choose the variants to train.
+    """Return the names of the variants to train: the chosen ones that are possible, then all of your own.
 
     Parameters
     ----------
     variants, own_variants : dict of name to changes (dict, see `custom_cnn.cnn_spec`)
-        The variants of chapter 3, and those that you add. Your variants are always trained.
+        The variants of chapter 3, and the variants that you add, which are always trained.
     chosen : list of str, or "all"
-        Names from `variants`, or "more data".
-    impossible : set of str, see `too_small`
+        Names from `variants`, and optionally "more data"; "all" stands for all of these.
+    impossible : set of str, see `too_small`; these variants are not trained
 
     Returns
     -------
-    list of str, the names of the variants to train, in the order of the tables
+    list of str, in the order of `variants`, "more data", `own_variants`
 
     Raises
     ------
@@ -100,7 +100,10 @@ def chosen_variants(variants, own_variants, chosen, impossible):
 
 
 def group_variants(variants, names):
-    """Group the variants that `names` lists: dict of group to dict of name to changes."""
+    """Divide the variants in `names` into the groups of `GROUPS`: dict of group to dict of name to changes.
+
+    A variant without a group there gets the group "your own".
+    """
     groups = {}
     for name, changes in variants.items():
         if name in names:
@@ -110,14 +113,14 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of each variant and, last, of FinalModel, which chapter 2 may be training at the same time.
+    """List the specs of each variant and, last, of FinalModel, because chapter 2 may be training it at the same time.
 
     Parameters
     ----------
     groups : see `group_variants`
     base : dict
         Arguments of `custom_cnn.cnn_specs` for all variants: split, size, and the settings of
-        `custom_cnn.final_model_settings`. A variant with its own list of `layers` does not get the `filters`.
+        `custom_cnn.final_model_settings`. For a variant with its own list of `layers`, `filters` is ignored.
     epochs, seed, repeats : int
     claimed : set of str
         Names of the variants that a claim is about. The other variants get at most three repeats.
@@ -141,10 +144,10 @@ def train_specs(train_all, specs, split, prepare, looked_into):
 
     Parameters
     ----------
-    train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
+    train_all, prepare : the functions `helpers.train_all` and `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of the networks that are checked for dead filters. Of the other networks, only the scores are read.
+        Names of the networks that are checked for dead filters. For the other networks, the scores of a run suffice.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
@@ -183,8 +186,8 @@ def variant_trainings(runs, groups):
 def score_functions(dead=None):
     """Return the score function of each measure: dict of measure to callable(Run) -> float.
 
-    The measures are "macro F1" (validation) and "gap" (training minus validation macro F1). If `dead`, the table of
-    `dead_filters_of`, has rows, a third measure is "dead units" (the share of dead filters).
+    The measures are "macro F1" (validation) and "gap" (training minus validation macro F1). If the table `dead`, from
+    `dead_filters_of`, has rows, there is a third measure: "dead units" (the share of dead filters).
     """
     scores = {
         "macro F1": lambda run: run.result["validation_macro_f1"],
@@ -222,7 +225,7 @@ def differences_to_final(runs, folds):
 
 
 def comparison_table(trainings, differences):
-    """Tabulate, for every variant, means over its repeats, states of its trainings and the difference to FinalModel.
+    """Tabulate the mean scores of every network, the states of its trainings and its difference to FinalModel.
 
     Parameters
     ----------
@@ -231,8 +234,8 @@ def comparison_table(trainings, differences):
 
     Returns
     -------
-    DataFrame, one row per variant and one for FinalModel: group, trainings (number in each state), parameters, means of
-    best epoch, seconds, train, validation and gap, and the columns of `differences`
+    DataFrame, one row per variant and one for FinalModel: group, trainings (number in each state), parameters, the
+    means over the repeats of best epoch, seconds, train, validation and gap, and the columns of `differences`
     """
     columns = {"parameters": "first", "best epoch": "mean", "seconds": "mean"}
     columns |= {"train": "mean", "validation": "mean", "gap": "mean"}
@@ -244,7 +247,7 @@ def comparison_table(trainings, differences):
 
 
 def dead_filters_of(runs, split):
-    """Find the dead filters of each network on the photos that the network held out.
+    """Find the dead filters (see `dead_units`) of each network on the photos that the network held out.
 
     Parameters
     ----------
@@ -254,7 +257,7 @@ def dead_filters_of(runs, split):
 
     Returns
     -------
-    DataFrame, one row per filter of each network: variant, run (its folder's name), block (int, from 1), dead (bool)
+    DataFrame, one row per filter of each network: variant, run (name of its folder), block (int, from 1), dead (bool)
     """
     tables = [pd.DataFrame(columns=["variant", "run", "block", "dead"])]
     for variant, repeats in runs.items():
@@ -268,7 +271,7 @@ def dead_filters_of(runs, split):
 
 
 def dead_filters_of_run(run, split):
-    """Find the dead filters of one network on the photos that it held out: dict of arrays, see `dead_filters`."""
+    """Find the dead filters of one network on the photos that it held out: dict of block and dead, two arrays."""
     images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
     return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
@@ -283,8 +286,8 @@ def accuracy_table(runs, split):
 
     Returns
     -------
-    DataFrame, one row per training: variant, fold, accuracy, macro F1 and missed (int: the number of classes with fewer
-    than half of their photos classified correctly)
+    DataFrame, one row per converged training: variant, fold, accuracy, macro F1 and missed (int: the number of classes
+    with fewer than half of their photos classified correctly)
     """
     rows = []
     for name, repeats in runs.items():
@@ -306,20 +309,19 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
 
     Parameters
     ----------
-    said : dict of claim to str
-        The study's words for each claim.
+    said : dict of claim to str, each claim in the study's words
     evidence : dict of claim to (measure, statement, list of variants)
-        The statement about the variants is a key of `claims.CONFIRM`.
+        The statement, such as "higher", says how the variants differ from FinalModel; it is a key of `claims.CONFIRM`.
     trained : dict of name to list of Run
     scores : dict of measure to callable, see `score_functions`
     costs : dict of variant to str
         How long each variant that was not trained would take, see `training_costs`.
     untested : dict of claim to str, optional
-        The claims that no training of this run could test, each with the reason.
+        The claims that none of the trainings can test, each with the reason.
 
     Returns
     -------
-    list of dict, see `claims.judge`
+    list of dict, one per claim, see `claims.judge`
     """
     records = []
     for claim, (measure, must_be, variants) in evidence.items():
@@ -329,7 +331,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            # If no network learnt, a measure may be missing, and there are no pairs.
+            # A measure is missing only if no network learnt. Then no pair converged, and the score is never computed.
             score = scores.get(measure, lambda run: np.nan)
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
@@ -345,8 +347,7 @@ def accuracy_record(said, networks):
 
     Parameters
     ----------
-    said : str
-        The study's words.
+    said : str, the claim in the study's words
     networks : DataFrame, see `accuracy_table`
 
     Returns
@@ -374,15 +375,15 @@ def accuracy_record(said, networks):
 
 
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
-    """Estimate how long each variant that was not trained would take, from the training time of FinalModel.
+    """Estimate how long all repeats of each variant that was not trained would take.
 
-    This time is multiplied by the ratios of pixels and of epochs and, for batches of one photo, by `SLOW_UPDATE`.
+    The estimate is the time of all repeats of FinalModel, times the ratios of the variant's pixels and epochs to those
+    of FinalModel and, for batches of one photo, times `SLOW_UPDATE`. "more data" takes twice the time of FinalModel.
 
     Parameters
     ----------
     variants : dict of name to changes
-    names : list of str
-        Names of the trained variants.
+    names : list of str, the trained variants
     impossible : set of str, see `too_small`
     final_runs : list of Run, the repeats of FinalModel
     base, epochs, repeats : see `variant_specs`
@@ -404,12 +405,12 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
 
 
 def not_trained_text(costs, names):
-    """List variants with their entries in `costs`, as in "sigmoid (would take about 3 min)"."""
+    """List variants in words, each with its text from `training_costs`: str like "sigmoid (would take about 3 min)"."""
     return ", ".join(f"{name} ({costs[name]})" for name in names)
 
 
 def difference_texts(table):
-    """Describe each variant's difference in a `comparison_table`, or the reason why it is no evidence: list of str."""
+    """Write, for each variant in a `comparison_table`, its difference or why that is no evidence: list of str."""
     rows = table[table.index != FINAL]
     text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [

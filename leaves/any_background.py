@@ -5,9 +5,9 @@ of the leaf. This network sees every leaf both in the unchanged photo and on oth
 FPDR).
 
 Fine-tuning on one collection of photos can distort features that work on other collections (Kumar et al. 2022). So
-first only a head is trained, on the frozen backbone. If requested, the last block and the head are then fine-tuned at
-a low learning rate. Another candidate is the network with the mean of the weights before and after fine-tuning
-(Wortsman et al. 2022, WiSE-FT).
+first only a classification head is trained, on the frozen backbone. If requested, the backbone's last block and the
+head are then fine-tuned at a low learning rate. In that case, validation chooses among three networks: the one before
+fine-tuning, the one after it, and one with the mean of the weights of both (Wortsman et al. 2022, WiSE-FT).
 """
 
 import itertools
@@ -73,14 +73,16 @@ def best_backbone(heads):
 def candidate_specs(head, split, sizes, views):
     """List the specs of all candidates: one for each combination of image size, number of views and penalty.
 
+    A view is one version of all photos: unchanged, or with the leaves on other backgrounds.
+
     Parameters
     ----------
-    head : Run of a head of chapter 4 on the chosen backbone
+    head : Run, a head that chapter 4 trained on the chosen backbone
     split : DataFrame, see `dataset.load_split`
     sizes : list of float
         Image sizes, as multiples of the photos' side, see `dataset.shrunk_side`.
     views : list of int
-        Numbers of views with other backgrounds, in addition to the unchanged photo, for each training photo.
+        Numbers of views with other backgrounds; each candidate also learns from the view of unchanged photos.
 
     Returns
     -------
@@ -101,7 +103,7 @@ def candidate_specs(head, split, sizes, views):
 
 
 def falling_rate(spec, split, peak=PEAK_RATE):
-    """Describe Adam with a learning rate that falls from `peak` to 0 at the last step of a spec's training: dict."""
+    """Describe Adam for Keras: its learning rate falls along a cosine from `peak` to 0 over a spec's training: dict."""
     photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
     steps = -(-int(photos) // spec["batch_size"])
     rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
@@ -123,12 +125,12 @@ def check_weights(head, origins):
 
 
 def on_other_backgrounds(run, split, origins):
-    """Compute a network's macro F1 on the validation leaves when they lie on backgrounds that no training has seen.
+    """Compute a network's macro F1 on the validation photos with backgrounds that no training has seen: float.
 
     Parameters
     ----------
-    run : Run of a spec of `candidate_specs` or `tail_specs`
-    origins : dict of backbone to origin, see `backbones.find_weights`
+    run : Run, trained from a spec of `candidate_specs` or `tail_specs`
+    origins : dict of backbone to the origin of its weights, see `backbones.find_weights`
     """
     views = run.spec["views"]
     judge = run.spec | {"views": views | {"seed": views["seed"] + JUDGE, "count": 1}}
@@ -165,13 +167,13 @@ def candidates_table(runs, split, origins):
 
 
 def tail_specs(heads, split, passes):
-    """List the specs of the tails that start from heads; a tail is the last block of a backbone and its head.
+    """List the specs that fine-tune tails; a tail is a head together with the last block of its backbone.
 
-    A tail has the same views as its head. It is trained for all epochs, without early stopping.
+    A tail learns from the same views as its head. It is trained for all epochs, without early stopping.
 
     Parameters
     ----------
-    heads : list of Run, of specs of `candidate_specs`
+    heads : list of Run, trained from specs of `candidate_specs`
     passes : int
         Passes through all views; with 0, the list is empty.
 
@@ -188,12 +190,14 @@ def tail_specs(heads, split, passes):
 
 
 def mean_of_both(tail, split):
-    """Make a network with the mean of the weights before and after fine-tuning; return its Run, without a training.
+    """Average a network's weights before and after fine-tuning, and return the new network as a Run.
+
+    Nothing is trained. If an earlier call has written this Run, it is read from disk.
 
     Parameters
     ----------
-    tail : Run of a spec of `tail_specs`
-        The new run gets the history and the training seconds of this tail.
+    tail : Run, trained from a spec of `tail_specs`
+        The new Run gets the history and the training seconds of this tail.
     """
     spec = tail.spec | {"mean_with_start": f"{tail.folder.name} {file_hash(tail.folder / 'validation.npy')}"}
     with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
@@ -216,7 +220,7 @@ def ways_on(heads, tails, split):
     Parameters
     ----------
     heads, tails : list of Run
-        Heads on the frozen backbone, and tails that start from them.
+        The repeats of the head on the frozen backbone, and the tails that start from these heads.
     """
     tuned = {"mean of both": [mean_of_both(tail, split) for tail in tails], "fine-tuned": tails} if tails else {}
     return {"frozen": heads} | tuned
@@ -225,8 +229,8 @@ def ways_on(heads, tails, split):
 def ways_table(networks, split, origins):
     """List the macro F1 of each network of `ways_on`: DataFrame, one row per network.
 
-    The columns "as they are" and "other backgrounds" score repeat 0, see `candidates_table`. The column "as they are,
-    all repeats" is the mean over the repeats, each scored on the unchanged photos that it held out.
+    The columns "as they are" and "other backgrounds" are the scores of repeat 0, see `candidates_table`. The column "as
+    they are, all repeats" is the mean over the repeats, each scored on the unchanged photos that it held out.
     """
     rows = {}
     for name, runs in networks.items():

@@ -1,4 +1,4 @@
-"""Find the weights of pretrained networks, cut the networks in two, and join the pieces with a classification head."""
+"""Find the weights of pretrained networks, cut each network in two, and join both pieces with a classification head."""
 
 import functools
 import http.client
@@ -50,7 +50,7 @@ def find_weights(names, folder, seed=0, timeout=5):
     For each backbone, the function uses the first available of these sources: a file in `folder`, named
     `<name>.weights.h5` or as Keras names its download; for EfficientNetLite0, an installed package; ImageNet weights
     from Keras, downloaded if needed; random numbers drawn with `seed`. If Keras's server does not answer within
-    `timeout` seconds, no other download is tried. After another failure, the next backbone's download is tried.
+    `timeout` seconds, no other download is tried. After any other failure, the next backbone's download is still tried.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def find_weights(names, folder, seed=0, timeout=5):
 
 
 def local_weights(name, folder):
-    """Find a backbone's weights in `folder` or a package: return their path and source in words, or (None, None)."""
+    """Find a backbone's weights in `folder` or an installed package: (path, source in words), or (None, None)."""
     given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
     if file := next((file for file in given if file.exists()), None):
         check_regular(file, name)
@@ -104,13 +104,13 @@ def local_weights(name, folder):
 
 
 def check_regular(file, name):
-    """Raise InputError if a weights file is a folder, or a pipe, because reading from a pipe might never end."""
+    """Raise InputError if the path of a weights file is a folder or a pipe, because reading a pipe might never end."""
     if Path(file).exists() and not Path(file).is_file():
         raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it.")
 
 
 def keras_pattern(name):
-    """Return a pattern for `Path.glob` that matches the file in which Keras saves a backbone's headless weights."""
+    """Return the `Path.glob` pattern of the file that Keras downloads: a backbone's weights without a head."""
     return f"{name.lower()}_*notop.h5"
 
 
@@ -124,8 +124,8 @@ def keras_files(name):
 def download(name, timeout):
     """Let Keras download the ImageNet weights of a backbone, or check the file that it downloaded earlier.
 
-    While a plan is made (see `planning`), nothing is downloaded: the server is only asked whether it has the weights.
-    If it has them, the plan ends there.
+    With `--plan` (see `planning`), nothing is downloaded: the function only asks the server whether it has the weights.
+    If the server has them, the plan ends there.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Replace Keras's `urlretrieve` while a plan is made: end the plan if the server has the file at this address."""
+    """Stand in for Keras's `urlretrieve` with `--plan`: download nothing; end the plan if the server has the file."""
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
 
@@ -158,13 +158,13 @@ def is_silence(error):
     """Return whether a download's error means that the server cannot be reached or does not answer."""
     if isinstance(error, (urllib.error.HTTPError, urllib.error.ContentTooShortError)):
         return False
-    if isinstance(error, urllib.error.URLError):  # OSError: refused, unknown name, no route
+    if isinstance(error, urllib.error.URLError):  # OSError: connection refused, unknown host, no route
         return isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError)
     return isinstance(error, (TimeoutError, http.client.RemoteDisconnected))
 
 
 def reason_of(error, message):
-    """Say briefly why a download failed; `message` is Keras's error message, which may contain the address."""
+    """Say briefly why a download failed: str; `message` is Keras's error message, which may contain the address."""
     address = re.search(r"URL fetch failure on (\S+): ", message)
     of_file = f" for {address[1]}" if address else ""
     if isinstance(error, urllib.error.HTTPError):
@@ -226,8 +226,8 @@ def load_backbone(name, source, size):
     return network
 
 
-# Patterns that match Keras's messages about weights that do not fit, for both of its file formats. Each pattern has a
-# shorter clause, which replaces the message.
+# Patterns that match Keras's messages about weights that do not fit, for both of its file formats. The shorter clause
+# beside a pattern replaces the message.
 OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
 OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {
@@ -240,7 +240,7 @@ MISFITS = {
 
 
 def misfit(error):
-    """Say briefly why a weights file does not fit, because Keras's own message lists every layer of the network."""
+    """Say briefly why a weights file does not fit: str; Keras's own message lists every layer of the network."""
     message = " ".join(str(error).split())
     for pattern, clause in MISFITS.items():
         if words := re.search(pattern, message):
@@ -284,7 +284,7 @@ def preprocess(name, kind, pixels):
 
 
 def cut_backbone(name, network, kind, windows=None):
-    """Cut a headless network in two after the layer that `BACKBONES` names; both models use the network's layers.
+    """Cut a headless network in two after the layer that `BACKBONES` names; both models share the network's layers.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ def window_means(maps, share):
     """Average each feature map over the whole picture and over windows on a grid, two to four per side.
 
     A head that classifies each window and averages the predictions also recognises a leaf that does not fill the
-    picture. All windows together cost one pass through the backbone, whereas each crop of the photo would cost one.
+    picture. One pass through the backbone serves all windows, whereas each crop of the photo would need its own pass.
 
     Parameters
     ----------
@@ -357,11 +357,11 @@ def join_parts(front, last_block, head):
 
 
 def trainable_tail(whole):
-    """Unfreeze the last block of a network from `join_parts`, and return a model of this block and the head, the tail.
+    """Unfreeze the last block of a network from `join_parts`, and return the tail: a model of this block and the head.
 
     The tail is a keras.Model from the activations at the cut to class probabilities. It shares the last block and the
-    head with the whole network, so both become trainable there, too. Batch normalisation stays in inference mode and
-    keeps its parameters.
+    head with the whole network, so both become trainable there, too. The batch normalisation of the last block stays in
+    inference mode and keeps its parameters.
     """
     front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
     last_block.trainable = True

@@ -23,9 +23,9 @@ from sklearn.ensemble import RandomForestClassifier
 CODE = code_hash(Path(__file__))
 LIGHT = 0.4  # weight of lightness (1 for the two colour axes): a shadow differs from paper mostly in lightness
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
-LEAST_PLAIN = 0.5  # smallest share of photos with a plain background for `background_control`
+LEAST_PLAIN = 0.5  # smallest share of photos with a plain background with which `background_control` runs
 NEAR_CHANCE = 0.05  # macro F1 above chance that still counts as near chance
-MOST_OF_BORDER = 0.5  # largest share of the border on the leaf, which must cover more of the middle than of the border
+MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and less of the border than of the middle
 NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be in its shadow or on its edge
 LEAST_OF_FOREGROUND = 0.7  # smallest share of the foreground in its largest connected piece
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
@@ -38,8 +38,9 @@ KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds
 def leaf_mask(image):
     """Separate the leaf from a plain background.
 
-    The function computes the distance of each pixel's colour to the median colour of the border, and smooths it. Pixels
-    above Otsu's threshold (1979) of this distance are the leaf with its leaflets and stalk. Holes in it are filled.
+    The function computes the distance of each pixel's colour to the median colour of the border, and smooths these
+    distances. The pixels with a distance above Otsu's threshold (1979) are the leaf with its leaflets and stalk. Holes
+    in the leaf are filled.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # less than on the border: paper beside a large leaf
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # below on_border: this is paper beside a large leaf
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 
@@ -115,7 +116,7 @@ def cut_out(image, mask):
 
 
 def placed(leaf, size, scale, rng, spread=0.12):
-    """Rotate, sometimes mirror, scale and shift a leaf, and return it on a transparent square, `size` pixels wide.
+    """Scale a leaf, rotate, mirror and shift it at random, and return it on a transparent square `size` pixels wide.
 
     Parameters
     ----------
@@ -123,7 +124,8 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        Largest shift, as a share of `size`. A small leaf may shift further, until its photo reaches the square's edge.
+        Largest shift, as a share of `size`. A small leaf may shift further, until the edge of its photo reaches the
+        edge of the square.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
@@ -135,7 +137,7 @@ def placed(leaf, size, scale, rng, spread=0.12):
 
 
 def in_other_light(picture, rng):
-    """Make a Pillow image brighter or darker by up to about a third, and warmer or colder by up to a tenth."""
+    """Make a Pillow image randomly brighter or darker (by up to about a third) and warmer or colder (up to a tenth)."""
     bright, warm = rng.uniform(0.65, 1.3), rng.uniform(0.9, 1.1)
     table = np.clip(np.outer([bright * warm, bright, bright / warm], np.arange(256)), 0, 255).astype(np.uint8)
     table = [*table.ravel().tolist(), *(range(256) if picture.mode == "RGBA" else ())]
@@ -143,7 +145,7 @@ def in_other_light(picture, rng):
 
 
 def rough_ground(size, rng):
-    """Draw soil, wood, stone or cloth as noise on several scales around one colour, mostly an earthy one."""
+    """Imitate soil, wood, stone or cloth: draw noise on several scales around one colour, mostly an earthy one."""
     earthy = rng.random() < 0.6
     colour = rng.uniform((60, 50, 35), (190, 170, 140)) if earthy else rng.uniform(0, 255, 3)
     ground = np.zeros((size, size, 3), np.float32)
@@ -156,7 +158,7 @@ def rough_ground(size, rng):
 
 
 def blurred_photo(size, other, rng):
-    """Enlarge a square region of another photo (a Pillow image) to `size` pixels per side, and blur it."""
+    """Resize a random square region of another photo (a Pillow image) to `size` pixels per side, and blur it."""
     part = rng.uniform(0.3, 0.9) * other.width
     left, top = rng.uniform(0, other.width - part, 2)
     small = other.resize((size // 2, size // 2), Image.Resampling.BILINEAR, (left, top, left + part, top + part))
@@ -165,7 +167,7 @@ def blurred_photo(size, other, rng):
 
 
 def foliage(size, leaf, scale, rng):
-    """Draw one to eight copies of a leaf, about as large as the leaf, on dark ground, and blur them slightly."""
+    """Draw one to eight copies of a leaf, 0.6 to 1.1 times its size, on dark ground, and blur the picture slightly."""
     half = size // 2
     ground = rough_ground(half, rng).point(lambda value: value // 2)
     small = leaf.resize((half, half), Image.Resampling.BILINEAR)
@@ -183,7 +185,7 @@ def replace_background(image, mask, other, rng):
     ----------
     image, other : uint8 arrays, shape (size, size, 3), RGB; a blurred background is taken from `other`
     mask : array of bool, shape (side, side), see `leaf_mask`
-        If it is empty, only the light of the photo is changed.
+        If it is False everywhere, only the light of the photo is changed.
     rng : numpy.random.Generator
 
     Returns
@@ -213,20 +215,20 @@ def replace_background(image, mask, other, rng):
 
 @dataclass(frozen=True)
 class OtherBackgrounds:
-    """One view of photos, with their leaves on other backgrounds.
+    """One view of photos: a version of each photo with its leaf on another background.
 
     A picture of the view is a pure function of the seed, the number of the view and the row of the photo. A blurred
-    background comes from a photo of the same group. If the groups are the folds, a training sees no background of a
-    photo that it holds out.
+    background is taken from a photo of the same group. If the groups are the folds, a training therefore never sees the
+    background of a photo that it holds out.
 
-    The view can be used as an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
+    The view is used like an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
     an array of int or a slice.
     """
 
     images: np.ndarray  # or StoredImages, shape (n, size, size, 3)
     masks: np.ndarray  # bool, shape (n, side, side), see `leaf_masks`
     seed: int
-    number: int  # of the view
+    number: int  # number of the view
     groups: np.ndarray | None = None  # int, shape (n,); None if all photos are one group
 
     @property
@@ -237,7 +239,10 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """Return the rows of a photo's group, or the number of photos without groups; `Generator.choice` takes both."""
+        """Return the rows of the photos in the same group as photo `row` or, without groups, the number of all photos.
+
+        `Generator.choice` accepts both.
+        """
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 
     def __getitem__(self, rows):
@@ -255,7 +260,7 @@ class OtherBackgrounds:
 
 
 def eight_pixels(image, mask):
-    """Choose eight background pixels, spread evenly along the picture's border and not at the edge of the leaf.
+    """Choose eight background pixels, spread evenly along the parts of the picture's border that are not near the leaf.
 
     Parameters
     ----------
@@ -264,7 +269,8 @@ def eight_pixels(image, mask):
 
     Returns
     -------
-    uint8 array, shape (8, 3); None if the mask is empty, or if fewer than eight border pixels are clear of it
+    uint8 array, shape (8, 3); None if the mask is False everywhere, or if fewer than eight border pixels are not near
+    the leaf
     """
     near_leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
     background = border_of(image)[~border_of(near_leaf)]
@@ -274,12 +280,16 @@ def eight_pixels(image, mask):
 
 
 def border_pixels(images, masks):
-    """Collect the `eight_pixels` of all photos for which they exist.
+    """Collect the eight background pixels of each photo for which `eight_pixels` returns them.
+
+    Parameters
+    ----------
+    images, masks : arrays of all photos and their masks, see `eight_pixels`
 
     Returns
     -------
     pixels : uint8 array, shape (k, 8, 3)
-    rows : array of int, shape (k,), row numbers of these photos
+    rows : array of int, shape (k,), row numbers of these k photos
     """
     found = {row: eight_pixels(images[row], mask) for row, mask in enumerate(masks)}
     rows = [row for row, pixels in found.items() if pixels is not None]
@@ -300,9 +310,9 @@ def background_control(split, draws=1000, seed=0):
 
     Returns
     -------
-    dict with the keys "photos" (int, their number), "macro F1", "low" and "high" (its 95 % bootstrap interval), and
-    "chance" (the macro F1 of guessing each class as often as it occurs); None if fewer than half of the photos have a
-    plain background, or if all of these are in one fold
+    dict with the keys "photos" (int, the number of photos that were predicted), "macro F1", "low" and "high" (its 95 %
+    bootstrap interval), and "chance" (the macro F1 of guessing each class as often as it occurs); None if fewer than
+    half of the photos have a plain background, or if all photos with one are in the same fold
     """
     images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
     pixels, rows = border_pixels(images, leaf_masks(split, DEVELOPMENT))
@@ -323,7 +333,7 @@ def background_control(split, draws=1000, seed=0):
 
 
 def in_words(control):
-    """Describe the result of `background_control` in words."""
+    """Say in words what a result of `background_control` means for the scores: str."""
     if control is None:
         return "Too few photos have a plain background to measure how much it reveals about the species."
     score, low, high, chance = (control[key] for key in ("macro F1", "low", "high", "chance"))

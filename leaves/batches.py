@@ -14,10 +14,10 @@ with without_stderr():  # TensorFlow prints a message about its options at every
     import keras
     import tensorflow as tf
 
-# The original study's augmentation. It rotates by up to 30 degrees, shifts by up to 0.2 of the side (50 of 256 pixels),
-# zooms by a factor of 0.7 to 1.3, and mirrors the image at the border.
+# The original study's augmentation. It flips the image, rotates it by up to 30 degrees, shifts it by up to 0.2 of the
+# side (50 of 256 pixels), zooms by a factor of 0.7 to 1.3, and fills empty areas by mirroring the image at its border.
 AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}
-QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of degrees
+QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of a number of degrees
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Views:
         return values
 
     def of(self, photos, views=None):
-        """Select photos by their positions in `self.photos`, in all views or in the first `views` views."""
+        """Select photos by their positions in `self.photos`, in all views or in the first `views` views: Views."""
         return Views(self.arrays[:views], self.photos[photos])
 
 
@@ -56,13 +56,13 @@ def other_backgrounds(images, split, spec):
     Parameters
     ----------
     images : StoredImages, shape (n, size, size, 3), of the training photos
-    split : DataFrame, see `dataset.hold_out`; these photos are its training subset
+    split : DataFrame, see `dataset.hold_out`; `images` are its training subset
     spec : dict
         Its keys `epochs` and `seed` are read.
 
     Returns
     -------
-    Views, see `backgrounds.OtherBackgrounds`
+    Views: the unchanged photos and a new `backgrounds.OtherBackgrounds`, in turn
     """
     trained_on = (split["split"] == "train")[split["split"] != "test"].to_numpy()
     masks = leaf_masks(split, DEVELOPMENT)[trained_on]
@@ -117,7 +117,7 @@ def mix_up(images, targets, gamma):
     targets : float32 tensor, shape (n, classes)
     gamma : float32 tensor, shape (n, 2)
         Two draws of a gamma distribution per image. The first draw divided by the sum of both has a beta distribution;
-        it is the share of the image in the blend.
+        this quotient is the share of the image in the blend.
 
     Returns
     -------
@@ -133,18 +133,18 @@ BALANCES = ("none", "class_weight", "oversample", "sqrt_oversample")
 
 
 def rows_of_epoch(labels, balance):
-    """Choose the training photos of an epoch.
+    """Return the row numbers of the photos in one epoch; with oversampling, photos of small classes occur repeatedly.
 
     Parameters
     ----------
     labels : array of int, shape (n,)
     balance : str
-        With "oversample", each class has as many rows as the largest class has photos. With "sqrt_oversample", it has
-        the geometric mean of that number and the number of its own photos. Otherwise each photo has one row.
+        With "oversample", each class gets as many rows as the largest class has photos. With "sqrt_oversample", it gets
+        the geometric mean of that number and its own number of photos, rounded up. Otherwise each photo occurs once.
 
     Returns
     -------
-    array of int: the row numbers of the photos, several times if their class is oversampled
+    array of int, indices into `labels`
     """
     if balance not in ("oversample", "sqrt_oversample"):
         return np.arange(len(labels))
@@ -157,7 +157,7 @@ def rows_of_epoch(labels, balance):
 
 
 def class_weights(labels, balance):
-    """Return a weight per class for Keras's loss, by inverse frequency; None unless `balance` is "class_weight"."""
+    """Return class weights for Keras's loss, by inverse frequency: dict; None unless `balance` is "class_weight"."""
     if balance != "class_weight":
         return None
     present = np.unique(labels)
@@ -172,8 +172,9 @@ def training_batches(x, targets, rows, spec, first=0):
     Parameters
     ----------
     x : array, shape (views * n, ...), or memory map
-        All images of the first view come first, then those of the next view. The epochs use the views in turn.
-    targets : float32 array, shape (n, classes)
+        All images of the first view come first, then those of the next view. Each epoch uses one view; the epochs take
+        the views in turn.
+    targets : float32 array, shape (n, classes), the same for all views
     rows : array of int
         Row numbers of the photos of an epoch, from `rows_of_epoch`.
     spec : dict
@@ -216,14 +217,14 @@ def in_batches(images):
 
 
 def without_autotuning(dataset):
-    """Turn off tf.data's tuning thread, because an iterator that ends would wait up to ten seconds for it."""
+    """Return the dataset without tf.data's tuning thread: an iterator that ends would wait up to ten seconds for it."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
 
 
 def rows_of(x, index):
-    """Return rows of a NumPy array or memory map as a float32 tensor, read only when a dataset needs them."""
+    """Return rows of a NumPy array or memory map as a float32 tensor; they are read only when a dataset needs them."""
 
     def read(rows):
         batch = np.asarray(x[rows], np.float32)
@@ -232,6 +233,6 @@ def rows_of(x, index):
                 mapped.madvise(mmap.MADV_DONTNEED)  # otherwise the pages that were read count as used memory
         return batch
 
-    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # a stateful function could not read ahead
+    batch = tf.numpy_function(read, [index], tf.float32, stateful=False)  # tf.data cannot prefetch stateful functions
     batch.set_shape([None, *x.shape[1:]])
     return batch

@@ -21,7 +21,7 @@ def computed_once(file, key, compute):
     ----------
     file : Path
     key : str
-        A text that identifies everything that the arrays depend on. It is stored with them.
+        A text that identifies everything that the arrays depend on. It is stored with the arrays.
     compute : callable() -> dict of str to array
 
     Returns
@@ -41,12 +41,12 @@ def computed_once(file, key, compute):
 def read_arrays(file):
     """Read an .npz file: dict of name to array, empty if the file is missing or damaged.
 
-    A message is printed about a damaged file.
+    If the file is damaged, the function prints a message.
     """
     try:
         with np.load(file) as stored:  # refuses pickles, and compares the CRC of each array
             arrays = dict(stored)
-            stored.fid.seek(-12, 2)  # the archive's count of its arrays; a damaged file may hide some
+            stored.fid.seek(-12, 2)  # the number of arrays that were written; a damaged file may hide some
             if int.from_bytes(stored.fid.read(2), "little") == len(arrays):
                 return arrays
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def code_hash(*parts):
     Parameters
     ----------
     parts : Path, class, function or str
-        A Path names a Python file. A str is hashed as it is, for example the version of a package.
+        For a Path, the Python file at that path is hashed. A str, such as a package's version, is hashed as it is.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def source_of(part):
 
 
 def plain_code(source):
-    """Return source code without comments, docstrings and empty lines: str, the same with every version of Python."""
+    """Remove comments, docstrings and empty lines from source code: str, the same in every version of Python."""
     source = textwrap.dedent(source)
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -11,14 +11,14 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # largest probability of finding any difference although there is no effect
 LEAST_REPEATS = 3
-REFIT = "refit"  # the measure of claim C13; the trainings before the refit learn from one fold fewer
+REFIT = "refit"  # the measure of claim C13: before the refit, networks learn from one fold fewer than all others
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
 MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
 MOVING = 0.001  # share of a kernel's norm: the smallest change in an epoch that counts as moving
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
 FAR_FEWER = 10  # this many times fewer parameters count as far fewer
 SMALL_LOSS = 0.1  # a loss of macro F1 below this is small; a little more than the study's loss of 0.085
-FOLD_GAIN = 0.1  # gain of macro F1 that the study claims for its refit; confirmed if ours is not lower by the margin
+FOLD_GAIN = 0.1  # gain that the study claims for its refit; confirmed if ours is shown to exceed this minus the margin
 
 # The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
 RULES = {
@@ -54,8 +54,8 @@ RULES = {
         "is **undecided**."
     ),
 }
-# For each statement about a difference, the outcomes that confirm it and those that refute it. Each comparison has
-# exactly one outcome.
+# For each statement about a difference, `CONFIRM` lists the outcomes that confirm it, and `REFUTE` the outcomes that
+# refute it. Each comparison has exactly one outcome.
 CONFIRM = {
     "higher": {"higher"},
     "lower": {"lower"},
@@ -70,7 +70,7 @@ REFUTE = {
     "not higher": {"higher"},
     "not lower": {"lower"},
 }
-# The outcomes in words, for the reason that is given for a verdict.
+# The outcomes in words. A refuted claim gets them as its reason.
 SHOWN = {
     "same": "the difference is smaller than the margin of {}",
     "higher": "it is higher",
@@ -84,7 +84,7 @@ SHOWN = {
 
 
 def moderated_variances(variances, degrees):
-    """Shrink variances towards a common value by empirical Bayes, and closer to it if they differ little (Smyth 2004).
+    """Shrink variances towards a common value by empirical Bayes, further if they differ little (Smyth 2004).
 
     A variance that is estimated from three repeats has two degrees of freedom, so it is a poor estimate alone. The
     variances of all variants together show better how much trainings vary.
@@ -98,9 +98,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. FinalModel's scores are a part of every difference and
-        cause half of its variance, so the differences carry less information than independent ones. The degrees of
-        freedom are therefore at most those of a mean of variances with a correlation of 1/4.
+        The moderated variances and their degrees of freedom. Every difference contains a score of FinalModel, which
+        causes half of its variance. So the variances are not independent: their degrees of freedom are at most those of
+        a mean of variances with a correlation of 1/4. A single variance is returned unchanged.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -129,9 +129,9 @@ class Comparison:
     margin: float  # 0 for a claim without a margin
 
     def p_values(self, repeats=None):
-        """Compute three p-values, of the hypotheses that the difference is 0, >= the margin, and <= minus the margin.
+        """Compute the p-values of three hypotheses: the difference is 0, >= the margin, or <= minus the margin.
 
-        If `repeats` is given, the p-values are those of that many repeats with the same mean and variance.
+        If `repeats` is given, the p-values are computed for that number of repeats with the same mean and variance.
         """
         count = repeats or self.repeats
         error = np.sqrt(self.variance * (1 / count + self.overlap))
@@ -143,11 +143,11 @@ class Comparison:
         )
 
     def outcome(self, different, at_most, at_least):
-        """Return the outcome of the tests: one of the words in the sets of `CONFIRM`, or "undecided".
+        """Return the outcome of the tests: "same", "higher", "lower", "not higher", "not lower" or "undecided".
 
-        The three bools say whether each hypothesis of `p_values`, in their order, is rejected. Without a margin only
-        the first one counts. With enough repeats, a true difference inside the margin has the outcome "same", and a
-        true difference beyond the margin "higher" or "lower".
+        The three bools say which of the hypotheses of `p_values` are rejected, in the same order. Without a margin,
+        only the first hypothesis counts. With enough repeats, the outcome is "same" if the true difference is inside
+        the margin, and "higher" or "lower" if it is beyond the margin.
         """
         if self.margin and at_most and at_least:
             return "same"
@@ -163,17 +163,17 @@ def compare(differences, folds, margins=None):
 
     The mean of the differences varies more than a mean of independent differences, because the training sets of the
     repeats share most photos. The variance of the mean is that of one difference times (1 / repeats + held-out photos
-    per training photo), see Nadeau and Bengio (2003), Machine Learning 52. Every repeat is scored on another fold, so
-    the interval covers both the repeats and the choice of the photos.
+    per training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different folds,
+    so the interval covers both the repeats and the choice of the photos.
 
     Parameters
     ----------
     differences : dict of name to array of float, shape (repeats,), two or more each
-        A variant's score minus FinalModel's in each pair; all variants have the same measure.
+        The variant's score minus FinalModel's in each pair of trainings; the measure is the same for all variants.
     folds : int
         The number of folds, see `dataset.load_split`.
     margins : dict of name to float, optional
-        The margins of the variants for which it is not `MARGIN`.
+        The margin of each variant that has another margin than `MARGIN`.
 
     Returns
     -------
@@ -195,8 +195,8 @@ def compare(differences, folds, margins=None):
 def holm(p_values):
     """Decide which hypotheses to reject; the probability of any false rejection is at most `LEVEL` (Holm 1979).
 
-    statsmodels has such a function too, but it runs Python's garbage collector at every call, and a simulation of the
-    rules with it would take hours.
+    statsmodels has such a function too, but it runs Python's garbage collector at every call, so the simulation that
+    tests the rules would take hours.
 
     Parameters
     ----------
@@ -216,8 +216,8 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
-    `Comparison.p_values` has three p-values; each is corrected over all comparisons. If a comparison has a margin, at
-    most one of its three null hypotheses is true.
+    A comparison has three p-values, see `Comparison.p_values`. Each of the three is corrected over all comparisons. If
+    a comparison has a margin, at most one of its three null hypotheses is true.
 
     Parameters
     ----------
@@ -253,12 +253,11 @@ def repeats_needed(row, must_be, count):
 
 
 def pairs(variant, baseline, score):
-    """Compute how much the scores of two networks differ in each pair of trainings, and say if that is no evidence.
+    """Compute the difference of two networks' scores in each pair of trainings, and say if the pairs are no evidence.
 
     Parameters
     ----------
-    variant, baseline : list of Run
-        The trainings of both networks, in the order of the repeats.
+    variant, baseline : list of Run, the trainings of each network in the order of the repeats
     score : callable(Run) -> float
 
     Returns
@@ -274,7 +273,9 @@ def pairs(variant, baseline, score):
 
 
 def missing_pairs(states):
-    """Say why pairs are no evidence; None if three or more converged and no training diverged or did not train.
+    """Say why pairs of trainings are no evidence; None if three or more pairs converged and no training failed.
+
+    A training failed if it diverged or did not train.
 
     Parameters
     ----------
@@ -301,13 +302,12 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
     Parameters
     ----------
-    what : str
-        The difference in words.
+    what : str, the difference in words, as in "macro F1, sigmoid minus FinalModel"
     must_be : str
         The claim's statement about the difference, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        Name of the measure and the kind of networks; one call of `compare` gets all comparisons with the same name.
+        Name of the measure or the kind of networks; all comparisons with the same name go into one call of `compare`.
     margin : float
     against : float
         A number that the differences are compared with, in place of zero.
@@ -324,23 +324,23 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """Describe a comparison that needs no test, such as one of counts, and if it is as claimed: dict, JSON-able."""
+    """Describe a comparison of plain numbers, which needs no test, and say if it is as claimed: dict, JSON-able."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
 def not_tested(reason):
-    """Describe the comparisons of a claim that this run did not test: list of one dict, JSON-able."""
+    """Return the list of comparisons for a claim that was not tested: one dict with the reason, JSON-able."""
     return [{"what": "", "reason": f"not tested: {reason}"}]
 
 
 def judge(records, folds):
-    """Decide the verdicts on all claims, with tests that are corrected over all of them.
+    """Decide the verdict on each claim; the tests are corrected over all claims.
 
     Parameters
     ----------
     records : list of dict
-        For each claim a dict with the keys claim, said (the study's words), figure (its name), comparisons (list of
-        dicts from `evidence`, `known` or `not_tested`) and optionally note.
+        For each claim a dict with the keys claim (as "C1"), said (the study's words), figure (name of its figure),
+        comparisons (list of dicts from `evidence`, `known` or `not_tested`) and optionally note (str).
     folds : int, see `compare`
 
     Returns
@@ -411,7 +411,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """Combine the verdicts on the comparisons of a claim: refuted if one is, confirmed if all tested ones are."""
+    """Combine the verdicts on a claim's comparisons: "refuted" if any is, "confirmed" if all that were tested are."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

@@ -1,6 +1,6 @@
 """Train a queue of runs in parallel, on the workers of a Dask cluster or on local worker processes.
 
-Every worker sees the same project folder. The files of a run do not depend on the worker that trained it.
+Every worker reads and writes the same project folder. The files of a run do not depend on the worker that trained it.
 """
 
 import functools
@@ -29,7 +29,7 @@ PATIENCE = 10  # seconds in which a scheduler must answer
 def connect(address):
     """Return a Dask Client of the scheduler at an address or, for "local:N", of N new workers on this computer.
 
-    The N workers are processes that end with this process. InputError if no scheduler answers.
+    The N workers are processes that end when this process ends. InputError if no scheduler answers.
     """
     if not address.startswith("local:"):
         try:
@@ -61,7 +61,7 @@ def share_out(number, count):
 
 
 def gpu_of(number):
-    """Return CUDA_VISIBLE_DEVICES for worker `number`: the number of its GPU, or "" if there is none."""
+    """Return the value of CUDA_VISIBLE_DEVICES for worker `number`: its GPU's number, or "" if there is no GPU."""
     gpus = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdecimal()]
     return str(number % len(gpus)) if gpus else ""
 
@@ -69,20 +69,20 @@ def gpu_of(number):
 def train_on_worker(spec, split_hash, prepare, count, threads):
     """Train one spec on a worker, which reads the split itself and reports its epochs to the client.
 
-    An operation of TensorFlow uses as many threads on a worker as in the client's process, because the number of
-    threads affects the last digits.
+    An operation of TensorFlow must use as many threads on a worker as in the client's process, because the number of
+    threads affects the last digits of the results.
 
     Parameters
     ----------
     spec : dict, see `runs.training_spec`
     split_hash : str
-        InputError if the worker's split has another hash.
+        The hash of the client's split; InputError if the worker's split has another hash.
     prepare : bytes
         Pickled callable(spec, split) -> Training.
     count : int
         The number of local worker processes that share the cores; 0 on a Dask cluster.
     threads : int
-        Threads per operation; InputError if the worker uses another number.
+        Threads per operation in the client's process; InputError if the worker uses another number.
     """
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     worker = get_worker()
@@ -105,24 +105,25 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
         )
     with ONE_AT_A_TIME:
         announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
-        # The worker of a command that was killed may still train this run, so wait for that worker.
+        # If an earlier command was killed, its worker may still be training this run: wait for that worker.
         runs.train_once(spec, split, prepare, announce, patience=float("inf"))
 
 
 def ended(futures, events, progress):
     """Yield each future when it has ended, and pass the workers' events to `progress` in the meantime.
 
-    The events are reported in this thread. Jupyter would show text from the client's own thread below the cell that
-    connected the client, not below the cell that is running.
+    `progress` is called in this thread. If the client's own thread called it, Jupyter would show its text below the
+    cell that connected the client, not below the cell that is running.
 
     Parameters
     ----------
-    events : Queue of tuple, the arguments of each call of `progress`
+    futures : collection of distributed.Future
+    events : Queue of tuple, each with the arguments for one call of `progress`
     progress : callable, see `train_queue`
     """
     waiting = as_completed(futures)
     while waiting.count() or not events.empty():
-        is_ready = waiting.has_ready()  # asked before `events`, because a training's last events arrive before its end
+        is_ready = waiting.has_ready()  # asked before `events` is read: a training's last events arrive before its end
         try:
             progress(*events.get(timeout=0 if is_ready else 0.2))
         except Empty:
@@ -137,23 +138,23 @@ def reason_of(future):
 
 
 def train_queue(queue, split, prepare, address, progress):
-    """Train specs on a cluster, one per worker at a time.
+    """Train all specs of a queue on a cluster; each worker trains one spec at a time.
 
     If a worker dies, another worker resumes its run after the last finished epoch.
 
     Parameters
     ----------
     queue : dict of the spec's hash to spec
+    split : DataFrame, see `dataset.load_split`
+    prepare : callable(spec, split) -> Training
     address : str, see `connect`
     progress : callable(hash, epoch or None, validation macro F1 or None)
-        Called with the number of epochs trained so far when an epoch begins (macro F1 is None) and when it ends. When a
-        run is finished, it is called with None for both values.
+        Called with the epochs trained so far when an epoch begins (no macro F1) or ends; with two None when a run ends.
 
     Raises
     ------
     InputError
-        When a run failed `ATTEMPTS` times. The error is raised after the other runs have ended. It names each run that
-        failed, and says why.
+        When a run failed `ATTEMPTS` times, after all other runs have ended. The message names each failed run, and why.
     """
     from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
 

@@ -8,7 +8,8 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 def seconds_parts(run, head=None):
     """List the seconds of a training, of the backbone features it used, and of the head that it started from.
 
-    Each part of the cost has a name. Models that share a part use the same name, so `total_cost` counts it once.
+    Each part of the cost has a name. A part that several models share has the same name in each, so `total_cost` counts
+    it once.
 
     Parameters
     ----------
@@ -18,10 +19,10 @@ def seconds_parts(run, head=None):
 
     Returns
     -------
-    dict of name of the part to {"train_seconds": float}
+    dict of part (its name) to {"train_seconds": float}
     """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
-    if "seconds_before" in run.result:  # for a tail, seconds_before includes the training of its head
+    if "seconds_before" in run.result:  # a tail's value includes the training of its head: use the head's value
         parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 
@@ -32,16 +33,16 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     Parameters
     ----------
     run : Run
-    milliseconds : dict of float
-        Milliseconds per photo of the "whole" network and, if they were measured, of the "front", its frozen layers.
+    milliseconds : dict of str to float
+        Milliseconds per photo: "whole" for the whole network and, if measured, "front" for its frozen layers.
     head : Run, optional
         The head that a fine-tuned network started from.
     teacher : dict from `teacher_parts`, optional
-        The seconds of the teacher of a distilled network.
+        The training seconds of the teacher, if the model is a distilled network.
 
     Returns
     -------
-    dict of name of the part to a dict with some of the keys in `COSTS`
+    dict of part (its name) to a dict with some of the keys in `COSTS`
     """
     params, ms = run.result["params"], milliseconds["whole"]
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
@@ -60,7 +61,8 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
 def teacher_parts(models, run):
     """Return the training seconds of a distilled network's teacher: dict as in `seconds_parts`.
 
-    If the teacher is not in `models`, all its seconds are one part. If the network has no teacher, the dict is empty.
+    `models` is a dict of label to Run. If the teacher is not one of them, all its seconds are one part. If `run` has no
+    teacher, the dict is empty.
     """
     if "teacher_seconds" not in run.result:
         return {}
@@ -83,13 +85,13 @@ def total_cost(*models):
 
 
 def cost_rows(models, times, ensembles):
-    """List name, size and costs of every model and ensemble: dict of label to dict, its keys from `SCORE_COLUMNS`.
+    """List name, size and costs of each model and ensemble: dict of label to dict with keys from `SCORE_COLUMNS`.
 
     Parameters
     ----------
     models : dict of label to Run
-    times : dict of label to dict, from `answer_test_subset`
-    ensembles : dict of label to the labels of its members
+    times : dict of label to milliseconds per photo, from `evaluation.answer_test_subset`
+    ensembles : dict of an ensemble's label to the labels of its members, which are keys of `models`
     """
     parts = {
         label: cost_parts(run, times[label], transfer_of(models, run), teacher_parts(models, run))
@@ -100,7 +102,7 @@ def cost_rows(models, times, ensembles):
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
         rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
     for label, members in ensembles.items():
-        # If members differ, the ensemble gets the first kind in the alphabet: imagenet, none, random.
+        # If its members started from different weights, an ensemble gets the first of imagenet, none and random.
         kinds = {models[member].result["initial_weights"] for member in members}
         rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}
         rows[label] |= total_cost(*(parts[member] for member in members))

@@ -45,8 +45,8 @@ def final_model_layers(
 ):
     """List the Keras layers of the original study's FinalModel; chapter 3 varies the arguments.
 
-    By default these are a rescaling of the pixels, five blocks of convolution, activation and max pooling, then global
-    average pooling, dropout, a dense layer of 512 units, dropout, and a dense layer with softmax.
+    By default the layers are a rescaling of the pixels, five blocks of convolution, activation and max pooling, then
+    global average pooling, dropout, a dense layer of 512 units, dropout, and a dense layer with softmax.
 
     Parameters
     ----------
@@ -92,14 +92,14 @@ def is_refit(value):
 
 
 def is_described(value):
-    """Return whether a value is a dict with a class_name and a config, Keras's description of one of its objects."""
+    """Return whether a value describes an object of Keras: a dict with a class_name (str) and a config (dict)."""
     return (
         isinstance(value, dict) and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), dict)
     )
 
 
-# The settings that `cnn_spec` accepts, and the values of each setting. Keras itself checks names of its classes, for
-# example the name of an initializer.
+# The settings that `cnn_spec` accepts, and the values that each setting may have. Keras itself checks the names of its
+# classes, for example the name of an initializer.
 CHOICES = {
     # the layers of FinalModel
     "filters": PARAMETERS["filters"],
@@ -157,12 +157,12 @@ CHOICES = {
 
 
 def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
-    """Make the spec of a custom CNN: FinalModel with the original study's settings, except for the given changes.
+    """Make the spec of a run of a custom CNN: FinalModel with the original study's settings, except for the changes.
 
     Parameters
     ----------
     chapter, name : str
-        Labels of the run, for example "03" and "few filters"; they do not affect its training.
+        Labels of the run, for example "03" and "few filters"; they do not affect the training.
     split : DataFrame, see `dataset.load_split`
     size : int
         Pixels per side.
@@ -210,7 +210,7 @@ def final_model_settings(filters, augmentation, learning_rate, **settings):
     Parameters
     ----------
     filters, augmentation, learning_rate, **settings
-        The parameters of these chapters; `settings` are patience, batch_size, balance and precision (see
+        Parameters of the notebooks of these chapters; `settings` are patience, batch_size, balance and precision (see
         `runs.chosen_precision`).
     """
     optimizer = {"class_name": "Adam", "config": {"learning_rate": learning_rate}}
@@ -258,7 +258,7 @@ def check_optimizer(optimizer, name):
 
 
 def make_layer(position, description):
-    """Make a Keras layer from [class name, config]; if that is impossible, raise InputError, which names the layer."""
+    """Make a Keras layer from [class name, config]; if that fails, raise InputError, which names the layer."""
     try:
         class_name, config = description
         given = set(config)
@@ -353,7 +353,7 @@ def build_model(layers, input_shape, name):
 
 
 def layer_settings(model):
-    """List the layers of a model as [class name, config], without their names, so equal layers compare equal."""
+    """List a model's layers as [class name, config without the name], so layers with equal settings compare equal."""
     return [
         [type(layer).__name__, {key: value for key, value in layer.get_config().items() if key != "name"}]
         for layer in model.layers
@@ -398,7 +398,7 @@ def evidence_that_weights_move(runs):
 
 
 def prepare(spec, split):
-    """Prepare the `Training` for a spec from `cnn_spec`: build its model, and load the images that it learns from."""
+    """Prepare the `Training` for a spec from `cnn_spec`: build the model, and load training and validation images."""
     split = hold_out(split, spec["fold"], spec["without"])
     if spec["refit"]:
         split = move_validation(split, **spec["refit"])

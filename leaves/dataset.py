@@ -14,7 +14,7 @@ DEVELOPMENT = "development"  # train and validation together: the photos that th
 
 
 def load_split(path=None):
-    """Read data/split.csv.
+    """Read the table of the split, data/split.csv, in an order that does not depend on the names of the files.
 
     Returns
     -------
@@ -49,10 +49,10 @@ def hold_out(split, fold, without=None):
     ----------
     split : DataFrame, see `load_split`
     fold : int
-        The fold of train and validation that becomes the validation subset; the other folds become the training
-        subset. Fold 0 is the validation subset of the split, so it changes nothing.
+        The fold that becomes the validation subset. The folds divide all photos outside the test subset. Fold 0 already
+        is the validation subset of the split, so holding it out changes nothing.
     without : int, optional
-        A fold that is in neither subset; its photos get the subset "unused".
+        A fold that is used in neither subset; its photos get the subset "unused".
 
     Returns
     -------
@@ -72,7 +72,7 @@ def hold_out(split, fold, without=None):
 
 
 def check_folds(split, fold, without=None):
-    """Raise InputError with one sentence if `hold_out` cannot hold out these folds of a split."""
+    """Raise InputError with one sentence if a split has no fold `fold` or `without`, or if both are the same fold."""
     for number in (fold, without):
         if number is not None and not 0 <= number < split.attrs["folds"]:
             raise InputError(f"There is no fold {number}: the split has the folds 0 to {split.attrs['folds'] - 1}.")
@@ -81,15 +81,16 @@ def check_folds(split, fold, without=None):
 
 
 def move_validation(split, folds, fold):
-    """Divide the validation subset into folds, and move all folds but one to the training subset; groups stay whole.
+    """Divide the validation subset into folds, and move all folds but one to the training subset.
 
-    With 20 such folds, a validation share of 0.2 becomes 0.01, as in the original study's refit.
+    The photos of a group stay together. With 20 such folds, a validation share of 0.2 becomes 0.01, as in the original
+    study's refit.
 
     Parameters
     ----------
     split : DataFrame, see `load_split` and `hold_out`
     folds : int
-        The number of folds of the validation subset; if it has fewer groups, their number is used.
+        The number of folds of the validation subset; if the subset has fewer groups, the number of groups is used.
     fold : int, from 0
         The fold that stays in the validation subset.
 
@@ -109,7 +110,8 @@ def move_validation(split, folds, fold):
 def shrunk_side(split, divisor):
     """Return the median shorter side of the photos, at most 256 pixels, divided by `divisor`: int, 32 or more.
 
-    The original study halved the side of its photos, 256 pixels. If no side is known, the result is 32.
+    With a divisor of 2, photos are halved as in the original study, which had photos of 256 pixels per side. If
+    `split` has no width and height for any photo, the result is 32.
     """
     side = split[["width", "height"]].min(axis=1).median()
     return int(max(32, min(side, 256) // divisor))  # min(256, side) would turn NaN into 256

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-DEAD_FILTERS = "reading-dead_filters.npz"  # the file in a run's folder that lists its network's filters
+DEAD_FILTERS = "reading-dead_filters.npz"  # the file in a run's folder that says which filters are dead
 SPAN = 1e-6  # a smaller range of outputs is a rounding error
 
 
@@ -29,7 +29,7 @@ def dead_filters(network, images):
     lowest, highest = [], []  # for each batch, one array per block
     for start in range(0, len(images), 64):
         batch = images[start : start + 64].astype(np.float32)
-        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # one block gives no list
+        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # one block gives a tensor
         lowest.append([output.min((0, 1, 2)) for output in outputs])
         highest.append([output.max((0, 1, 2)) for output in outputs])
     ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)

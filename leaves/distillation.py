@@ -29,7 +29,8 @@ import pandas as pd
 NAME, BALANCE = "FinalModel (distilled)", "sqrt_oversample"
 AUGMENTATION = {"flip": True, "rotation": QUARTER_TURNS, "shift": 0, "zoom": 0}  # a leaf may lie in any direction
 PEAK_RATE, WARM_UP, WEIGHT_DECAY = 0.004, 0.1, 0.05  # the warm-up is a share of all steps
-TEACHER = {"temperature": 4.0, "share": 0.2}  # softens the teacher's probabilities; their share in the target
+# The temperature softens the teacher's probabilities; the share is the weight of these probabilities in the target.
+TEACHER = {"temperature": 4.0, "share": 0.2}
 
 
 def distilled_layers(classes, filters):
@@ -105,7 +106,7 @@ def distilled_specs(split, final, teachers, epochs, repeats):
 
 
 def one_cycle(split, fold, epochs):
-    """Return AdamW's config: the learning rate rises in the first tenth of all steps, then falls to 0 as a cosine."""
+    """Return AdamW's config: the learning rate rises in the first tenth of all steps, then falls to 0 like a cosine."""
     train = hold_out(split, fold)
     labels = np.searchsorted(split.attrs["classes"], train.loc[train["split"] == "train", "label"])
     steps = epochs * math.ceil(len(rows_of_epoch(labels, BALANCE)) / 32)
@@ -125,7 +126,7 @@ def teacher_answers(teacher, split):
 
     Returns
     -------
-    array of float32, shape (n, classes), in the order of the split
+    array of float32, shape (n, classes), the photos in the order of the split
     """
 
     def compute():
@@ -145,9 +146,9 @@ def teacher_answers(teacher, split):
 
 
 def prepare_distilled(spec, split):
-    """Prepare the `Training` for a spec of `distilled_specs`: with a teacher, targets mix labels and its probabilities.
+    """Prepare the `Training` for a spec of `distilled_specs`; if it has a teacher, the targets are soft.
 
-    The teacher's probabilities are softened by the temperature in `TEACHER`.
+    Soft targets are one-hot labels mixed with the teacher's probabilities, which the temperature in `TEACHER` softens.
     """
     training = prepare(spec, split)
     if "teacher" not in spec:
@@ -163,11 +164,11 @@ def prepare_distilled(spec, split):
 
 
 def size_table(models):
-    """List each network's parameters, mean seconds per training and mean held-out macro F1: DataFrame.
+    """List the parameters, mean training seconds and mean held-out macro F1 of networks: DataFrame, a row per network.
 
     Parameters
     ----------
-    models : dict of name to list of Run, the repeats
+    models : dict of name to list of Run, the repeats of this network
     """
     rows = {
         name: {
@@ -181,7 +182,7 @@ def size_table(models):
 
 
 def finding(table):
-    """Write a sentence that compares size and score of the small network and FinalModel, from their `size_table`."""
+    """Write a sentence that compares the small network with FinalModel in size and score, from their `size_table`."""
     small, final = table.loc[NAME], table.loc["FinalModel"]
     return (
         f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "

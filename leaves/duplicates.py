@@ -1,4 +1,4 @@
-"""Find equal files, near duplicates, two shots of one leaf and one photo under two labels."""
+"""Find equal files, near duplicates, photos that show one leaf twice, and photos that appear under two labels."""
 
 from pathlib import Path
 
@@ -9,34 +9,36 @@ from leaves.photos import check_class_counts, issue_table, issues_of, usable
 import numpy as np
 import pandas as pd
 
-# Two photos count as the same leaf or the same photo if their grey levels at 16 x 16 pixels have at least this
-# correlation. Among 1,402 real photos, pairs with similar perceptual hashes had a correlation of at most 0.90 if they
-# showed different leaves, and of 0.96 and 0.97 if they showed one leaf twice. After a photo was saved again, resized or
-# brightened, its correlation with the original was 0.988 or more.
+# Two photos count as shots of the same leaf, or as the same photo, if the correlation of their grey levels at 16 x 16
+# pixels is at least as high as this constant. Among 1,402 real photos, pairs with similar perceptual hashes had a
+# correlation of at most 0.90 if they showed different leaves, and of 0.96 and 0.97 if they showed one leaf twice. After
+# a photo was saved again, resized or brightened, its correlation with the original was 0.988 or more.
 SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
 def keep_usable(images, issues, folder, distance):
-    """Exclude the images that must not be used for training or testing: unusable images and duplicates.
+    """Exclude the images that must not be used: unusable images, exact copies and photos under two labels.
+
+    Near duplicates and two shots of one leaf are kept. They are returned as pairs, which must stay in one subset.
 
     Parameters
     ----------
     images : DataFrame from `photos.inspect_images`
     issues : DataFrame from `photos.find_images`, see `issue_table`
     folder : Path
-        The folder of the photos; the InputError names it if too few photos remain.
+        The folder of the photos, which the error message names.
     distance : int, see `find_duplicates`
 
     Returns
     -------
     photos : DataFrame, the rows of `images` that can be used
-    pairs : DataFrame of similar photos, see `find_duplicates`
-    issues : DataFrame, the given issues and the new ones
+    pairs : DataFrame of pairs of similar photos, see `find_duplicates`
+    issues : DataFrame, the given issues followed by those found here
 
     Raises
     ------
     InputError
-        When a class keeps fewer than five photos, or there is only one class.
+        When fewer than five usable photos of a class remain, or there is only one class.
     """
     issues = pd.concat([issues, issues_of(images)])
     photos = usable(images, issues)
@@ -48,12 +50,21 @@ def keep_usable(images, issues, folder, distance):
 
 
 def hash_array(phashes):
-    """Convert the phashes of `photos.inspect_image`, n strings of hex digits, to an array of uint64, shape (n, 8)."""
+    """Convert the perceptual hashes of n photos from hex digits to an array of uint64, shape (n, 8).
+
+    Each row has the hashes of one photo: first as it is, then for the seven other ways to turn and mirror it.
+
+    Parameters
+    ----------
+    phashes : sequence of n str, see `photos.inspect_image`
+    """
     return np.frombuffer(bytes.fromhex("".join(phashes)), ">u8").reshape(-1, 8).astype(np.uint64)
 
 
 def hash_distances(left, right):
-    """Count the bits in which perceptual hashes differ: the smallest count over all ways to turn or mirror a photo.
+    """Count the bits in which the hashes of two photos differ, for every photo of `left` and every photo of `right`.
+
+    The count of a pair is the smallest one over all ways to turn or mirror one of its two photos.
 
     Parameters
     ----------
@@ -61,7 +72,8 @@ def hash_distances(left, right):
 
     Returns
     -------
-    array of uint8, shape (n, m); each photo is turned to match the other, so the order of the two does not matter
+    array of uint8, shape (n, m); exchanging `left` and `right` only transposes it, because each photo of a pair is
+    turned to match the other
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):
@@ -71,9 +83,13 @@ def hash_distances(left, right):
 
 
 def distance_blocks(left, right, title):
-    """Yield the matrix of `hash_distances` in blocks that fit a processor's cache: (first row, first column, block).
+    """Compute `hash_distances` block by block, each small enough for the processor's cache, and show a progress bar.
 
-    `title` names the progress bar.
+    `title` is the text beside the progress bar.
+
+    Yields
+    ------
+    (row, column, block) : the position of the block's upper left corner in the whole matrix, and the block
     """
     corners = [(row, column) for row in range(0, len(left), 64) for column in range(0, len(right), 4096)]
 
@@ -85,7 +101,7 @@ def distance_blocks(left, right, title):
 
 
 def near_pairs(photos, distance):
-    """Find the pairs of photos with hashes that differ in at most `distance` of 64 bits, see `hash_distances`.
+    """List the pairs of photos with perceptual hashes that differ in at most `distance` of 64 bits.
 
     Parameters
     ----------
@@ -94,7 +110,8 @@ def near_pairs(photos, distance):
 
     Returns
     -------
-    DataFrame with the columns first, second (row numbers, first < second) and distance
+    DataFrame with the columns first, second (row numbers in `photos`, first < second) and distance (in bits, see
+    `hash_distances`)
     """
     hashes, pairs = hash_array(photos["phashes"]), []
     for row, column, block in distance_blocks(hashes, hashes, "comparing"):
@@ -106,7 +123,13 @@ def near_pairs(photos, distance):
 
 
 def nearest(photos, among):
-    """Find, for each photo, the nearest photo in `among`: (row number in `among`, distance in bits), arrays of int."""
+    """Find the most similar photo in `among` for each photo, by their perceptual hashes.
+
+    Returns
+    -------
+    place : array of int, shape (n,), the row numbers of the most similar photos in `among`
+    fewest : array of int, shape (n,), how many bits the two hashes differ in, see `hash_distances`
+    """
     place, fewest = np.zeros(len(photos), int), np.full(len(photos), 65)
     blocks = distance_blocks(hash_array(photos["phashes"]), hash_array(among["phashes"]), "finding the nearest photos")
     for row, column, block in blocks:
@@ -120,13 +143,18 @@ def find_duplicates(images, distance):
     """Find exact copies, near duplicates, two shots of one leaf and photos under two labels.
 
     Near duplicates differ in at most `distance` bits of the perceptual hash. Two photos that differ in at most twice as
-    many bits count as two shots of one leaf if their pixels also agree (see `SAME_LEAF`). Photos with different labels
-    count as one photo under two labels only if both their hashes and their pixels agree (see `SAME_PHOTO`). Each pair
-    is judged by its two photos alone.
+    many bits count as two shots of one leaf if their grey levels also correlate strongly (see `SAME_LEAF`). Near
+    duplicates with different labels count as one photo under two labels only if their grey levels correlate even more
+    strongly (see `SAME_PHOTO`). Each pair is judged by its own two photos, never through a third photo.
+
+    Parameters
+    ----------
+    images : DataFrame from `photos.inspect_images`
+    distance : int, bits of the perceptual hash in which near duplicates may differ: 0 to 8, else InputError
 
     Returns
     -------
-    pairs : DataFrame of pairs that belong in one subset
+    pairs : DataFrame, the pairs of photos that must be in the same subset of the split
         Its columns are first and second (SHA-256), distance (bits) and likeness (correlation of the grey levels).
     issues : DataFrame, see `issue_table`
     """
@@ -158,7 +186,7 @@ def find_duplicates(images, distance):
 def seen_before(photos, known, distance):
     """Mark the photos that repeat a known photo: the same file, a near duplicate, or another shot of the same leaf.
 
-    The rules and constants are those of `find_duplicates`, except that labels play no role.
+    The rules and constants are those of `find_duplicates`, except that the labels are ignored.
 
     Parameters
     ----------
@@ -191,7 +219,7 @@ def short_name(path):
 
 
 def equal_files(images):
-    """Report equal files as in `issue_table`: all of them if their labels differ, otherwise all but the first."""
+    """Report equal files in an `issue_table`: all of them if their labels differ, otherwise all but the first."""
     issues = []
     for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
         paths, labels = files["path"].tolist(), files["label"].tolist()
@@ -207,11 +235,14 @@ def equal_files(images):
 
 
 def likeness(ones, others):
-    """Correlate the grey levels of pairs of thumbnails: the highest value over all ways to turn or mirror one photo.
+    """Compute the correlation of the grey levels of the two photos in each of n pairs.
+
+    The result for a pair is the highest correlation over all ways to turn or mirror one of the two photos.
 
     Parameters
     ----------
-    ones, others : sequences of n thumbnails in hex digits, see `photos.inspect_image`
+    ones, others : sequences of n str
+        The thumbnails of the first and of the second photos in hex digits, see `photos.inspect_image`.
 
     Returns
     -------
@@ -226,7 +257,7 @@ def likeness(ones, others):
 
 
 def grey_levels(thumbs):
-    """Convert thumbnails in hex to float32, shape (n, 16, 16), each with mean 0 and norm 1."""
+    """Convert n thumbnails in hex digits to float32, shape (n, 16, 16), each scaled to mean 0 and norm 1."""
     levels = np.frombuffer(bytes.fromhex("".join(thumbs)), np.uint8).reshape(-1, 16, 16).astype(np.float32)
     levels -= levels.mean(axis=(1, 2), keepdims=True)
     return levels / np.maximum(np.linalg.norm(levels, axis=(1, 2), keepdims=True), 1e-6)

@@ -53,14 +53,18 @@ def build_network(input_shape=(224, 224, 3), include_top=False):
 
 
 def convolution(x, filters, kernel_size, name, stride=1):
-    """Apply convolution, batch normalisation and ReLU6."""
+    """Apply convolution, batch normalisation and ReLU6 to a Keras tensor; layer names begin with `name`."""
     x = layers.Conv2D(filters, kernel_size, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_activation")(x)
 
 
 def inverted_residual(x, kernel_size, stride, expansion, filters, name):
-    """Expand the channels, filter each one separately, project them again, and add the input if the shapes agree."""
+    """Apply an inverted residual block to a Keras tensor.
+
+    The block expands the channels by the factor `expansion`, filters each channel separately, and projects the channels
+    to `filters` channels. It adds its input to the result if both have the same shape.
+    """
     inputs, channels = x, x.shape[-1]
     if expansion > 1:
         x = convolution(x, channels * expansion, 1, f"{name}_expand")
@@ -96,14 +100,19 @@ def packaged_weights():
 
 
 def load_torch_weights(model, file):
-    """Load weights from a PyTorch file, which has the layers in the same order, into a network of `build_network`.
+    """Copy the weights in a PyTorch file to a network from `build_network`, which is changed in place.
 
-    InputError if a tensor in the file has another shape than the network's variable.
+    The file must have the tensors in the order of the network's variables.
+
+    Raises
+    ------
+    InputError
+        When a tensor in the file and the network's variable have different shapes.
     """
     tensors = [tensor for name, tensor in read_torch(file).items() if not name.endswith("num_batches_tracked")]
     depthwise = {id(layer.kernel) for layer in model.layers if isinstance(layer, layers.DepthwiseConv2D)}
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # out, in, height, width -> height, width, in, out
-    for variable, tensor in zip(model.weights, tensors, strict=False):  # the head comes last and may be missing
+    for variable, tensor in zip(model.weights, tensors, strict=False):  # a model without top lacks the last two
         turned = tensor.transpose((2, 3, 0, 1) if id(variable) in depthwise else axes[tensor.ndim])
         if turned.shape != tuple(variable.shape):
             raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape in it.")
@@ -111,10 +120,10 @@ def load_torch_weights(model, file):
 
 
 def read_torch(file):
-    """Read the tensors of a file saved by PyTorch before 1.6: dict of name to array; nothing else is unpickled.
+    """Read the tensors in a file that PyTorch before 1.6 saved: dict of name to array.
 
-    Such a file is a sequence of pickles (a magic number, the version, the byte order and type sizes of the machine, the
-    tensors' shapes, the storages' names), followed by the length and the numbers of each storage.
+    Such a file begins with five pickles: a magic number, the version, the byte order and type sizes of the machine, the
+    tensors' shapes, and the names of the storages. After them follow the length and the numbers of each storage.
 
     Raises
     ------
@@ -140,7 +149,7 @@ def read_torch(file):
 
 
 class Unpickler(pickle.Unpickler):
-    """Unpickle the four classes of a tensor, and refuse all others, because they could run any program."""
+    """Unpickle only the four classes that tensors need, and refuse all others, which could run arbitrary code."""
 
     def __init__(self, stream):
         super().__init__(stream)
@@ -159,7 +168,7 @@ class Unpickler(pickle.Unpickler):
 
     def persistent_load(self, description):
         _, dtype, key, _, length, _ = description
-        return self.storages.setdefault(key, np.zeros(length, dtype))  # filled at the end of `read_torch`
+        return self.storages.setdefault(key, np.zeros(length, dtype))  # zeros, which `read_torch` overwrites
 
 
 def rebuild_tensor(storage, offset, shape, strides, *_):

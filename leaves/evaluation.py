@@ -56,12 +56,12 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return the label of a run: its name or, if that is a backbone, name and step, as in "ResNet50, fine tuning"."""
+    """Return the label of a run in tables: its name or, for a backbone, name and step as in "VGG16, fine tuning"."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
 def label_models(recorded):
-    """Collect the models that all chapters recorded in one dict, by their labels (see `label_of`).
+    """Merge the models that the chapters recorded into one dict, with the labels of `label_of` as keys.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def label_models(recorded):
     Raises
     ------
     InputError
-        When chapter 4 has recorded other networks than those that chapter 5 started from.
+        When the heads from which chapter 5 started are not those that chapter 4 has recorded.
     """
     for name, run in recorded["05"].items():
         head = recorded["04"].get(name)
@@ -85,16 +85,16 @@ def label_models(recorded):
 
 
 def label_repeats(recorded):
-    """Collect all repeats by label: dict of label to list of Run; `recorded` has lists of Run in place of runs."""
+    """Return the repeats of each model: dict of label to list of Run; `recorded` as in `label_models`, with lists."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
 
 def compared_models(models):
-    """Choose the models to compare, and say in words why the other models are not compared.
+    """Choose the models to compare, and explain in words why the others are excluded.
 
-    Networks on a backbone with random weights are controls, which give no information about transfer learning. A run
-    with two labels is compared once: if the search finds nothing better than FinalModel, its result is that run.
+    Networks on a backbone with random weights are excluded: they only check the pipeline. A run with two labels is
+    compared once. This happens if the search finds nothing better than FinalModel and therefore returns its run.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def compared_models(models):
 
 
 def transfer_of(models, run):
-    """Find the Run of the head that a fine-tuned network started from; None if it is not among the models."""
+    """Return the Run of the head from which fine-tuning started; None for other runs or if `models` lacks the head."""
     return models.get(run.name + STEPS["04"]) if "starts_from" in run.spec else None
 
 
@@ -129,18 +129,18 @@ def validation_score(run):
 
 
 def rank_on_validation(models, repeats):
-    """Rank single models by mean macro F1 on the held-out folds; refits, which learnt from these folds, are skipped.
+    """Rank single models by mean macro F1 on the held-out folds; skip refits, which were trained on these folds, too.
 
-    The mean is over the first k repeats; k is the smallest number of repeats of any model, so all share their folds.
+    Only the first k repeats of each model count (k: the fewest repeats of any model), so all models share their folds.
 
     Parameters
     ----------
     models : dict of label to Run
-    repeats : dict of label to list of Run; a model that is missing here has one repeat, its run
+    repeats : dict of label to list of Run; a model that is missing here has one repeat, its Run in `models`
 
     Returns
     -------
-    Series of float with labels as index, the best first; its attrs hold k as "repeats"
+    Series of float with the labels as index, the best model first; its attrs hold k under the key "repeats"
     """
     trained = {label: repeats.get(label, [run]) for label, run in models.items() if not run.spec.get("refit")}
     count = min(map(len, trained.values()))
@@ -167,18 +167,18 @@ def predictor(folder):
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of models, which are predicted class probabilities, to the photos of one subset."""
+    """The answers of several models to the same photos: the class probabilities that each model predicts."""
 
     truth: np.ndarray  # int, shape (n,): true classes, as positions in the sorted classes; None for unlabelled photos
-    probabilities: dict  # of label to array of float32, shape (n, classes)
+    probabilities: dict  # of each model's label to array of float32, shape (n, classes)
 
     @functools.cached_property
     def predicted(self):
-        """Return the most likely class of each photo: dict of label to array of int, shape (n,)."""
+        """Return the most probable class of each photo: dict of each model's label to array of int, shape (n,)."""
         return {label: answer.argmax(axis=1) for label, answer in self.probabilities.items()}
 
     def macro_f1(self, label):
-        """Compute a model's macro F1 over the classes that occur in the subset."""
+        """Compute a model's macro F1 over the classes that occur among the photos."""
         return scoring.macro_f1(self.truth, self.predicted[label])
 
     def accuracy(self, label):
@@ -204,20 +204,20 @@ def subset_truth(split, subset):
 
 
 def validation_answers(models, split):
-    """Read the stored `Answers` to the validation subset; refits, which have learnt from it, are skipped."""
+    """Collect the models' stored `Answers` to the validation subset; skip refits, which were trained on it, too."""
     chosen = {label: run for label, run in models.items() if not run.spec.get("refit")}
     probabilities = {label: run.validation_probabilities for label, run in chosen.items()}
     return Answers(subset_truth(split, "validation"), probabilities)
 
 
 def answer_test_subset(models, split):
-    """Let every model classify the test subset once, and keep its answers in the folder of its run.
+    """Let every model classify the test subset, and measure its speed; results are cached in the folders of the runs.
 
     Returns
     -------
     answers : Answers
     milliseconds : dict of label to dict of float
-        Per image: "whole" and, for a fine-tuned network and the head it started from, "front", that of frozen layers.
+        Per image: "whole", the network's time; for a fine-tuned network and its head also "front" (frozen layers).
     """
     measured = {}
     for run in models.values():
@@ -234,7 +234,7 @@ def answer_test_subset(models, split):
 
 
 def measure(run, split):
-    """Classify the test subset with one network, and time it: dict of probabilities and "whole" (ms per image)."""
+    """Let one network classify the test subset, and time it: dict of "probabilities" and "whole" (ms per image)."""
     images, _ = load_images(split, "test", run.spec["image_size"])
     predict = batch_function(run.load_model())
     time_of_one = milliseconds(predict, tf.constant(images[:1], tf.float32))
@@ -242,7 +242,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Call `measure_on_backbone` once, and keep its result: dict of each run's folder to times and probabilities."""
+    """Call `measure_on_backbone` or read its cached result: dict of both runs' folders to probabilities and times."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -252,9 +252,10 @@ def measured_on_backbone(transfer, tuned, split):
 
 
 def measure_on_backbone(transfer, tuned, split):
-    """Classify and time a head and its fine-tuned network; the outputs of the frozen layers are computed once for both.
+    """Let a head and the network fine-tuned from it classify the test subset, and measure their speed.
 
-    Fine-tuning changes the weights of a network but not its speed, so the time is measured once for both.
+    Both use the same frozen layers, which run once, and have the same speed, which is measured once. The result is a
+    dict of "front" and "whole" (ms per image, see `answer_test_subset`), "transfer" and "tuned" (probabilities).
     """
     network = transfer.load_model()
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
@@ -270,12 +271,12 @@ def measure_on_backbone(transfer, tuned, split):
 
 
 def predict_all(predict, images, change=lambda batch: batch):
-    """Predict the class probabilities of many images, which are read batch by batch.
+    """Predict the class probabilities of images, read batch by batch to save memory.
 
     Parameters
     ----------
     predict : callable(float32 array of shape (n, size, size, 3)) -> array of shape (n, classes)
-    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255; or the stored inputs of a head or a tail
+    images : array or StoredImages, shape (n, size, size, 3), RGB 0..255; for a head or a tail, its stored inputs
     change : callable(batch) -> batch of the same shape, called before each prediction
 
     Returns
@@ -286,7 +287,7 @@ def predict_all(predict, images, change=lambda batch: batch):
 
 
 def milliseconds(predict, batch):
-    """Measure how many milliseconds one prediction takes: the median of 20, after one more to warm up.
+    """Measure how many milliseconds one prediction takes: the median of 20 calls after a warm-up call.
 
     Parameters
     ----------
@@ -304,11 +305,11 @@ def milliseconds(predict, batch):
 
 
 def with_ensembles(ensembles, models, split, subset, answers):
-    """Add the answers of ensembles to the `Answers` of single models; answers to mirrored photos are kept on disk.
+    """Add the answers of ensembles to the `Answers` of single models; answers to mirrored photos are cached on disk.
 
     Parameters
     ----------
-    ensembles : dict of "Test-time augmentation" and "Ensemble" to the labels of their members
+    ensembles : dict of "Test-time augmentation" (one member) and "Ensemble" to lists of the members' labels
     models : dict of label to Run
     answers : Answers of single models to the subset
     """
@@ -327,7 +328,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Add two entries to probabilities by label: `augmented` (test-time augmentation) and the mean of the ensemble."""
+    """Return `probabilities`, a dict by label, plus two entries: `augmented` and the mean of the ensemble's members."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 
@@ -336,11 +337,11 @@ def combined(probabilities, ensembles, augmented):
 
 
 def score_table(costs, on_test, on_validation, original, draws):
-    """Make the table of report/scores.csv; chapter 6 later replaces the scores on other photos, which are NaN here.
+    """Make the table of report/scores.csv; the scores on other photos are NaN until chapter 6 fills them in.
 
     Parameters
     ----------
-    costs : dict from `cost_rows`
+    costs : dict from `costs.cost_rows`
     on_test, on_validation : Answers
     original : dict of label to the score that the original study reports
     draws : int
@@ -348,7 +349,7 @@ def score_table(costs, on_test, on_validation, original, draws):
 
     Returns
     -------
-    DataFrame, one row per model or ensemble, with the columns of `SCORE_COLUMNS` to four digits and the labels as index
+    DataFrame, one row per model or ensemble, columns `SCORE_COLUMNS` (rounded to four decimals), labels as index
     """
     rows = {}
     for label, cost in costs.items():
@@ -374,8 +375,8 @@ def compare_with(best, labels, answers, draws):
 
     Returns
     -------
-    DataFrame, one row per model: difference, low, high and verdict ("tie" if the interval lies inside the margin; else
-    "better" or "worse" if it excludes 0, and "undecided" if it does not; "chosen" for `best`)
+    DataFrame, one row per model: difference, low, high and verdict ("tie" if the interval is within -`MARGIN` and
+    `MARGIN`; else "better" or "worse" if it excludes 0, and "undecided" if it includes 0; "chosen" for `best`)
     """
     differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
@@ -387,7 +388,7 @@ def compare_with(best, labels, answers, draws):
 
 
 def f1_per_class(answers, labels, classes):
-    """Compute F1: DataFrame with one row per class, named as in "Oak (12)" for 12 photos, and one column per model."""
+    """Tabulate F1 scores: DataFrame, one row per class, such as "Oak (12)" for 12 photos, and one column per model."""
     every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
     counts = np.bincount(answers.truth, minlength=len(classes))
     index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
@@ -399,7 +400,7 @@ def calibration_table(labels, on_test, on_validation):
 
     Returns
     -------
-    DataFrame, one row per model: temperature, and calibration error and log loss, each before and after the correction
+    DataFrame, one row per model: the temperature, and the calibration error and log loss without and with it
     """
     rows = {}
     for label in labels:

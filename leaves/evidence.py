@@ -30,7 +30,7 @@ def answer_in_words(scores, label, count):
 
 
 def disagreement_in_words(ranked, scores):
-    """Say if validation and test agree on the best single model, and for which model their scores differ most.
+    """Say if validation and test agree on the best single model, and for which model the two scores differ most.
 
     Parameters
     ----------
@@ -76,7 +76,8 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     ----------
     large : str, the label of a network on a backbone with ImageNet weights, or None if there is none
     small : list of str
-        Labels of small networks. The claim is about the first one; the note has the test scores of all of them.
+        Labels of small networks. The claim is about the first one. The note compares all of them with the large network
+        on the test subset.
     models : dict of label to Run
     repeats : dict of label to list of Run; a model that is missing here has one repeat, its Run in `models`
     on_test : Answers to the test subset
@@ -104,20 +105,20 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
 
 
 def with_test_notes(records, pairs, on_test, draws):
-    """Return the records of all claims in the order of `CLAIMS`, with comparisons on the test subset in their notes.
+    """Return the records of all claims in the order of `CLAIMS`, and add comparisons on the test subset to the notes.
 
     Parameters
     ----------
     records : list of dict, see `claims.judge`
-    pairs : list of (claim, model, baseline)
-        The claim's note gets the test macro F1 of a model minus that of a baseline; both are named by their labels.
+    pairs : list of (claim, model, baseline), such as ("C3", "FinalModel", "VGG16, transfer learning")
+        The test macro F1 of the model minus that of the baseline is added to the note of the claim.
     on_test : Answers to the test subset
     draws : int
         Number of bootstrap resamples for the intervals in the notes.
 
     Returns
     -------
-    list of dict, one for each claim in `CLAIMS`; a claim that `records` lacks gets a record that it is not tested
+    list of dict, one for each claim in `CLAIMS`; for a claim that `records` lacks, the record says "not tested"
     """
     absent = {"said": "", "figure": "", "comparisons": claims.not_tested("no chapter recorded evidence")}
     by_claim = {claim: {"claim": claim, "note": ""} | absent for claim in CLAIMS}

@@ -1,4 +1,4 @@
-"""Map the places of a photo that support a prediction (LayerCAM, Jiang et al. 2021), and measure the leaf's share."""
+"""Map which places of a photo support a prediction (LayerCAM, Jiang et al. 2021), and what share lies on the leaf."""
 
 import hashlib
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 CODE = code_hash(Path(__file__), evaluation.CODE)
-FINE = 16  # least places (positions in a feature map) per side; a map with fewer is too coarse to interpret
+FINE = 16  # smallest side of a feature map, in places (positions); a smaller map is too coarse to interpret
 
 
 def fine_layer(network):
-    """Find the last layer with feature maps of 16 x 16 places or more; if there is none, that with the most places."""
+    """Return the last layer with feature maps of 16 x 16 or more; if there is none, the layer with the largest maps."""
     layers = [layer for layer in flat_layers(network) if len(layer.output.shape) == 4]
     fine = [layer for layer in layers if layer.output.shape[1] >= FINE]
     return fine[-1] if fine else max(layers, key=lambda layer: layer.output.shape[1])
@@ -31,7 +31,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list to which each eager call of a layer appends its output; the layer may lie in a nested model."""
+    """Yield a list to which a layer, possibly of a nested model, appends its output whenever it is called eagerly."""
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):
@@ -46,11 +46,11 @@ def recorded_output(layer):
 
 
 def layer_cam(network, images):
-    """Compute for each place in the feature maps of `fine_layer` how much it supports the predicted class.
+    """Compute how much each place in the feature maps of `fine_layer` supports the predicted class.
 
     Each value in a feature map is multiplied by its gradient, or by 0 if the gradient is negative (Jiang et al. 2021,
-    "LayerCAM"). The products are added over the feature maps. This keeps the maps of early layers sharp. The gradient
-    is that of the log odds of the predicted class.
+    "LayerCAM"). The products are added over the feature maps, and a negative sum becomes 0. The gradient is that of the
+    log odds of the predicted class. Because each value has its own weight, the maps of early layers stay sharp.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def layer_cam(network, images):
 
 
 def brightness(heat):
-    """Scale maps to 0..1 for drawing: smooth them and take square roots, so one place does not outshine the others."""
+    """Scale the maps of `layer_cam` to 0..1 for drawing: smooth them, and take square roots to show weak places."""
     smooth = np.sqrt(gaussian_filter(heat, (0, 1, 1)))
     return smooth / np.maximum(smooth.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
 def stored_heat(run, split, rows):
-    """Compute `layer_cam` of some photos of the test subset once, and keep the maps in the folder of the run.
+    """Compute `layer_cam` for some photos of the test subset, or read the maps if the run's folder has them.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def stored_heat(run, split, rows):
 def heat_examples(labels, models, on_test, split):
     """Compute each model's maps for up to three test photos that it classifies correctly and three that it does not.
 
-    The photos with a leaf mask are put first, because the figure draws the outline of the leaf. In this order, the
-    correct photos are chosen at equal distances, and the wrong ones from the beginning.
+    The test photos are sorted: those with a leaf mask come first, because the figure draws the outline of the leaf. The
+    correctly classified photos are then taken at equal distances in this order, the misclassified ones from its start.
 
     Parameters
     ----------
@@ -134,12 +134,12 @@ def heat_examples(labels, models, on_test, split):
 
 
 def share_on_leaf(heat, masks):
-    """Compute the share of each map's sum that lies on the leaf: array of float, shape (n,); NaN for a map of zeros.
+    """Compute which share of each map's sum lies on the leaf: array of float, shape (n,); NaN for a map of zeros.
 
     Parameters
     ----------
     heat : float array, shape (n, height, width), see `layer_cam`
-    masks : array of bool, shape (n, side, side), see `leaf_mask`
+    masks : array of bool, shape (n, side, side), see `backgrounds.leaf_masks`
     """
     size = heat.shape[:0:-1]
     areas = [Image.fromarray(np.float32(mask)).resize(size, Image.Resampling.BOX) for mask in masks]
@@ -149,7 +149,7 @@ def share_on_leaf(heat, masks):
 
 
 def attention_table(labels, models, split, rows):
-    """Tabulate the share of each model's maps that lies on the leaf: DataFrame, one row per model.
+    """Tabulate which share of each model's `layer_cam` maps lies on the leaf.
 
     Parameters
     ----------
@@ -160,9 +160,9 @@ def attention_table(labels, models, split, rows):
 
     Returns
     -------
-    DataFrame of "weight on the leaf" (float, the mean of `share_on_leaf`), "area of the leaf" (float, the mean share of
-    the picture that the leaf covers), "photos" (int, the number of maps that are not zero everywhere; only these count)
-    and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a leaf mask
+    DataFrame, one row per model: "weight on the leaf" (float, the mean of `share_on_leaf`), "area of the leaf" (float,
+    the mean share of the picture that the leaf covers), "photos" (int, the number of maps that are not zero everywhere;
+    only these count) and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a leaf mask
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]

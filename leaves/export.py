@@ -1,4 +1,4 @@
-"""Export the best model to one file that takes photos of any size and returns the names of species."""
+"""Export the best model to one file: a Keras model that takes photos of any size and returns names of species."""
 
 import functools
 from pathlib import Path
@@ -17,7 +17,7 @@ CODE = code_hash(Path(__file__), VERSIONS)
 
 
 def with_labels(network, size, classes, familiar):
-    """Wrap a network so it takes pictures of any size, and returns class names and the familiarity of each picture.
+    """Wrap a network in a model that takes pictures of any size and returns class names and familiarity.
 
     Parameters
     ----------
@@ -46,14 +46,23 @@ def resized(pixels, size):
 
 
 def export_model(run, classes, familiar, file):
-    """Wrap a run's model by `with_labels`, write it to a file, and return the keras.Model that the file holds."""
+    """Wrap a run's model with `with_labels`, save it to a file, and return the keras.Model loaded from this file."""
     with atomic_path(file) as unfinished:
         with_labels(load_network(run.folder), run.spec["image_size"], classes, familiar).save(unfinished)
     return keras.models.load_model(file)
 
 
 def answers_of_export(model, run, familiar, split):
-    """Let a run's exported model classify the photo files of the test subset once; keep its answers with the run.
+    """Let a run's exported model classify the photo files of the test subset; the answers are cached with the run.
+
+    The model gets the photos in their original size and resizes them itself.
+
+    Parameters
+    ----------
+    model : keras.Model, see `with_labels`
+    run : Run
+    familiar : Familiarity
+    split : DataFrame, see `dataset.load_split`
 
     Returns
     -------
@@ -66,7 +75,7 @@ def answers_of_export(model, run, familiar, split):
 
 
 def answers_to_files(model, paths):
-    """Classify photo files of any size with an exported model: dict, see `answers_of_export`."""
+    """Classify photo files of any size with an exported model: dict of arrays, see `answers_of_export`."""
     signature = [tf.TensorSpec([1, None, None, 3], tf.float32)]
     answer = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
     pictures = (image_store.read_image(Path(path).read_bytes()) for path in paths)

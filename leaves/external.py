@@ -1,4 +1,4 @@
-"""Score all models on a second test set, a folder of photos that is given with --test, or classify these photos."""
+"""Score all models on a second test set, a folder given with --test, or classify its photos if they have no labels."""
 
 from leaves import image_store, places
 from leaves.duplicates import equal_files, seen_before
@@ -21,9 +21,9 @@ import pandas as pd
 
 
 def external_files(folder, classes):
-    """List the photos of a second test set: DataFrame of path, label and disease, and print the skipped classes.
+    """List the photos of a second test set: DataFrame with the columns path, label and disease.
 
-    If the folder has no sub-folders, all labels are "".
+    Classes that no model knows are skipped and printed. If the folder has no sub-folders, all labels are "".
 
     Raises
     ------
@@ -49,10 +49,10 @@ def external_files(folder, classes):
 
 
 def external_photos(folder, split, sizes):
-    """List the usable photos of a second test set, with the columns of `inspect_images`, and print the skipped ones.
+    """List the usable photos of a second test set: DataFrame with the columns of `photos.inspect_images`.
 
-    Photos that repeat a training or validation photo (see `seen_before`) are skipped, because the models have learnt
-    from that photo or were selected on it.
+    The skipped photos are printed. Photos that repeat a training or validation photo (see `seen_before`) are skipped,
+    because the models were trained on that photo or selected by their score on it.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def external_photos(folder, split, sizes):
     Raises
     ------
     InputError
-        When no usable photo is left; see also `external_files` and `known_to_models`.
+        When no usable photo remains; also raised by `external_files` and `known_to_models`.
     """
     listed = external_files(folder, split.attrs["classes"])
     for size in sizes:
@@ -92,7 +92,7 @@ def external_photos(folder, split, sizes):
 def known_to_models(inspected, split, size):
     """Mark the photos that repeat a training or validation photo, see `seen_before`: array of bool, shape (n,).
 
-    InputError is raised if data/source.json does not have the settings of chapter 1, of which `seen_before` needs one.
+    InputError if data/source.json lacks the settings of chapter 1: `phash_distance` is needed for `seen_before`.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
@@ -103,7 +103,7 @@ def known_to_models(inspected, split, size):
 
 
 def external_answers(folder, split, models, ensembles, familiar):
-    """Let every model and ensemble classify the photos of a second test set, and print the skipped photos.
+    """Let every model and ensemble classify the usable photos of a second test set; the skipped photos are printed.
 
     Parameters
     ----------

@@ -2,13 +2,13 @@
 
 Two scores use a frozen backbone, which was not trained on leaves: the angle to the fifth nearest training photo (deep
 nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability that the head predicts. The first
-score detects pictures of other things. The second score detects unknown species that resemble several known ones.
+score detects pictures that show no leaf. The second score detects unknown species that resemble several known ones.
 
-Each score of a photo is converted to the share of validation photos with a score that is not higher, like a conformal
-p-value (Bates et al. 2023). Fisher's method then adds the logarithms of the two shares. Their sum is called the joined
-score here.
+Each score of a photo is converted to a share: the share of validation photos that do not score higher. Such a share is
+a kind of conformal p-value (Bates et al. 2023). As in Fisher's method, the logarithms of the two shares are added. This
+module calls their sum the *joined score*.
 
-`leave_species_out` excludes the species in turn and treats them as unknown. It compares both scores and the joined
+`leave_species_out` excludes each species once and treats it as unknown. It compares both scores and the joined
 score with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
 """
 
@@ -38,7 +38,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 CODE = code_hash(Path(__file__))
-NEIGHBOUR, KNOWN = 5, 2000  # rank of the neighbour; largest number of training photos compared
+NEIGHBOUR, KNOWN = 5, 2000  # rank of the neighbour that is used; largest number of training photos to compare
 COMPONENTS = 256  # largest number of principal components, for all methods except the nearest neighbours
 FALSE_WARNINGS = 0.05  # share of validation photos that the threshold classifies as unfamiliar
 NEIGHBOURS, PROBABILITY = "angle to the 5th nearest training photo", "largest probability"
@@ -61,14 +61,14 @@ def similarity(features, known):
 
 
 def blur(usual):
-    """Return the width of the smoothing in `share_below`: a fifth of the standard deviation of `usual`."""
+    """Return the smoothing width for `share_below`: a fifth of the standard deviation of `usual`, at least 1e-4."""
     return max(float(np.std(usual)) / 5, 1e-4)
 
 
 def share_below(values, usual):
-    """Compute, for each value, the share of the validation photos' values that are not higher: float, 0 to 1.
+    """Compute for each value which share of the validation photos' values is not higher: float, shape (n,), 0 to 1.
 
-    The share is smoothed a little, so a higher value always has a higher share.
+    The share is smoothed a little, so a higher value always gets a higher share.
 
     Parameters
     ----------
@@ -79,7 +79,9 @@ def share_below(values, usual):
 
 
 def join(nearness, probability, usual_nearness, usual_probability):
-    """Add the logarithms of the shares of two scores: array of float, shape (n,), higher for more familiar.
+    """Compute the joined scores of photos: array of float, shape (n,), higher for more familiar photos.
+
+    Both scores of a photo are converted by `share_below`, and the logarithms of the two shares are added.
 
     Parameters
     ----------
@@ -93,9 +95,12 @@ def join(nearness, probability, usual_nearness, usual_probability):
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Measure how familiar a photo is, by the features of training photos and the scores of validation photos."""
+    """Measure how familiar a photo is: the share of validation photos with a joined score that is not higher.
 
-    folder: Path  # of the run on a frozen backbone; its network computes the features
+    The share is smoothed, see `share_below`. A photo with a familiarity below `cut` counts as unfamiliar.
+    """
+
+    folder: Path  # folder of a run on a frozen backbone; the network in it computes the features
     size: int  # pixels per side of the photos that this network takes
     known: np.ndarray  # float32, shape (k, channels): features of training photos, each row of length 1
     nearness: np.ndarray  # float32, shape (m,): `similarity` of the validation photos
@@ -113,7 +118,7 @@ class Familiarity:
 
     @property
     def cut(self):
-        """Return the familiarity below which a photo is unfamiliar: 95 % of the validation photos are above it."""
+        """Return the familiarity below which a photo counts as unfamiliar: 95 % of the validation photos are above."""
         return float(share_below(np.quantile(self.usual, [FALSE_WARNINGS]), self.usual)[0])
 
     @functools.cached_property
@@ -147,21 +152,22 @@ def share_layer(values, usual, name):
 
 
 def parts_of_answer(network):
-    """Return a network's features of the whole picture, shape (n, channels), and its probabilities: Keras tensors."""
+    """Return two Keras tensors of a network: whole-picture features, shape (n, channels), and class probabilities."""
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
     features = last_block(front(network.input, training=False), training=False)
     return of_whole_picture(features), head(features, training=False)
 
 
 def of_whole_picture(features):
-    """Select the features of the whole picture, which precede those of its windows in `backbones.window_means`."""
+    """Return the features of the whole picture; if there are windows (`backbones.window_means`), drop theirs."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 
 def stored_features(run, split):
-    """Read a run's backbone features of all photos outside the test subset: float32, shape (n, channels).
+    """Return the backbone features of all photos outside the test subset: float32, shape (n, channels).
 
-    Features that are not on disk are computed, see `features.frozen_outputs`.
+    The backbone is that of a run. The features are read from disk if they are stored, and otherwise computed, see
+    `features.frozen_outputs`. The photos are not augmented.
     """
     network = load_network(run.folder)
     parts = network.get_layer("front"), network.get_layer("last_block")
@@ -175,7 +181,7 @@ def on_frozen_backbone(run):
 
 
 def learn(run, split):
-    """Make the `Familiarity` of a run on a frozen backbone; for a fine-tuned run, of the run that it started from."""
+    """Build a `Familiarity` from a run on a backbone; a fine-tuned run is replaced by the run that it started from."""
     run = on_frozen_backbone(run)
     features, subsets = stored_features(run, split), split.loc[split["split"] != "test", "split"].to_numpy()
     train, validation = features[subsets == "train"], features[subsets == "validation"]
@@ -185,11 +191,11 @@ def learn(run, split):
 
 
 def of_backgrounds(familiar, split):
-    """Compute the familiarity of the test photos' backgrounds without leaves, or read it from the run's folder.
+    """Compute the familiarity of pictures of the test photos' backgrounds alone, or read it from the run's folder.
 
     Returns
     -------
-    array of float32, shape (k,), 0 to 1, see `other_photos.backgrounds_alone`
+    array of float32, shape (k,), 0 to 1, one for each picture of `other_photos.backgrounds_alone`
     """
     key = f"{CODE} {other_photos.CODE} {split.attrs['hash']} {file_hash(familiar.folder / 'model.keras')}"
 
@@ -200,7 +206,7 @@ def of_backgrounds(familiar, split):
 
 
 def known_photos(train):
-    """Choose the features of at most `KNOWN` training photos for comparison, each scaled to length 1."""
+    """Choose the features of at most `KNOWN` evenly spaced training photos, and scale each row to length 1."""
     return normalize(train[np.linspace(0, len(train) - 1, min(len(train), KNOWN)).astype(int)])
 
 
@@ -208,7 +214,7 @@ def known_photos(train):
 
 
 def scores_of_methods(train, labels, photos):
-    """Score photos by each method, higher for more familiar: dict of method name to array of float, shape (m,).
+    """Score photos with each method: dict of method name to array of float, shape (m,), higher if more familiar.
 
     Parameters
     ----------
@@ -242,18 +248,18 @@ def scores_of_methods(train, labels, photos):
 
 
 def two_columns(logits):
-    """Return logits of shape (n, classes), also for two classes, for which scikit-learn gives shape (n,)."""
+    """Convert scikit-learn's logits of two classes, shape (n,), to shape (n, 2); return other logits unchanged."""
     return np.stack([-logits, logits], axis=1) / 2 if logits.ndim == 1 else logits
 
 
 def judge(run, split):
-    """Test all methods on excluded species: return the arrays from which `leave_species_out` makes its table.
+    """Test all methods on excluded species, and return the arrays from which `leave_species_out` makes its table.
 
     Returns
     -------
-    dict of methods (list of str), areas (list per method: the AUROC of each group of excluded species), warned (list
-    of float, one per method: the share of photos of excluded species that get a warning) and excluded (array of float:
-    the familiarity of each of these photos)
+    dict with the keys methods (list of str), areas (for each method, a list of the AUROC of each group of excluded
+    species), warned (list of float: for each method, the share of photos of excluded species that get a warning) and
+    excluded (array of float: the familiarity of each photo of an excluded species)
     """
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
@@ -280,8 +286,8 @@ def judge(run, split):
 def leave_species_out(run, split):
     """Test the methods on species that are excluded from training, two or three at a time, each species once.
 
-    A photo of an excluded species should be unfamiliar, and a validation photo of any other species familiar. The
-    threshold of the warning is set so 95 % of these validation photos get none.
+    A photo of an excluded species should be unfamiliar, and a validation photo of any other species familiar. A photo
+    that scores below a threshold gets a warning. The threshold is the score that 95 % of these validation photos reach.
 
     Parameters
     ----------

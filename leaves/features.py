@@ -37,7 +37,7 @@ class View:
     images: np.ndarray  # or StoredImages; shape (n, size, size, 3)
     augmentation: dict | None  # None leaves the images unchanged
     seed: int
-    number: int  # the view's number, from 1; view 0 is the unchanged images
+    number: int  # the view's number, from 1; number 0 stands for the unchanged images
 
     def __len__(self):
         return len(self.images)
@@ -52,10 +52,10 @@ class FrozenOutputs:
     """The activations and features of a frozen backbone for one subset of the split: float16, memory-mapped."""
 
     at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows
-    # shape (views * n, channels); with windows (views * n, 1 + number of windows, channels), but None for a tail
+    # shape (views * n, channels), with windows (views * n, 1 + number of windows, channels); None for tail with windows
     features: Views | None
     labels: np.ndarray  # int, shape (n,): one per photo, the same for every view
-    seconds: float  # duration of the computation, even if an earlier process computed the outputs
+    seconds: float  # how long the computation took; if the outputs were read from disk, how long it took then
 
 
 def fold_data(values, labels, split, fold):
@@ -71,7 +71,8 @@ def fold_data(values, labels, split, fold):
 
     Returns
     -------
-    train, validation : (Views, array of int), the outputs and, for the photos of one view, their labels
+    train, validation : tuples (Views, array of int)
+        The outputs, and one label per photo, because the label is the same in all views.
     """
     held_out = split.loc[split["split"] != "test", "fold"].to_numpy() == fold
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -81,7 +82,8 @@ def fold_data(values, labels, split, fold):
 def frozen_outputs(spec, split, subset, load):
     """Compute a frozen backbone's activations and features for a subset, or read them from disk if they are stored.
 
-    All heads and tails on the backbone are trained on these outputs. The test subset has one view, the unchanged
+    All heads on the backbone are trained on the features, and all tails (the backbone's last block with a head) on the
+    activations at the cut, which are the input of the last block. The test subset has one view, the unchanged
     photos. The other subsets have 1 + `spec["views"]["count"]` views: first the unchanged photos, then augmented photos
     or, if `spec["views"]["backgrounds"]` is "replaced", leaves on other backgrounds.
 
@@ -89,8 +91,8 @@ def frozen_outputs(spec, split, subset, load):
     ----------
     spec : dict
         Its keys `backbone`, `weights`, `image_size`, `split`, `views`, `precision` and, if present, `windows` are read.
-        With windows the activations at the cut are large, so only one output is computed: these activations for the
-        spec of a tail, which has the key `cut`, and the features for any other spec.
+        With windows (see `backbones.window_means`) the activations are large, so only one output is computed: the
+        activations if the spec has the key `cut`, which is the case for tails, and the features otherwise.
     subset : "development" (train and validation together), "validation" or "test" (only in chapter 6)
     load : callable without arguments
         Returns `front` and `last_block`, see `cut_backbone`; called only if an output is not on disk.
@@ -123,9 +125,9 @@ def frozen_outputs(spec, split, subset, load):
 
 
 def view_of(images, views, number, split, subset):
-    """Return one view of a subset's images, and a JSON-able dict of the settings and code that made it.
+    """Return one view of a subset's images, and a JSON-able dict of the settings and the code hash that define it.
 
-    `views` is the spec's entry of this name, see `frozen_outputs`; `number` counts from 1.
+    `views` is `spec["views"]` of `frozen_outputs`, and `number` is the number of the view, from 1.
     """
     if views.get("backgrounds") == "replaced":
         fold = split.loc[split["split"] != "test", "fold"].to_numpy() if subset == DEVELOPMENT else None
@@ -136,10 +138,10 @@ def view_of(images, views, number, split, subset):
 
 
 def nearest_leaves(outputs, split, size, most=2000):
-    """Find, for each backbone, the five training photos with the features most similar to those of a validation photo.
+    """Find the five training photos that each backbone's features show as most similar to one validation photo.
 
-    The validation photo is the first one of the class with most training photos. Features are compared by their cosine
-    distance.
+    The validation photo is the first one of the class with the most training photos. Features are compared by their
+    cosine distance.
 
     Parameters
     ----------
@@ -173,7 +175,7 @@ def nearest_leaves(outputs, split, size, most=2000):
 
 @functools.lru_cache(maxsize=1)
 def traced(front, last_block, precision, features):
-    """Compile a function from pixels to the outputs of a frozen backbone, traced once for all views and subsets.
+    """Compile a function from pixels to a frozen backbone's outputs; it is traced once, for all views and subsets.
 
     The function returns a dict with the key "cut" and, if `features` is true, "features", see `compute_once`.
     """
@@ -185,12 +187,12 @@ def traced(front, last_block, precision, features):
 
 
 def compute_once(load, images, key, title, outputs):
-    """Compute the outputs of a frozen backbone for images, or read them from disk if they are stored.
+    """Compute a frozen backbone's outputs for one view of the images, or read them from disk if they are stored.
 
     Parameters
     ----------
     load : see `frozen_outputs`
-    images : array or View, sliced 32 rows at a time, so the memory does not grow with the number of images
+    images : array or View; only 32 rows at a time are read, so memory use does not grow with the number of images
     key : dict, JSON-able
         Everything that the outputs depend on.
     title : str, for the progress bar and the names of the files
@@ -201,7 +203,7 @@ def compute_once(load, images, key, title, outputs):
     -------
     arrays : dict of output to memory map of float16
     seconds : float
-        Duration of the computation, even if an earlier process computed the outputs.
+        How long the computation took; if the outputs were read from disk, how long it took then.
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -223,7 +225,7 @@ def compute_once(load, images, key, title, outputs):
 
 
 def write_outputs(load, images, files, precision, title):
-    """Compute and write the outputs of a frozen backbone; `files` maps "cut", "features" or both to paths."""
+    """Compute a frozen backbone's outputs, and write them to `files`, a dict of "cut", "features" or both to Path."""
     front, last_block = load()
     parts = {"cut": front, "features": last_block}
     run = traced(front, last_block, precision, "features" in files)
@@ -255,7 +257,7 @@ def check_room(shapes, title):
 
 
 def open_whole(file, expected=None):
-    """Open a stored array as a memory map; return None if it is missing, damaged or has another hash than expected."""
+    """Open a stored array as a memory map; return None if the file is missing, damaged, or fails the expected hash."""
     try:
         if expected in (None, file_hash(file)):
             return np.load(file, mmap_mode="r")

@@ -18,7 +18,7 @@ from leaves.planning import PLAN, end_plan
 
 
 class InputError(ValueError):
-    """Raised for an input that cannot be used; the message names it, and says in one sentence what to do about it."""
+    """Raised when an input cannot be used; the message names the input, and says in one sentence what to do."""
 
 
 LARGEST_FILE = 500_000_000  # largest size of a photo, in bytes
@@ -50,7 +50,7 @@ def read_regular(file):
 
 @contextmanager
 def without_stderr():
-    """Hide the standard error output, for example the messages of C++ libraries; exceptions are still raised."""
+    """Hide everything written to standard error, such as messages of C++ libraries; exceptions are still raised."""
     usual, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -106,7 +106,7 @@ def atomic_file(file):
 
 
 def sync(place):
-    """Wait until the content of a file, or the list of names in a folder, is on the disk."""
+    """Wait until the content of a file, or the list of file names in a folder, has been written to the disk."""
     handle = os.open(place, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -115,7 +115,7 @@ def sync(place):
 
 
 def is_running(process):
-    """Return whether a process with this ID (str) may still be running on this computer."""
+    """Return whether the process with this ID (str) may still be running on this computer; True if in doubt."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -132,7 +132,7 @@ def write_atomic(file, text):
 
 
 def content_hash(content):
-    """Compute the SHA-256 of a dict that JSON can store: str of hex digits; the order of the keys does not matter."""
+    """Compute the SHA-256 of a JSON-able dict: str of hex digits; the order of the keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

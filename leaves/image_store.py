@@ -3,9 +3,9 @@
 Each image size has its own store: two files that only grow. The file images-<size>-<code>.uint8 holds the decoded
 images one after another. The .txt file beside it has one line per image: the SHA-256 of the image file and the CRC-32
 of the image's pixels, which is checked whenever the pixels are read. The store finds an image by the SHA-256 of its
-file, so renaming files, using another folder or adding photos decodes no image a second time. If a run was interrupted
-and left incomplete images at the end, the next run overwrites them. Another version of this code or of Pillow may
-decode images differently, so each version has its own store.
+file, so no image is decoded a second time after files were renamed or moved, or photos were added. If a run was
+interrupted and left incomplete images at the end, the next run overwrites them. Another version of this code or of
+Pillow may decode images differently, so each version has its own store.
 """
 
 import fcntl
@@ -62,9 +62,9 @@ def shrink_image(image, size):
 
 
 def in_parallel(function, items, count, title):
-    """Yield function(item) for each item in order, computed on all processor cores, and show a progress bar.
+    """Compute function(item) for all items in parallel threads, yield the results in order, and show a progress bar.
 
-    At most 256 results are in memory at a time. `count` is the number of items, and `title` names the bar.
+    At most 256 results are in memory at a time. `count` is the number of items, and `title` is the text beside the bar.
     """
     items = iter(items)
     with ThreadPoolExecutor() as pool, tqdm(total=count, desc=title, mininterval=2, delay=1) as bar:
@@ -110,7 +110,7 @@ def store_files(folder, size):
 
 
 def read_index(folder, size):
-    """Read the lines of a store's index for the images that have all their pixels: array of bytes, shape (n,)."""
+    """Read the index lines of those images in a store that were written completely: array of bytes, shape (n,)."""
     pixels, index = store_files(folder, size)
     if not (pixels.exists() and index.exists()):
         return np.empty(0, f"S{INDEX_LINE}")
@@ -129,6 +129,7 @@ def store_images(folder, size, decoded):
     Parameters
     ----------
     decoded : iterable of (SHA-256 of the file, uint8 array of shape (size, size, 3))
+        Images that are already in the store are skipped.
 
     Raises
     ------
@@ -139,7 +140,7 @@ def store_images(folder, size, decoded):
     folder.mkdir(parents=True, exist_ok=True)
     pixels, index = store_files(folder, size)
     with open(pixels, "ab") as images, open(index, "ab") as names:
-        fcntl.flock(images, fcntl.LOCK_EX)  # another process may be writing to it
+        fcntl.flock(images, fcntl.LOCK_EX)  # wait for other processes that write to this store
         rows = stored_rows(folder, size)
         images.truncate(len(rows) * size * size * 3)
         names.truncate(len(rows) * INDEX_LINE)

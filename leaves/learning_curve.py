@@ -11,22 +11,22 @@ import pandas as pd
 
 
 def smaller_specs(run, fractions, seed):
-    """List the specs that repeat the training of a run on fractions of its training photos.
+    """List the specs (dicts of settings) of trainings that repeat a run on fractions of its training photos.
 
     Parameters
     ----------
     run : Run of FinalModel or of a head on a frozen backbone
     fractions : list of float
-        Fractions of the training photos; there is one spec for each.
+        Fractions of the training photos; the list has one spec for each.
     seed : int
-        Seed for choosing the photos; the seed of the training stays the same.
+        Seed for choosing the photos; the seed of the training stays that of the run.
     """
     spec = run.spec | {"chapter": "06", "log_layers": False, "split": f"{run.spec['split']} {seed}"}
     return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
 
 
 def fewer_photos(split, fraction, seed):
-    """Keep a fraction of the training photos of each class, at least one: DataFrame, a changed copy of the split."""
+    """Return a copy of the split with only a fraction of each class's training photos, at least one per class."""
     train = split[split["split"] == "train"]
     kept = [
         of_class.sample(max(1, round(fraction * len(of_class))), random_state=seed)
@@ -36,7 +36,7 @@ def fewer_photos(split, fraction, seed):
 
 
 def backbone_outputs(transfer, split, subset):
-    """Return the `FrozenOutputs` for a subset of the backbone on which chapter 4 trained the head `transfer`, a Run."""
+    """Return the `FrozenOutputs` of a subset's photos from the backbone of `transfer`, the Run of a head."""
 
     def load():
         whole = transfer.load_model()
@@ -46,12 +46,12 @@ def backbone_outputs(transfer, split, subset):
 
 
 def prepare_smaller(spec, split, seed, transfer):
-    """Prepare the `Training` of a spec of `smaller_specs`: FinalModel, or a head on the stored features of a backbone.
+    """Prepare the `Training` of one spec from `smaller_specs`: FinalModel, or a head on stored backbone features.
 
     Parameters
     ----------
-    seed : int, as for `smaller_specs`
-    transfer : Run of a head on the backbone, or None if no spec has a backbone
+    seed : int, see `smaller_specs`
+    transfer : Run of a head on the spec's backbone; not used, and may be None, if the spec has no backbone
     """
     smaller = fewer_photos(split, spec["fraction"], seed)
     if "backbone" not in spec:
@@ -72,14 +72,14 @@ def learning_curve(models, smaller, on_test, split, seed, draws):
     models : dict of label to Run, trained on all training photos
     smaller : dict of label to list of Run, trained on fractions of these photos
     on_test : Answers of `models` to the test subset
-    seed : int, as for `smaller_specs`
+    seed : int, see `smaller_specs`
     draws : int
         Bootstrap resamples for each interval.
 
     Returns
     -------
     DataFrame with the columns model, photos, macro F1, low and high (the ends of the interval), one row for each model
-    and number of photos, sorted by both
+    and number of photos, sorted by model and then by number of photos
     """
     rows = []
     for label, whole in models.items():

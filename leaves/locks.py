@@ -1,4 +1,4 @@
-"""Let only one process at a time do a piece of work; a file beside the lock tells the others which process that is."""
+"""Let only one process at a time do a piece of work; a file beside the lock file says which process is doing it."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(file, patience=10, work=""):
-    """Hold a lock file during a piece of work; the lock is released even if the process dies.
+    """Hold a lock while the code in this context runs; the lock is released even if the process dies.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def locked(file, patience=10, work=""):
     patience : float
         Seconds to wait while another process holds the lock; infinity means that there is no limit.
     work : str, optional
-        Name of the work. If it is given and this process has to wait, a message with this name is printed once.
+        Name of the work. If a name is given and this process has to wait, a message with the name is printed once.
 
     Raises
     ------

@@ -15,13 +15,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 CODE = code_hash(Path(__file__), backgrounds.CODE, evaluation.CODE)
-SEED = 2_000_000  # seed of the backgrounds for testing; no training has seen these backgrounds
+SEED = 2_000_000  # seed of the backgrounds for testing; no network was trained on these backgrounds
 PATCHES = 8  # patches per side of a picture of background alone
 OTHER, ALONE = "other backgrounds", "background alone"
 
 
 def free_patches(mask):
-    """Find the upper left corners (y, x) of all square patches of a leaf mask without any leaf: int, shape (k, 2).
+    """Find all square patches without any leaf in a leaf mask: upper left corners (y, x), array of int, shape (k, 2).
 
     The side of a patch is an eighth of the mask's side. Pixels close to the leaf (`backgrounds.NEAR`) count as leaf.
     """
@@ -33,7 +33,7 @@ def free_patches(mask):
 
 
 def background_alone(image, mask, rng):
-    """Make a picture from a photo's background alone: a grid of patches from random places without the leaf.
+    """Make a picture from a photo's background alone: a grid of patches from random places beside the leaf.
 
     Parameters
     ----------
@@ -138,10 +138,11 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
     Returns
     -------
     DataFrame of float
-        The column "as they are" is about the unchanged test photos. If there are the columns `OTHER` and `ALONE`, it is
-        about the `usable_rows`, from which their pictures are made; otherwise about all test photos. With `external`
-        there is a column "second test set". The attrs hold "classes", a dict of column to the number of classes over
-        which its macro F1 is a mean: a second test set may have fewer classes.
+        The column "as they are" has the scores on unchanged test photos. The columns `OTHER` and `ALONE` have the
+        scores on the pictures from `elsewhere`, which are made from the test photos in `usable_rows`; "as they are"
+        then covers only these photos. If `elsewhere` is empty, both columns are missing, and "as they are" covers all
+        test photos. With `external` there is a column "second test set", which may have fewer classes; the attrs
+        therefore hold "classes", a dict of column to the number of classes over which macro F1 is averaged.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
@@ -158,7 +159,7 @@ def effect_of_fine_tuning(labels, answers, draws):
     Parameters
     ----------
     labels : list of str, labels of the compared models
-    answers : Answers to the leaves on other backgrounds, or None; then the sentence is empty
+    answers : Answers to the leaves on other backgrounds, or None, for which the result is an empty str
     draws : int
         Bootstrap resamples for each interval.
     """
@@ -176,7 +177,7 @@ def effect_of_fine_tuning(labels, answers, draws):
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
-    """Say how two models score on other photos, and how the first of them scores on the background alone.
+    """Say how two models score on other photos, and how `best` scores on pictures of the background alone.
 
     Parameters
     ----------

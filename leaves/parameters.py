@@ -24,22 +24,22 @@ class Parameter:
 
 
 def is_whole(value, low, high):
-    """Return whether a value is an int (no bool) between two bounds, both included."""
+    """Return whether a value is an int (not a bool) between two bounds, both included."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_number(value, low, high):
-    """Return whether a value is an int or a float (no bool, finite) between two bounds, both included."""
+    """Return whether a value is an int or a float (finite, not a bool) between two bounds, both included."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_list(value, accepts, least, most=math.inf):
-    """Return whether a value is a list or tuple of `least` to `most` entries, each of them accepted."""
+    """Return whether a value is a list or tuple of `least` to `most` entries, for each of which `accepts` is true."""
     return isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(accepts, value))
 
 
 def whole(meaning, low, high, none=False):
-    """Describe a parameter that takes a whole number between two bounds and, if `none` is true, None."""
+    """Describe a parameter that takes a whole number between two bounds and, if `none` is true, also None."""
     takes = f"a whole number from {low} to {high}" + " or None" * none
     return Parameter(meaning, takes, lambda value: (none and value is None) or is_whole(value, low, high))
 
@@ -61,15 +61,18 @@ def choice(meaning, *words):
 
 
 def text(meaning, takes, place="", none=False):
-    """Describe a parameter that takes a string, for example a path, and, if `none` is true, None."""
+    """Describe a parameter that takes a string, for example a path, and, if `none` is true, also None."""
     return Parameter(meaning, takes, lambda value: (none and value is None) or isinstance(value, str), place)
 
 
-AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # largest: degrees, share of the side, zoom factor - 1
+AUGMENTATION_BOUNDS = {"rotation": 180, "shift": 1, "zoom": 0.9}  # maxima: degrees, share of side, zoom factor - 1
 
 
 def is_augmentation(value):
-    """Return whether a value is None or a dict with flip (bool), rotation, shift and zoom within their bounds."""
+    """Return whether a value is None or a dict of flip (bool), rotation, shift and zoom within `AUGMENTATION_BOUNDS`.
+
+    The rotation may also be "quarter turns".
+    """
     return value is None or (
         isinstance(value, dict)
         and set(value) == {"flip", *AUGMENTATION_BOUNDS}
@@ -86,7 +89,7 @@ SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "na
 
 
 def are_variants(value):
-    """Return whether a value is a dict of variant names to dicts of changes, without the `SHARED_BY_VARIANTS`."""
+    """Return whether a value is a dict of variant names to dicts of changes, none of them in `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -177,14 +180,14 @@ PARAMETERS = {
 
 
 def fault_of_value(name, value):
-    """Say in a sentence why a parameter cannot have a value; return None if it can."""
+    """Say in a sentence why a parameter cannot have this value; return None if it can have it."""
     if PARAMETERS[name].accepts(value):
         return None
     return f"the parameter {name} takes {PARAMETERS[name].takes}, not {value!r}"
 
 
 def check(names):
-    """Check the parameters of a notebook.
+    """Check the values of a notebook's parameters.
 
     Parameters
     ----------

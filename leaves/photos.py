@@ -105,7 +105,7 @@ def find_images(folder):
 
 
 def find_in_class(folder):
-    """List the images of one class folder as (path, label, disease), and its issues as rows of `issue_table`."""
+    """List a class folder's images as tuples (path, label, disease), and other entries as tuples for `issue_table`."""
     if folder.name == BACKGROUND:
         return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf", "")]
     if not can_be_written(folder.name):
@@ -165,7 +165,7 @@ def can_be_written(name):
 def issue_table(issues):
     """Make a DataFrame of findings with the columns path, label, check, detail, other (a similar photo's path), action.
 
-    `issues` lists tuples of the first five. A path that cannot be written to a CSV file gets escape sequences.
+    `issues` is a list of tuples of the first five. A path that a CSV file cannot hold is written with escape sequences.
     """
     table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
     paths = table["path"].astype(str)
@@ -175,9 +175,9 @@ def issue_table(issues):
 
 
 def settled(issues):
-    """Sort findings in the order of `CHECKS`, and drop those that would give a photo a second action.
+    """Sort findings in the order of `CHECKS`, and drop the findings that do not exclude a photo if others exclude it.
 
-    An excluded photo keeps only the findings that exclude it.
+    In this way, a photo that is excluded has only findings with the action "excluded".
     """
     is_out = issues["action"] == "excluded"
     issues = issues[is_out | ~issues["path"].isin(issues.loc[is_out, "path"])]
@@ -287,17 +287,17 @@ def huge_images_refused():
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
-    A file is not opened again if path, length and modification time are unchanged and its pixels, if any, are stored.
+    A file is not opened again if its path, length and modification time are unchanged and its image, if any, is stored.
 
     Parameters
     ----------
     size : int or None
-        Pixels per side in the store; None for half the median shorter side of the photos, read from their headers.
+        Pixels per side in the store; None means half the median of the photos' shorter sides (read from the headers).
 
     Returns
     -------
-    images : DataFrame, the table given with the columns `FACTS` added
-    size : int
+    images : DataFrame, a copy of the given table with the columns `FACTS` added
+    size : int, the given size or, if it was None, the size computed from the photos
     """
     if size is not None and size < 8:
         raise InputError(f"image_size is {size}, but images of fewer than 8 pixels a side show nothing.")
@@ -330,7 +330,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Return half the median shorter side of images; read the sides of new images from their headers."""
+    """Return half the median of the images' shorter sides; read sides that `known` lacks from the files' headers."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -339,7 +339,7 @@ def half_median_side(known):
 
 
 def read_record(file, columns):
-    """Read the facts of earlier inspections; return an empty table if their file is missing or damaged."""
+    """Read the table of the facts that earlier inspections found; it is empty if the file is missing or damaged."""
     nothing = pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
     if not file.exists():
         return nothing
@@ -375,7 +375,7 @@ def header_size(path):
 
 
 def issues_of(images):
-    """List the checks that `inspect_image` noted, as an `issue_table` with one row per photo and check."""
+    """Return the findings of `inspect_image` as an `issue_table`, with one row per photo and check."""
     noted = [
         (row.path, row.label, check, detail, "")
         for row in images.itertuples()
@@ -400,7 +400,7 @@ def reason(row):
 
 
 def examples(issues, images, count=6):
-    """Choose up to `count` examples for each check: photos that can be opened, each followed by the photo it resembles.
+    """Choose up to `count` readable photos to illustrate each check, each followed by the photo it resembles, if any.
 
     Returns
     -------

@@ -14,10 +14,10 @@ class Plan:
 
     folder: Path  # the only folder in which a file may be written
     cached: set = field(default_factory=set)  # names of the finished runs' folders
-    waiting: list = field(default_factory=list)  # the specs not yet trained, of the first list that has any
+    waiting: list = field(default_factory=list)  # the specs of the first queue in which a spec is not trained yet
 
     def note(self, waiting, finished):
-        """Record the specs of a list that still wait for training, and its finished runs; end the plan if one waits."""
+        """Record the specs in a queue that wait for training and the finished runs; end the plan if a spec waits."""
         self.cached |= {run.folder.name for run in finished}
         self.waiting = [*waiting]
         if self.waiting:
@@ -25,7 +25,7 @@ class Plan:
 
 
 class AheadError(BaseException):  # not an Exception, because no `except Exception` may catch it
-    """Raised to end a plan, because something that the chapter needs does not exist yet; the message names it."""
+    """Raised to end a plan if something that the chapter needs does not exist yet; the message says what it is."""
 
 
 @contextmanager
@@ -40,6 +40,6 @@ def planned(folder):
 
 
 def end_plan(missing):
-    """Raise `AheadError` if a plan is being made (--plan); to be called before `missing` is computed or written."""
+    """Raise `AheadError` if a plan is being made (--plan); call this before computing or writing `missing`, a str."""
     if PLAN.get():
         raise AheadError(missing)

@@ -29,7 +29,7 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
-SERIES = "series:"  # prefix of the gid of a line that the page can show and hide
+SERIES = "series:"  # the gid (the ID in the SVG) of each line that the page can show and hide begins with this
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
@@ -53,13 +53,13 @@ def table_of_texts(style, kinds="text"):
 
     Parameters
     ----------
-    style : pandas Styler; it is changed
+    style : pandas Styler, changed in place
     kinds : str
         CSS classes of the table in the page's style sheet, separated by spaces.
 
     Returns
     -------
-    pandas Styler
+    pandas Styler, the same object
     """
     style.set_table_styles([{"selector": "td, th", "props": "text-align: left"}])
     return style.set_table_attributes(f'class="{kinds}"')
@@ -68,7 +68,7 @@ def table_of_texts(style, kinds="text"):
 def plain_log_ticks(figure):
     """Label the ticks of logarithmic axes with plain numbers.
 
-    Matplotlib's own labels are mathtext, which `set_style` turns off, so they would show their source.
+    Matplotlib writes these labels as mathtext, which `set_style` turns off, so they would appear as source code.
     """
     for axes in figure.axes:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
@@ -80,7 +80,7 @@ def plain_log_ticks(figure):
 
 
 def category_ticks(axis):
-    """Read the names at the ticks of an axis: dict of position to name; empty if the ticks are numbers or missing."""
+    """Read the names at an axis's ticks: dict of position to name; empty if the labels are numbers or missing."""
     formatter = axis.get_major_formatter()
     if not isinstance(formatter, FixedFormatter | FuncFormatter | StrCategoryFormatter):
         return {}
@@ -127,7 +127,7 @@ def drawn_values(axes):
 
 
 def has_categories(figure):
-    """Return whether an axis of a figure has names as ticks."""
+    """Return whether any axis of a figure has names as tick labels."""
     return any(category_ticks(axis) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis))
 
 
@@ -178,7 +178,7 @@ def check_mesh(axes, mesh, table):
 def plot_curves(runs, title):
     """Draw training and validation loss and macro F1 by epoch, and return the figure; `runs` maps names to Run."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
-    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then each repeat has a colour of its own
+    one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then the colours tell the repeats apart
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]

@@ -1,4 +1,4 @@
-"""Show the progress of long work: progress bars, a forecast of the time for a queue, and the names of trainings."""
+"""Show the progress of long work: progress bars, a time forecast for a queue of trainings, and their names."""
 
 import math
 import os
@@ -24,7 +24,7 @@ STEPS = {"04": ", transfer learning", "05": ", fine tuning"}
 
 
 def training_name(spec):
-    """Return the name of a training in messages, for example "FinalModel, seed 1, fold 1"."""
+    """Return the name by which messages refer to a training, for example "FinalModel, seed 1, fold 1"."""
     return f"{spec['name']}, seed {spec['seed']}, fold {spec['fold']}"
 
 
@@ -32,14 +32,15 @@ def training_name(spec):
 
 
 def training_size(spec):
-    """Return the size of a training, epochs x pixels x share of the photos; its time is proportional to this size."""
+    """Return epochs x pixels x share of the photos; training time is assumed to be proportional to this size."""
     return spec["epochs"] * spec.get("image_size", 1) ** 2 * spec.get("fraction", 1)
 
 
 def estimated_seconds(waiting, finished, photos=None):
     """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
 
-    The most similar trainings have the nearest size and, if several have it, the same name.
+    Trainings are most similar if their sizes are nearest (compared in powers of two). Among several such trainings,
+    those with the same name are preferred.
 
     Parameters
     ----------
@@ -50,8 +51,8 @@ def estimated_seconds(waiting, finished, photos=None):
 
     Returns
     -------
-    list of float, seconds; a waiting training is skipped if no finished training of the same part of a network has a
-    size that differs by at most the factor `ALIKE`
+    list of float, the seconds for each waiting training; a training is skipped if no finished training of the same kind
+    (whole network, head or fine-tuning) has a size that differs by at most the factor `ALIKE`
     """
 
     def size(spec):
@@ -102,7 +103,7 @@ def forecast(finished, waiting):
 
 
 def tell_outcomes(runs):
-    """Print which trainings diverged, and how many were not repeated because results/runs has their numbers."""
+    """Print which runs diverged, and how many were read from results/runs instead of being trained again."""
     if kept := sum(run.folder.parent != places.RUNS for run in runs):
         print(f"{kept} of {len(runs)} trainings were not repeated: results/runs has their numbers.")
     for run in runs:
@@ -117,8 +118,8 @@ def tell_outcomes(runs):
 def training_bar(queue, finished=()):
     """Print the forecast of a queue of trainings, and show one progress bar for the whole queue unless it is empty.
 
-    While a plan is made (see `planning`), the queue is noted in the plan, and the plan ends here unless the queue is
-    empty.
+    While a plan is being made (see `planning`), the queue is recorded in the plan instead. The plan ends here unless
+    the queue is empty.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def training_bar(queue, finished=()):
 
 
 class Reporter:
-    """Advance the bar of a queue with every epoch that one of its trainings reports."""
+    """Advance the progress bar of a queue whenever one of its trainings reports an epoch, see `training_bar`."""
 
     def __init__(self, bar, queue):
         self.bar, self.queue = bar, queue

@@ -11,7 +11,7 @@ from leaves.progress import STEPS
 import pandas as pd
 
 MOST_ROWS = 8
-PROFILE = "study"  # the profile of the study, a file in notebooks/profiles/
+PROFILE = "study"  # name of the profile (a file in notebooks/profiles/) with the parameters of the study
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Study:
 def published_study():
     """Read the published `Study`; return None if results/ has none.
 
-    With the profile "study" the result is None too, because the page of the study must not show an earlier one.
+    With the profile "study" the result is also None, because the page of a study must not show an earlier study.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def tally(verdicts):
 
 
 def labels(scores):
-    """Label the models of a scores.csv: by name or, for a backbone, name and step, as in "VGG16, fine tuning"."""
+    """Return labels of the models in a scores.csv: name or, for a backbone, name and step ("VGG16, fine tuning")."""
     is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains all backbones
     steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()})
     return scores["model"] + steps.where(is_backbone).fillna("")

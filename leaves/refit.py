@@ -1,6 +1,7 @@
 """Repeat the original study's refit (claim C13), but score it on photos that did not choose the number of epochs.
 
-A refit trains FinalModel once more on more photos, for the number of epochs that was best on validation before.
+A refit trains FinalModel, the original study's network, once more and on more photos. It takes the number of epochs
+that scored best on validation in the training before it.
 """
 
 import functools
@@ -13,24 +14,24 @@ from leaves.files import InputError
 from leaves.runs import NUMBERS, repeat
 from leaves.training import batch_function
 
-KEPT_FOLD = "reading-kept_fold.npz"  # file in a run's folder: its predictions on the fold that is kept for scoring
+KEPT_FOLD = "reading-kept_fold.npz"  # file in a run's folder: the predictions on the fold that is kept for scoring
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
-    """Train FinalModel before and after a refit; one fold only scores both, and does not choose the number of epochs.
+    """Train FinalModel and refit it; both networks are scored on a fold that does not choose the number of epochs.
 
-    Repeat k keeps fold k for scoring. Before the refit, the network learns from three folds (if there are five), and a
-    fourth fold chooses the number of epochs. In the refit, a new network learns from all four folds for that many
-    epochs.
+    Repeat k keeps fold k for scoring. If the split has five folds, the first network learns from three of the other
+    folds, and the fourth one chooses its number of epochs. In the refit, a new network learns from all four folds for
+    that many epochs.
 
     Parameters
     ----------
-    train_all, prepare : `helpers.train_all`, `custom_cnn.prepare`
+    train_all, prepare : the functions `helpers.train_all` and `custom_cnn.prepare`
     base, epochs, seed, repeats : see `ablations.variant_specs`
 
     Returns
     -------
-    before, after : list of Run, one per repeat
+    before, after : list of Run, the first trainings and the refits, one of each per repeat
 
     Raises
     ------
@@ -65,7 +66,8 @@ def gain_of_more_data(before, after, split):
 
     Returns
     -------
-    dict of differences (after minus before, one per repeat in which both converged) and reason, see `claims.pairs`
+    dict with the keys differences (list of float: macro F1 after minus before the refit, for each repeat in which both
+    trainings converged) and reason (str or None, see `claims.missing_pairs`)
     """
     states = [[run.result["state"] for run in pair] for pair in zip(before, after, strict=True)]
     # The refit has a fixed number of epochs, so it counts as converged even if its score still rises at the end.
@@ -85,17 +87,17 @@ def gain_of_more_data(before, after, split):
 
 
 def answers_on_fold(run, fold, split):
-    """Return the true and the predicted classes of a fold's photos: dict of truth and prediction, arrays of int."""
+    """Classify a fold's photos with a run's network: dict of truth and prediction (the classes), arrays of int."""
     images, truth = load_images(hold_out(split, fold), "validation", run.spec["image_size"])
     return {"truth": truth, "prediction": predict_all(batch_function(run.load_model()), images).argmax(axis=1)}
 
 
 def refit_record(said, pair, cost):
-    """Collect the evidence on claim C13: dict, see `claims.judge`.
+    """Collect the evidence on claim C13, that a refit on more photos raises macro F1: dict, see `claims.judge`.
 
     Parameters
     ----------
-    said : str, the study's words
+    said : str, the claim in the study's words
     pair : dict from `gain_of_more_data`, or None if no refit was trained
     cost : str, how long the refit would take; only needed if it was not trained
     """

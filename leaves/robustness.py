@@ -21,7 +21,7 @@ JPEG_QUALITIES = (50, 30, 20, 10, 5)
 
 
 def on_other_paper(image, strength, rng):
-    """Blend the paper behind a leaf with coarse random colours; pixels of low saturation count as paper."""
+    """Blend the paper behind a leaf with a coarse pattern of random colours; pixels of low saturation are paper."""
     saturation = np.asarray(image.convert("HSV"))[..., 1]
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(image.size)
     other = Image.blend(image, coarse, 0.2 * strength)
@@ -47,7 +47,15 @@ CORRUPTIONS = {
 
 
 def corrupt(pictures, kind, strength, seed):
-    """Apply a corruption to uint8 pictures: float32, shape (n, size, size, 3); strength 0 leaves them unchanged."""
+    """Apply one of `CORRUPTIONS` to pictures: float32, shape (n, size, size, 3).
+
+    Parameters
+    ----------
+    pictures : array of uint8, shape (n, size, size, 3)
+    kind : str, a key of `CORRUPTIONS`; it is not read if `strength` is 0
+    strength : int, from 1 to 5, or 0 to leave the pictures unchanged
+    seed : int, for the random numbers in the corruption
+    """
     rng = np.random.default_rng(seed)
     images = map(Image.fromarray, pictures)
     changed = (CORRUPTIONS[kind](image, strength, rng) if strength else image for image in images)
@@ -70,7 +78,8 @@ def robustness_table(models, truth, seed, draws):
     Returns
     -------
     DataFrame with the columns corruption, strength, model, macro F1, low and high (the ends of the interval), one row
-    for each corruption, strength and model; the first rows are those of the unchanged photos, "none" and 0
+    for each corruption, strength and model; the first rows, with the corruption "none" and the strength 0, are those of
+    the unchanged photos
     """
     rows = []
     grid = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]
@@ -91,7 +100,7 @@ def robustness_table(models, truth, seed, draws):
 
 
 def stratified_rows(truth, count, seed):
-    """Choose `count` photos at random, from every class in proportion, and at least one photo of each class.
+    """Choose `count` photos at random, stratified by class, with at least one photo of each class.
 
     Parameters
     ----------
@@ -99,8 +108,8 @@ def stratified_rows(truth, count, seed):
 
     Returns
     -------
-    sorted array of int, positions in `truth`; there are fewer than `count` if n is smaller, and more if the number of
-    classes is larger
+    sorted array of int, positions in `truth`: all n if n is smaller than `count`, and one per class if there are more
+    classes than `count`
     """
     rng, rank = np.random.default_rng(seed), np.empty(len(truth))
     for label in np.unique(truth):
@@ -111,13 +120,14 @@ def stratified_rows(truth, count, seed):
 
 
 def stored_robustness(models, split, rows, seed, draws):
-    """Compute `robustness_table` for chosen photos of the test subset, and keep it on disk.
+    """Compute `robustness_table` for chosen photos of the test subset, or read it from disk if it is stored there.
 
     Parameters
     ----------
-    models : dict of label to Run
+    models : dict of model label to Run
     rows : array of int
-        Row numbers of photos in the test subset.
+        Positions of the chosen photos in the test subset.
+    seed, draws : see `robustness_table`
     """
     key = {"runs": {label: [run.folder.name, run.result["train_seconds"]] for label, run in models.items()}}
     key |= {"rows": rows.tolist(), "split": split.attrs["hash"], "seed": seed, "draws": draws}

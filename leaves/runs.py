@@ -1,4 +1,4 @@
-"""Train each spec (the settings of a run) once, into a folder; a run is finished when its folder has result.json."""
+"""Train each spec (the settings of a run) once, and write the run to a folder; a finished run has a result.json."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-PRECISIONS = ("float32", "bfloat16")  # of feature maps
+PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
 SCHEMA = 3  # version of the runs: raised when a change of the code changes results, files or `Run.reading` arrays
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished training: its folder, and its spec and result, two dicts that JSON can store."""
+    """A finished training: its folder, its spec (the settings) and its result (scores, times); both are JSON-able."""
 
     folder: Path
     spec: dict
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def validation_probabilities(self):
-        """Read the probabilities predicted for held-out photos, in split order: float32, shape (photos, classes)."""
+        """Read the probabilities of held-out photos, in the order of the split: float32, shape (photos, classes)."""
         return np.load(self.folder / "validation.npy").astype(np.float32)
 
     def load_model(self):
@@ -64,14 +64,14 @@ class Run:
             network.load_weights(archive.extract("model.weights.h5", folder))
 
     def reading(self, file, compute):
-        """Return the dict of arrays that `compute` gets from weights or logs, cached as an .npz in the run's folder."""
+        """Return the dict of arrays that `compute` makes from weights or logs; they are cached in the .npz `file`."""
         return computed_once(self.folder / file, f"{file}, schema {SCHEMA}", compute)
 
 
 def fast_precision():
-    """Return "bfloat16" if the hardware itself multiplies numbers of this type, otherwise "float32".
+    """Return "bfloat16" if all GPUs or, without a GPU, the processor can multiply in this type, otherwise "float32".
 
-    GPUs of compute capability 8 or higher do so, as do processors with AVX-512 BF16 or AMX.
+    GPUs of compute capability 8 or higher can, and so can processors with AVX-512 BF16 or AMX.
     """
     if found := gpus():
         details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
@@ -84,18 +84,18 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision` or, for "auto", the faster one: without a GPU, bfloat16 helps from some 64 pixels per side."""
+    """Return `precision` or, for "auto", the faster one; without a GPU that is float32 below 64 pixels per side."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
 
 
 def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **more):
-    """Make a spec, the dict of a run's settings: Adam, batches of 32, early stopping after 10 epochs without a gain.
+    """Make a spec, the dict of a run's settings: by default Adam, batches of 32, early stopping with a patience of 10.
 
-    These are the original study's settings; `more` adds or replaces entries. `fold` is the fold that is held out, see
-    `dataset.hold_out`. `balance`, one of `BALANCES`, says how classes of unequal size are treated; InputError for any
-    other value. The entry `schema` is the version of the code: runs of another version are trained again.
+    The defaults are those of the original study; `more` adds or replaces entries. `fold` is the fold that is held out,
+    see `dataset.hold_out`. `balance`, one of `BALANCES`, says how classes of unequal size are treated; any other value
+    raises InputError. The entry `schema` is the version of the code: runs of another version are trained again.
     """
     if balance not in BALANCES:
         raise InputError(f"balance is {balance!r}, but it must be one of {', '.join(BALANCES)}.")
@@ -135,7 +135,7 @@ def spec_hash(spec):
 
 
 def run_folder(spec):
-    """Return the folder of a spec's run; if the run exists under another chapter or name, that run's folder."""
+    """Return the folder for the run of a spec, or the folder in which the run exists under another chapter or name."""
     own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
@@ -149,9 +149,9 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used if it has the file that `needs`
-    names: `NUMBERS`, or the file of a `Run.reading`, which is not required if the run diverged. With `--force`, which
-    sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used if the evidence has the file
+    `needs`: `NUMBERS` or the file of a `Run.reading`, but never `WEIGHTS`. The reading is not required if the run
+    diverged. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -159,7 +159,7 @@ def find_run(spec, needs=WEIGHTS):
     for folder in folders:
         if not fault_of_run(folder, spec):
             run = Run(folder, spec, read_json(folder / "result.json"))
-            is_read = needs != WEIGHTS and run.result["diverged"]  # nothing else is read of such a run
+            is_read = needs != WEIGHTS and run.result["diverged"]  # callers read no other file of such a run
             if folder.parent == places.RUNS or is_read or (folder / needs).exists():
                 return run
     return None
@@ -172,16 +172,18 @@ def find_runs(specs, needs):
     ----------
     specs : list of dict
     needs : str or list of str
-        The file that every run must have, or one file per run; the last file also applies to all runs after it.
+        The file that every run must have (see `find_run`), or one file per spec; the last file also applies to all
+        later specs.
     """
     needs = [needs] if isinstance(needs, str) else needs
     return [find_run(spec, needs[min(number, len(needs) - 1)]) for number, spec in enumerate(specs)]
 
 
 def keep_evidence(run):
-    """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, no weights.
+    """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, but no weights.
 
-    The history keeps seven digits and the probabilities keep half precision, so a run takes some 15 KB.
+    The history is rounded to seven digits and the probabilities to half precision, so a run takes some 15 KB. The
+    readings are the files of `Run.reading`.
     """
     folder = places.RESULTS / "runs" / run.folder.name
     readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
@@ -225,8 +227,8 @@ def without_labels(spec):
 def train_once(spec, split, prepare, *callbacks, patience=10):
     """Train a spec or resume its training, and write the folder of the run; result.json is written last.
 
-    The result's `train_seconds` includes the preparation. InputError if another process is still training the spec
-    after `patience` seconds.
+    A finished run is left as it is. The callbacks are passed to `fit`, and the result's `train_seconds` includes the
+    preparation. Raise InputError if another process is still training the spec after `patience` seconds.
     """
     with locked(places.RUNS / "locks" / spec_hash(spec), patience, f"The training of {training_name(spec)},"):
         folder = run_folder(spec)
@@ -247,11 +249,11 @@ def train_once(spec, split, prepare, *callbacks, patience=10):
 
 
 def free_first(queue):
-    """Yield the specs of a queue one by one, those first that no other process is training at that moment.
+    """Yield the specs of a queue one by one; a spec that another process is training at that moment comes later.
 
     Parameters
     ----------
-    queue : dict of the spec's hash to spec
+    queue : dict of hash (see `spec_hash`) to spec
 
     Yields
     ------
@@ -301,8 +303,8 @@ def write_run(folder, spec, training, history, seconds):
 def state_of_training(spec, training, history):
     """Return the state of a training, see `scoring.state_of`.
 
-    A refit holds out too few photos to judge it, and an earlier training chose its number of epochs. So the state of a
-    refit is judged on its training subset, and it is never "still rising".
+    A refit holds out too few photos for a reliable score, and an earlier training chose its number of epochs. Its state
+    is therefore judged by the macro F1 on its training subset, and is never "still rising".
     """
     if spec.get("refit"):
         score, (_, truth), epochs = "macro_f1", training.train, math.inf
@@ -327,7 +329,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and which parameter (`epochs` and `rate` name them) to change for the rest."""
+    """Say how many trainings converged, and how to change the parameters named `epochs` and `rate` for the others."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",
@@ -339,13 +341,13 @@ def state_sentence(runs, epochs="epochs", rate="learning_rate"):
 
 
 def logged(run, folder, kind):
-    """Read one kind of values from a run's TensorBoard files: dict of tag to list, a value per epoch.
+    """Read one kind of values from a run's TensorBoard files: dict of tag to list, with one value per epoch.
 
     Parameters
     ----------
     folder, kind : str
-        In the folder "layers" the kinds are "gradient" and "change" (numbers, see `LayerLog`), and in "train" there is
-        "histogram" (arrays of shape (buckets, 3): left edge, right edge, count). Each tag contains the name of a layer.
+        In the folder "layers", `kind` is "gradient" or "change" (numbers, see `LayerLog`). In "train" it is "histogram"
+        (arrays of shape (buckets, 3): left edge, right edge, count). Each tag contains the name of a layer.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:
@@ -355,7 +357,7 @@ def logged(run, folder, kind):
                 for value in event.summary.value:  # a training that was resumed may have logged an epoch twice
                     if kind in value.tag:
                         found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
-        except tf.errors.DataLossError:  # a killed training may leave such a file: the next one has the rest
+        except tf.errors.DataLossError:  # a killed training may leave such a file: the next file has the rest
             is_whole = file != files[-1]
     if not (found and is_whole) or any(len(steps) != run.result["epochs"] for steps in found.values()):
         raise InputError(f"runs/{run.folder.name}/tensorboard is damaged: delete runs/{run.folder.name} and run again.")
@@ -394,7 +396,7 @@ def gradient_ratios(runs):
 
     Returns
     -------
-    list of float, one for each run that did not diverge; the worst epoch of a run has its smallest ratio
+    list of float: for each run that did not diverge, the smallest ratio of any epoch
     """
     ratios = []
     for run in (run for run in runs if not run.result["diverged"]):

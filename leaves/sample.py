@@ -88,7 +88,7 @@ class Venation:
 
 @dataclass(frozen=True)
 class Surface:
-    """Colour anchors (mixed at random) and the parameters of the relief."""
+    """The colours of the blade, mixed at random for each leaf, and the parameters of the relief."""
 
     colours: tuple[RGB, ...]
     spread: float = 0.09  # spread of brightness between leaves
@@ -117,7 +117,7 @@ class Habit:
 
 @dataclass(frozen=True)
 class Spots:
-    """Discrete lesions: a core in a rim in a halo; radii in leaf lengths."""
+    """Separate lesions, each a core inside a rim inside a halo; radii are in leaf lengths."""
 
     count: tuple[int, int]
     radius: Range
@@ -405,10 +405,10 @@ SPECIES: dict[str, Species] = {
 
 @dataclass
 class Anatomy:
-    """Polylines of one leaf, arrays of shape (n, 2) holding (u, v) in leaf lengths."""
+    """The polylines of one leaf: arrays of shape (n, 2) that hold u and v, in leaf lengths."""
 
     outlines: list[np.ndarray]  # one closed polygon per leaflet, the last one on top
-    veins: list[list[tuple[np.ndarray, int]]]  # per leaflet: (polyline, order 1 midrib, 2 side vein, 3 rung)
+    veins: list[list[tuple[np.ndarray, int]]]  # per leaflet: (polyline, order: 1 midrib, 2 side vein, 3 rung)
     stalks: list[np.ndarray]
 
 
@@ -441,7 +441,7 @@ def _add_teeth(half, teeth, rng):
 
 
 def _half_outline(blade, width, rng, points=260):
-    """Return the right-hand margin from base to apex, shape (points, 2), v >= 0, without teeth."""
+    """Return the right-hand margin of a blade, without teeth, from base to apex: shape (points, 2), v >= 0."""
     if blade.lobes:
         theta = np.linspace(math.pi, 0, points)
         radius = np.zeros(points)
@@ -460,7 +460,7 @@ def _half_outline(blade, width, rng, points=260):
 
 
 def _vein(half, start, angle, arch, reach=0.97):
-    """Run a vein from ``start`` at ``angle`` (radians from the midrib) to the margin, arched towards the apex."""
+    """Return a vein from ``start`` to the margin, at ``angle`` (radians from the midrib), arched towards the apex."""
     offset = half - start
     end = half[np.argmin(np.abs(np.arctan2(offset[:, 1], offset[:, 0]) - angle) + 9 * (offset[:, 1] <= 0))]
     end = start + (end - start) * reach
@@ -470,7 +470,7 @@ def _vein(half, start, angle, arch, reach=0.97):
 
 
 def _pinnate_half(half, venation, rng):
-    """Return the side veins of one half and the rungs between them."""
+    """Return the side veins of one half of a blade, and the rungs between them: list of (polyline, order)."""
     pairs = rng.integers(venation.pairs[0], venation.pairs[1] + 1)
     length = half[-1, 0]
     starts = length * (0.03 + 0.85 * (np.arange(pairs) + rng.uniform(-0.18, 0.18, pairs).clip(-0.1)) / pairs)
@@ -491,7 +491,7 @@ def _pinnate_half(half, venation, rng):
 
 
 def _palmate_half(half, blade, venation, rng):
-    """Return one main vein per lobe, each with its own side veins."""
+    """Return the main vein of each lobe of one half of a blade, with its side veins: list of (polyline, order)."""
     veins = []
     mains = []
     for angle, *_ in blade.lobes:
@@ -521,7 +521,7 @@ def _palmate_half(half, blade, venation, rng):
 
 
 def _leaflet(blade, venation, rng):
-    """Return one closed outline (n, 2) and its veins, stalk at (0, 0) and apex near (1, 0)."""
+    """Return the closed outline of a leaflet, shape (n, 2), and its veins; stalk at (0, 0), apex near (1, 0)."""
     width = _draw(rng, blade.aspect)
     sides, veins = [], []
     for sign in (1, -1):
@@ -591,7 +591,7 @@ def build_anatomy(species, rng):
 
 @dataclass
 class Pose:
-    """Maps leaf coordinates to pixels: warp (ripples), bend (arc of the midrib), then a linear map."""
+    """A map from leaf coordinates to pixels: a warp (ripples), a bend (arc of the midrib), then a linear map."""
 
     matrix: np.ndarray  # (2, 2), columns are the images of u and v
     offset: np.ndarray  # (2,) pixels
@@ -610,7 +610,7 @@ class Pose:
         return self.shape(points) @ self.matrix.T + self.offset
 
     def lay_out(self, anatomy):
-        """Return the anatomy with every polyline in pixels (one call for all points is far faster)."""
+        """Return the anatomy with every polyline in pixels (one call of `to_pixels` for all points is far faster)."""
         lines = [*anatomy.outlines, *anatomy.stalks, *(line for veins in anatomy.veins for line, _ in veins)]
         ends = np.cumsum([len(line) for line in lines])
         placed = iter(np.split(self.to_pixels(np.concatenate(lines)), ends[:-1]))
@@ -747,7 +747,7 @@ def _blend(image, colour, alpha):
 
 
 def _spot_field(canvas, count, radius, stretch, ragged):
-    """Return each pixel's distance to the nearest spot's centre, in radii of that spot; 9 where no spot is near."""
+    """Place spots at random; return each pixel's distance to the nearest centre, in radii of that spot, at most 9."""
     n, rng = canvas.n, canvas.rng
     nearest = np.full((n, n), 9.0, np.float32)
     rows, columns = np.nonzero(canvas.mask[::4, ::4] > 0.5)
@@ -768,7 +768,7 @@ def _spot_field(canvas, count, radius, stretch, ragged):
 
 
 def _fade(field_, edge, width):
-    """Return 1 below ``edge`` and 0 above it, with a linear transition of width ``width``."""
+    """Return 1 where ``field_`` is below ``edge`` and 0 where it is above, with a linear transition of ``width``."""
     return np.clip((edge - field_) / width + 0.5, 0, 1)
 
 

@@ -30,7 +30,7 @@ def macro_f1(truth, prediction):
     return np.nanmean(scores, axis=0)
 
 
-ABOVE_CONSTANT = 0.02  # a network trained if its best macro F1 is at least this much above `constant_score`
+ABOVE_CONSTANT = 0.02  # a network counts as trained if its best macro F1 exceeds `constant_score` by at least this much
 
 
 def constant_score(truth):
@@ -135,7 +135,7 @@ def calibration_error(truth, probabilities, bins=15):
     truth : array of int, shape (n,)
     probabilities : array of float, shape (n, classes)
     bins : int
-        Bins of equal width in confidence, each weighted by its number of images.
+        The number of bins, which have equal width in confidence; each bin is weighted by its number of images.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     chosen = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -158,7 +158,7 @@ def fit_temperature(truth, probabilities):
 
     Returns
     -------
-    float, for `tempered`
+    float, the temperature for `tempered`
     """
     rows = np.arange(len(truth))
 

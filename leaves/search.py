@@ -20,7 +20,7 @@ import pandas as pd
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a progress bar shows the trials
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about Optuna's sampler and plots
 FINAL = 0  # the number of the trial that is FinalModel
-AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster trains them in parallel
+AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
 REDUCTION = 3  # one in three challengers enters the next round, with three times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
 EDGE = 0.2  # share of the range of learning rates (log scale) at each end; a winner there widens the range
@@ -49,7 +49,7 @@ def search_final_model(
 
     Parameters
     ----------
-    suggest : callable(optuna.Trial, range of learning rates) -> dict of changes to FinalModel
+    suggest : callable(optuna.Trial, (lowest, highest) learning rate) -> dict of changes to FinalModel
     train_all : see `helpers.train_all`
     final_runs : list of Run, the repeats of FinalModel with these settings, size, epochs and seed
     settings : dict, see `custom_cnn.final_model_settings`
@@ -86,7 +86,10 @@ def search_final_model(
 
 
 def cut_short(run, epochs):
-    """Return a run as it would be after at most `epochs` epochs: its history is cut, and nothing is trained."""
+    """Return a run as it was after its first `epochs` epochs, with spec, score and state; nothing is trained.
+
+    Score and state are computed from its history. A run with at most `epochs` epochs in its spec is returned unchanged.
+    """
     if epochs >= run.spec["epochs"]:
         return run
     curve = run.history["val_macro_f1"][:epochs]
@@ -113,25 +116,25 @@ def widened(rates, rate):
 
 
 def round_budgets(first, full):
-    """List the epochs of each round, which grow by an equal ratio of about `REDUCTION`: list of int."""
+    """List the epochs of each round, from `first` to `full`, each about `REDUCTION` times those before: list of int."""
     rounds = 1 + max(0, round(math.log(full / first, REDUCTION)))
     return [round(float(budget)) for budget in np.geomspace(full, first, rounds)[::-1]]
 
 
 def run_rounds(train, trials, champions, budgets, repeats):
-    """Train all trials in rounds; the champions and the best third of the challengers (all others) reach the next one.
+    """Train all trials in rounds; the champions and the best third of the challengers reach the next round.
 
-    In the last round, the champions and the challengers within `MARGIN` of the best score are trained with all repeats,
-    and the trial with the best mean wins. FinalModel wins ties, and a challenger that diverged or did not train cannot
-    win.
+    All trials that are not champions are challengers. In the last round, the champions and the challengers within
+    `MARGIN` of the best score are trained with all repeats, and the trial with the best mean score wins. FinalModel
+    wins ties, and a challenger that diverged or did not train cannot win.
 
     Parameters
     ----------
     train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
     trials : int, the number of trials
     champions : set of int
-        The numbers of FinalModel and of the winners of earlier calls. After such a call, `search_final_model` widened
-        the range of learning rates and added trials.
+        The numbers of FinalModel and of the winners of earlier calls. Between two calls, `search_final_model` widens
+        the range of learning rates and adds trials.
     budgets : list of int, see `round_budgets`
     repeats : int
 
@@ -168,10 +171,10 @@ def has_trained(runs):
 
 
 def round_table(rounds, study):
-    """List each trial of each round: DataFrame of round, epochs, repeats, number, score, state and hyperparameters.
+    """List the trials of all rounds: DataFrame of round, epochs, repeats, number, score, state and hyperparameters.
 
-    `number` is the number of the trial, `score` the mean validation macro F1 over its repeats, and `state` lists the
-    states that occur among them.
+    Each row is one trial in one round. `number` is the number of the trial, `score` the mean validation macro F1 over
+    its repeats, and `state` lists the states that occur among them.
     """
     points = [trial.params for trial in study.trials]
     rows = [
@@ -191,12 +194,12 @@ def round_table(rounds, study):
 
 
 def depths(filters, size):
-    """Return the fewest and the most blocks to try: each block halves the image's side, and one pixel must remain."""
+    """Return the fewest and the most blocks to try; a block halves the image's side, and one pixel must remain."""
     return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
 
 
 def final_point(settings):
-    """Return FinalModel as a point of the search space, see `changes_of`."""
+    """Return FinalModel's hyperparameters as a point of the search space: dict of name to value, see `changes_of`."""
     return {
         "width": 1.0,
         "depth": len(settings["filters"]),

@@ -17,7 +17,7 @@ from leaves.progress import tqdm
 import keras
 import pandas as pd
 
-DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # values of `data` that are no folders
+DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # `data` values that are not folders
 PLANT_VILLAGE = {
     # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
     # the photos without augmentation; tensorflow-datasets lists the same archive and SHA-256.
@@ -51,7 +51,7 @@ def photos_in_words():
 
 
 def chosen_data(data):
-    """Decide which data the parameter `data` means; None means those of the last run or, without one, the sample.
+    """Decide which data the parameter `data` means; None means the data of the last run or, if none, the sample.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def sample_folder(*settings):
 
 
 def listed_photos(folder, table):
-    """Make a folder of links to the photos of `folder` that a table lists.
+    """Make a folder of links to those photos in `folder` that a table lists.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def listed_photos(folder, table):
 
 
 def files_by_hash(folder):
-    """Map the SHA-256 of each image of `find_images` to its path: dict of str to Path; unreadable files are skipped."""
+    """Map the SHA-256 of each image in a folder to its path: dict of str to Path; unreadable files are skipped."""
     hashes, paths = {}, find_images(folder)[0]["path"]
     for file in tqdm(map(Path, paths), "finding the photos", total=len(paths), unit="file", mininterval=2):
         with suppress(OSError):

@@ -35,7 +35,9 @@ def group_photos(sha256, pairs):
 
 
 def split_photos(photos, pairs, validation, test, seed, before):
-    """Assign every photo to a group and a subset, stratified by label; groups stay whole, earlier decisions are kept.
+    """Give each photo a group, a subset and a fold; groups stay whole, and photos in `before` keep their subset.
+
+    Subsets and folds are stratified by label.
 
     Parameters
     ----------
@@ -44,9 +46,9 @@ def split_photos(photos, pairs, validation, test, seed, before):
     validation, test : float
         Fractions: `test` of all photos, then `validation` of the remaining photos.
     before : dict of SHA-256 to subset
-        The subset of each photo in an earlier split; these photos stay there. A new photo that resembles photos of
-        two subsets is excluded. If earlier photos in different subsets turn out to be similar, only those in one
-        subset are kept (test if it has any, otherwise validation), and the others are excluded.
+        The subset of each photo in an earlier split, which the photo keeps. A new photo that resembles photos of two
+        subsets is excluded. If earlier photos in different subsets turn out to be similar, only those in one subset
+        are kept (in test if there are any, otherwise in validation), and the others are excluded.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def split_photos(photos, pairs, validation, test, seed, before):
 
 
 def divide_folds(photos, folds, seed):
-    """Divide the training photos into folds, stratified by label with whole groups; the validation subset is fold 0.
+    """Divide the training photos into folds, stratified by label; groups stay whole. The validation subset is fold 0.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that link two subsets: return the other photos, and rows of `issue_table` for the excluded."""
+    """Exclude photos that link two subsets: return the other photos, and a row for `issue_table` per excluded photo."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -124,7 +126,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Move a group of new photos (`is_free`) into each subset that lacks a class; InputError if no group can move."""
+    """Move a group of new photos (where `is_free`) to each subset that lacks a class; InputError if none can move."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -186,7 +188,7 @@ def split_sentences(photos, before, bridges):
 
 
 def random_split_sentence(photos, pairs, test, seed):
-    """Say how many pairs of similar photos a random test subset would have separated; empty without such pairs."""
+    """Say how many pairs of similar photos a random test subset would have separated; "" if there are no such pairs."""
     if pairs.empty:
         return ""
     drawn = set(train_test_split(photos["sha256"], test_size=test, random_state=seed)[1])
@@ -272,13 +274,13 @@ def write_split(photos, issues, data, name, settings):
 
 
 def link_folders(split, folder):
-    """Make <subset>/<class>/<file name> in a folder: hard links to the photos, or copies on another file system.
+    """Fill a folder with hard links <subset>/<class>/<file name> to the photos, or copies on another file system.
 
-    A complete folder of this split is kept; the original photos are never touched.
+    If the folder is already complete for this split, it is kept. The original photos are never changed.
 
     Returns
     -------
-    bool, False if a complete folder was kept
+    bool, True if the folder was filled, False if it was kept
     """
     stamp_file = folder / ".made-for"
     stamp = hashlib.sha256(split[["path", "label", "split", "sha256"]].to_csv(index=False).encode()).hexdigest()
@@ -377,7 +379,8 @@ def closest_pairs(near, count=6):
 
     Returns
     -------
-    DataFrame with the columns bits, sha256, twin (SHA-256 of the second photo), name and twin_name (class and subset)
+    DataFrame with the columns bits, sha256, twin (SHA-256 of the second photo), and name and twin_name (class and
+    subset of the two photos)
     """
     pairs, used = [], set()
     for photo in near.sort_values("bits", kind="stable").itertuples():

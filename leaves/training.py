@@ -28,8 +28,8 @@ tf.get_logger().setLevel("ERROR")  # hides the warning that a function is traced
 THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
 
 
-# A constant answer predicts the commonest class for every photo. Until the macro F1 of a training exceeds that of the
-# constant answer by this much, the training has hardly begun to learn.
+# A constant answer predicts the commonest class for every photo. Until a network's validation macro F1 exceeds that of
+# the constant answer by this much, the network has hardly begun to learn, and `StopEarly` does not stop it.
 PLATEAU = 0.1
 
 
@@ -54,7 +54,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     prepare : callable(spec, split) -> Training
     *callbacks : keras.callbacks.Callback
     folder : Path, optional
-        For TensorBoard's files and a checkpoint, from which an interrupted training resumes to the same last bit.
+        Folder for TensorBoard's files and a checkpoint. A resumed training ends with the same bits as any other.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
             validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
             class_weight=class_weights(labels, spec["balance"]),
-            callbacks=[*callbacks, checkpoint],  # the checkpoint is last, so it stores the others' new state
+            callbacks=[*callbacks, checkpoint],  # the checkpoint comes last, so it stores the others' new state
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
@@ -110,7 +110,7 @@ def early_stopping(patience, constant):
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
-    """Stop early, but count the patience only from the first epoch that clearly beats the constant answer.
+    """Stop early, but count the patience only from the first epoch that beats the constant answer by `PLATEAU`.
 
     A network that still predicts the commonest class for nearly every photo has hardly begun to learn, so its training
     is not stopped.
@@ -127,7 +127,7 @@ class StopEarly(keras.callbacks.EarlyStopping):
 
 
 def loggers(folder, log_layers, x, targets):
-    """Make the callbacks that log losses and scores to TensorBoard, with `log_layers` also histograms and gradients."""
+    """Make callbacks that log losses and scores to TensorBoard and, with `log_layers`, histograms and gradients too."""
     epochs = EpochLog(folder, int(log_layers), write_graph=False)
     if not log_layers:
         return [epochs]
@@ -160,8 +160,8 @@ def seeded(seed):
 def compiled_like(model, spec):
     """Return a compiled copy of a model, with the same weights, for the start of a training.
 
-    Trainings that differ only in seed, data or learning rate reuse one copy, and TensorFlow traces it once for all of
-    them. At the start of each training, the variables of the copy get new values.
+    Trainings that differ only in seed, data or learning rate share one copy, so TensorFlow traces it only once. Each
+    call sets the copy's weights to those of `model`, and the variables of its optimizer to their initial values.
     """
     optimizer = copy.deepcopy(spec["optimizer"])  # Keras changes the dict that it gets
     fresh = keras.optimizers.get(copy.deepcopy(optimizer))
@@ -224,7 +224,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     @property
     def epochs(self):
-        """The number of epochs trained so far."""
+        """Return the number of epochs trained so far."""
         return len(self.history)
 
     def variables(self):
@@ -263,7 +263,7 @@ class Checkpoint(keras.callbacks.Callback):
 def computing_in(models, precision):
     """Make models compute feature maps in `precision`; weights, vectors (also the softmax) and loss stay float32.
 
-    The precision is "bfloat16", or "float32", with which nothing changes. It holds only inside this context.
+    The precision is "bfloat16", or "float32", which changes nothing. After the context, the models compute in float32.
     """
     layers = [layer for model in models for layer in flat_layers(model) if len(layer.output.shape) == 4]
     try:
@@ -285,7 +285,7 @@ def flat_layers(model):
 
 
 class EpochLog(keras.callbacks.TensorBoard):
-    """Log each epoch with Keras's TensorBoard callback, but skip its work per batch, because it would log nothing."""
+    """Log each epoch with Keras's TensorBoard callback, but skip its work after each batch, which would log nothing."""
 
     def on_train_batch_end(self, batch, logs=None):
         """Do nothing, which saves a millisecond per batch."""
@@ -294,8 +294,9 @@ class EpochLog(keras.callbacks.TensorBoard):
 class LayerLog(keras.callbacks.Callback):
     """Log to TensorBoard, after each epoch, the norms of the gradient and of the change of each layer's kernel.
 
-    The gradient is that of the loss on fixed training images, without augmentation and dropout. The change is that
-    during the epoch. Both norms are divided by the norm of the kernel, so layers of different sizes can be compared.
+    The gradient is that of the loss on the same few training images in every epoch, without augmentation and dropout.
+    The change is the kernel's difference between the end and the start of the epoch. Both norms are divided by the norm
+    of the kernel, so layers of different sizes can be compared.
     """
 
     def __init__(self, folder, images, targets):

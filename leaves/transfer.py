@@ -1,6 +1,6 @@
 """Describe, prepare and compare the runs of chapter 4 (heads on frozen backbones) and chapter 5 (fine-tuned tails).
 
-A tail is the last block of a backbone with the head of chapter 4 on it: fine-tuning trains both together.
+A tail is the last block of a backbone together with its head from chapter 4; fine-tuning trains both at once.
 """
 
 import functools
@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-# A backbone with random weights only checks the pipeline: these are the settings of its head, and its tail's epochs.
+# A backbone with random weights only serves to check the pipeline, so its head and its tail are trained briefly.
 CHECK = {"learning_rates": [0.001], "repeats": 1, "epochs": 2, "image_size": 32}
 CHECK_TAIL_EPOCHS = 1
 MOST_STEPS = 3  # the most steps by which a grid of learning rates is widened on each side
@@ -40,7 +40,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
     learning_rates : list of float
     seed, repeats : int
         The first seed, and the number of repeats, see `runs.repeat`.
-    views : dict of count, augmentation and seed, see `features.frozen_outputs`
+    views : dict with the keys count, augmentation and seed, see `features.frozen_outputs`
     **settings
         Keys of the spec: layers (of the head), image_size, epochs, patience and balance.
 
@@ -60,7 +60,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 
 def loader(spec, origins):
-    """Return a function without arguments that loads front and last block of a spec's backbone, see `load_parts`."""
+    """Return a function without arguments that loads the two halves of a spec's backbone, see `load_parts`."""
     source = origins[spec["backbone"]]
     return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
@@ -82,7 +82,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """Summarise the stored outputs: DataFrame of cut, shapes, number of photos, seconds; a row per backbone."""
+    """Summarise the stored outputs: DataFrame of cut, shapes, number of photos and seconds, one row per backbone."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -96,7 +96,7 @@ def outputs_table(outputs):
 
 
 def prepare_head(spec, split, origins):
-    """Prepare the `Training` for a spec from `head_specs`: the head learns from the stored features.
+    """Prepare the `Training` for a spec from `head_specs`: the head learns from its backbone's stored features.
 
     Parameters
     ----------
@@ -152,18 +152,18 @@ def scores_by_rate(runs):
 
 
 def wider_specs(runs, learning_rates):
-    """List the specs that widen the grid of each backbone with its best learning rate at an edge, by one step.
+    """List the specs that add a learning rate to a backbone's grid if its best rate so far is the lowest or highest.
 
     Parameters
     ----------
     runs : list of Run
         All heads trained so far.
     learning_rates : list of float
-        The original grid. It is widened by at most `MOST_STEPS` steps (factors of about 3) on each side.
+        The original grid. At most `MOST_STEPS` rates (each a factor of about 3 further) are added on each side.
 
     Returns
     -------
-    list of dict, empty if no grid needs to be widened
+    list of dict, one per new rate and repeat; empty if no grid needs another rate
     """
     specs = []
     for name, best in scores_by_rate(runs).idxmax(axis=1).items():
@@ -202,10 +202,10 @@ def control_specs(heads, seed):
 
 
 def parts_of_control(spec, split, most=256):
-    """Build front and last block with random weights; batch normalisation gets statistics of at most `most` photos.
+    """Build the front and the last block of a backbone with random weights, and estimate batch statistics on photos.
 
-    Without these statistics the signal of an untrained network vanishes from layer to layer. Estimating them is part of
-    batch normalisation (Ioffe and Szegedy 2015).
+    The estimation on at most `most` photos is part of batch normalisation (Ioffe and Szegedy 2015). Without these
+    statistics the signal of an untrained network vanishes from layer to layer.
     """
     network = load_backbone(spec["backbone"], spec["weights"], spec["image_size"])
     front, last_block = cut_backbone(spec["backbone"], network, "random")
@@ -219,7 +219,7 @@ def parts_of_control(spec, split, most=256):
 
 
 def prepare_control(spec, split):
-    """Prepare the `Training` for a spec of `control_specs`: its network is the head alone, as it is not fine-tuned."""
+    """Prepare the `Training` for a spec from `control_specs`: the head alone, because controls are not fine-tuned."""
     outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
     with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], outputs.features.shape[1:], "head")
@@ -231,7 +231,7 @@ def prepare_control(spec, split):
 
 
 def starting_heads(heads, repeats):
-    """Select the heads from which fine-tuning starts: the first `repeats` per backbone, one if its weights are random.
+    """Select the heads from which fine-tuning starts: `repeats` per backbone, or one if its weights are random.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def starting_heads(heads, repeats):
 
 
 def is_check(runs):
-    """Return whether runs are on a backbone with random weights, so they only check the pipeline."""
+    """Return whether the backbone of these runs has random weights, so the runs only check the pipeline."""
     return runs[0].result["initial_weights"] == "random"
 
 
@@ -272,7 +272,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
     head : Run of a spec of `head_specs`
     split : DataFrame from `dataset.load_split`
     epochs : int
-        A tail that only checks the pipeline takes `CHECK_TAIL_EPOCHS` instead.
+        A tail that only checks the pipeline is trained for `CHECK_TAIL_EPOCHS` instead.
     """
     name = head.spec["backbone"]
     epochs = CHECK_TAIL_EPOCHS if is_check([head]) else epochs
@@ -286,7 +286,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
 
 
 def prepare_tail(spec, split):
-    """Prepare the `Training` for a spec of `tail_spec`: the tail of a head's network learns from stored activations."""
+    """Prepare the `Training` for a spec from `tail_spec`: the tail learns from the stored activations at the cut."""
     head = read_run(places.RUNS / spec["starts_from"].split()[0])
     whole = head.load_model()
     parts = whole.get_layer("front"), whole.get_layer("last_block")
@@ -356,12 +356,12 @@ def states(runs):
 
 
 def score(run):
-    """Return macro F1 on the fold that a run held out; NaN if it diverged."""
+    """Return a run's macro F1 on the fold that it held out; NaN if the run diverged."""
     return float("nan") if run.result["diverged"] else run.result["validation_macro_f1"]
 
 
 def mean_score(runs):
-    """Average the macro F1 of the repeats on the folds that they held out."""
+    """Average the macro F1 of the repeats, each on the fold that it held out; NaN if a repeat diverged."""
     return float(np.mean([*map(score, runs)]))
 
 
@@ -395,8 +395,8 @@ def differences_table(comparisons, folds):
 
     Returns
     -------
-    DataFrame, indexed by the comparison in words: difference, low, high (float; low and high, the ends of the interval,
-    are NaN with fewer than two pairs), pairs (int) and reason (str, "" or why the pairs are no evidence)
+    DataFrame, one row per comparison, indexed by its words: difference, low and high (float; low and high, the ends of
+    the interval, are NaN with fewer than two pairs), pairs (int) and reason (str, why the pairs are no evidence, or "")
     """
     made = {row["what"]: row for row in comparisons if "differences" in row}
     several = {what: row["differences"] for what, row in made.items() if len(row["differences"]) > 1}

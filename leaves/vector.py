@@ -18,9 +18,9 @@ from PIL import Image
 
 PIXELS = 1.1  # the most pixels on the page for each point of a figure's width
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
-DARK, LIGHT = 0x60, 0xC0  # below DARK a grey becomes the page's text colour, above LIGHT its line colour, else quiet
+DARK, LIGHT = 0x60, 0xC0  # a grey below DARK becomes the page's text colour, above LIGHT its line colour, else `quiet`
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
-PHOTOS = {6: 3, 8: 4, 10: 4}  # photos in a row of a figure: photos in a row of its narrow version
+PHOTOS = {6: 3, 8: 4, 10: 4}  # photos per row of a figure: photos per row of its narrow version
 LINE = 0.23  # inches that a line of text takes in a narrow figure
 LETTERS = {"title": 40, "name": 20}  # letters per line of a narrow figure
 
@@ -85,7 +85,10 @@ def unique(name, counts):
 
 
 def page_colour(found):
-    """Replace a grey in the style of an SVG element with the page's CSS variable for it; other colours stay."""
+    """Replace a grey in an SVG style by a CSS variable of the page, and leave other colours as they are.
+
+    `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb).
+    """
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     if not red == green == blue:
@@ -98,7 +101,7 @@ def page_colour(found):
 
 
 def smaller_picture(found):
-    """Replace a PNG in base64 with WebP, which takes a fifth of the space."""
+    """Convert a PNG (`found[1]`, in base64) to a data URL with WebP, which takes a fifth of the space."""
     smaller = io.BytesIO()
     picture = Image.open(io.BytesIO(base64.b64decode(found[1])))
     picture.save(smaller, "WEBP", quality=85, method=3)
@@ -106,7 +109,7 @@ def smaller_picture(found):
 
 
 def make_narrow(figure):
-    """Put the panels of a figure one below another (photos in rows), and break long texts into lines."""
+    """Put the panels of a figure one below another (photos in shorter rows), and break long texts into lines."""
     panels = [axes for axes in figure.axes if axes.get_subplotspec()]
     if not panels:
         return
@@ -129,7 +132,7 @@ def make_narrow(figure):
             move_below(figure, legend)
     if figure._suptitle:
         figure._suptitle.set_text(textwrap.fill(figure.get_suptitle(), LETTERS["title"]))
-    needed = 0  # inches of height, so broken texts do not squeeze the panels
+    needed = 0  # height in inches at which texts of several lines do not squeeze the panels
     for axes in panels:
         beside = 0  # letters of the longest name beside the panel, which takes width from the title
         if names := category_ticks(axes.yaxis):

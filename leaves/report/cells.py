@@ -1,7 +1,7 @@
 """Select the code of a chapter on which its trainings depend, for `run_all.sh --plan`.
 
-The statements of the notebook are read backwards, from those that train. Statements that only compute features, draw or
-print are skipped, so a plan takes seconds and writes only into a folder of its own.
+The statements of the notebook are read backwards, starting from those that train. Statements that only compute
+features, draw or print are skipped, so a plan takes seconds and writes only into a folder of its own.
 """
 
 import ast
@@ -14,7 +14,7 @@ KEPT = ("begin", "record_runs")  # functions of helpers; the first checks parame
 
 
 def needed_code(notebook, parameters):
-    """Return the code of a chapter on which its trainings or later chapters depend.
+    """Return only the code of a chapter on which its trainings or later chapters depend.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def needed_code(notebook, parameters):
 
 
 class WithoutEvidence(ast.NodeTransformer):
-    """Remove the evidence from calls of helpers.record_runs, because no training depends on it."""
+    """Remove the argument `evidence` from calls of helpers.record_runs, because no training depends on it."""
 
     def visit_Call(self, call):
         if is_helper(call.func, ["record_runs"]):
@@ -122,7 +122,7 @@ def inner_names(statement):
 
 
 def changed(statement, imported):
-    """Return the names that a statement may change by a call of a method, as in queue.append(spec): set of str."""
+    """Return the names, except `imported`, that method calls may change, as in queue.append(spec): set of str."""
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
     return {root_of(method) for method in methods} - {None, *imported}

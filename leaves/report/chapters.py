@@ -23,7 +23,7 @@ READERS = {
 def chapter_parameters(notebook):
     """Read the defaults from a notebook's parameters cell: dict of name to value.
 
-    papermill.inspect_notebook returns the values as text, and cannot be used before the packages are installed.
+    papermill.inspect_notebook is not used, because it returns the values as text and needs the installed packages.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
@@ -41,7 +41,10 @@ def parameter_readers():
 
 
 def read_by(number):
-    """Hash the files of earlier chapters that a chapter reads, if they exist: dict of chapter number to hash."""
+    """Hash the files of earlier chapters that a chapter reads: dict of the earlier chapter's number to hash.
+
+    The file of chapter 1 is data/split.csv, that of any other chapter runs/<number>.json. Missing files are skipped.
+    """
     left = {"01": places.SPLIT_CSV} | {other: places.RUNS / f"{other}.json" for other in READERS if other != "01"}
     read = [other for other, readers in READERS.items() if number in readers and left[other].exists()]
     return {other: hashlib.sha256(left[other].read_bytes()).hexdigest()[:16] for other in read}

@@ -65,7 +65,7 @@ def main():
 
 def say_plan(options, values):
     """Print what the command would do without --plan."""
-    from leaves.report.plan import print_plan  # reads syntax trees with IPython, which takes a second
+    from leaves.report.plan import print_plan  # this imports IPython, which takes a second
 
     if options.force:
         os.environ["LEAVES_NO_EVIDENCE"] = "1"
@@ -107,7 +107,8 @@ def forget_runs(chapters):
 def runs_of(chapters):
     """Find the folders of the runs that chapters trained or recorded: set of Path.
 
-    Two chapters may record the same run. The name of its folder begins with the number of the chapter that trained it.
+    Two chapters may record the same run in runs/<number>.json. The name of the run's folder begins with the number of
+    the chapter that trained it.
     """
     folders = set()
     for number in (chapter.name[:2] for chapter in chapters):
@@ -119,9 +120,9 @@ def runs_of(chapters):
 
 
 def say_which_data(options, values):
-    """Print which photos chapter 1 uses if they are those of the last run, and which parameters have no effect.
+    """Print which photos chapter 1 takes over from the last run, and which parameters of the sample have no effect.
 
-    PlantVillage is downloaded here, because the terminal can then show a progress bar.
+    PlantVillage is downloaded here and not in chapter 1, because here the terminal can show a progress bar.
     """
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):

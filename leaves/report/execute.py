@@ -16,7 +16,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
-KERNELS, LOCK = [], threading.Lock()  # all kernels that were started; the lock for stopping a kernel
+KERNELS, LOCK = [], threading.Lock()  # all kernels that were started; a lock to stop one kernel at a time
 EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # makes tqdm write every state of papermill's bar
 STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinished chapters are then deleted
 
@@ -31,7 +31,7 @@ def start_kernel():
 
 
 def stop_kernel(kernel):
-    """Stop a kernel at once; its chapter has written all its files by then, or is to be interrupted."""
+    """Stop a kernel without delay: its chapter has already written all its files, or is to be interrupted."""
     with LOCK:
         if kernel.has_kernel:
             run_sync(kernel.shutdown_kernel)(now=True)
@@ -88,7 +88,7 @@ def execute_chapter(notebook, parameters, said, kernel):
 
 
 def stamped(executed, number, stopped):
-    """Record in an executed chapter's metadata what it read and wrote, why it stopped, and a hash; return its JSON.
+    """Record a chapter's inputs, outputs, reason for stopping and hash in its metadata; return the chapter as JSON.
 
     The metadata entries are "read" (hashes of earlier chapters' files), "left" (hashes of the files in report/ that the
     chapter wrote), "stopped" (a sentence, or "") and "sha256" (the hash of the chapter without this entry).
@@ -121,7 +121,7 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
 
 
 def merge_logs(outputs):
-    """Merge a cell's stderr outputs into one output at its end, and consecutive stdout outputs into one: list.
+    """Merge a cell's stderr outputs into one, placed last, and consecutive stdout outputs into one: list of outputs.
 
     Only the last state of each progress bar is kept, in stdout too, because Keras writes its bars to stdout.
     """

@@ -1,4 +1,4 @@
-"""Keep the last report until the new one exists, move it aside if it had other photos, and never mix the two."""
+"""Keep the last report until the new one exists, or set it aside if it shows other photos, and never mix the two."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ REPORT_FILES = ("0?_*.ipynb", "report.html", *LEFT_BY["03"], *LEFT_BY["06"], "fi
 
 
 def left_by(number):
-    """Hash the files that a chapter has written in report/, also its figures: dict of file name to hash."""
+    """Hash the files that a chapter has written in report/, including its figures: dict of file name to hash."""
     files = [places.REPORT / name for name in LEFT_BY.get(number, ())]
     files += sorted(places.REPORT.glob(f"figures/{number}-*"))
     return {str(file.relative_to(places.REPORT)): file_hash(file) for file in files if file.exists()}
@@ -48,9 +48,9 @@ def last_report():
 def keep_last_report():
     """Keep the finished report in report/ as hard links in report/.last while chapters are executed.
 
-    Every file in report/ is replaced and never overwritten, so the links keep the old content. If report/.last already
-    holds a report, because a command was interrupted, it stays there if its photos are the same as those of report/.
-    Otherwise it is set aside.
+    A file in report/ is always replaced and never overwritten, so the links keep the old content. If an interrupted
+    command left a report in report/.last, that report stays there if it has the same split as the one in report/.
+    Otherwise it is set aside, and the one in report/ is kept instead.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -67,16 +67,16 @@ def keep_last_report():
 
 
 def split_of(report):
-    """Return the hash of the split that the last chapter of a report has read; "" without that chapter."""
+    """Return the hash of the split that a report's last chapter has read; "" if this chapter is missing or damaged."""
     executed = read_executed(report / CHAPTERS[-1].name)
     return executed["metadata"].get("read", {}).get("01", "") if executed else ""
 
 
 def settle_last_report(stale):
-    """Set the last finished report aside if any of its chapters is stale or if it had other photos; else delete it.
+    """Set the last finished report aside if any of its chapters is stale or it has another split; otherwise delete it.
 
-    Before it is deleted, the files and figures of the last good execution of each chapter in `LEFT_BY` that has failed
-    now are moved back to report/.
+    If a chapter in `LEFT_BY` has failed now, the files and figures of its last good execution are moved back to report/
+    before the report is deleted.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def settle_last_report(stale):
 
 
 def set_aside(reason):
-    """Move the last finished report to report/earlier, into a folder named after the time of its end; print why."""
+    """Move the last finished report to report/earlier, into a folder named after the time of its scores; print why."""
     last = last_report()
     made = datetime.datetime.fromtimestamp((last / "scores.csv").stat().st_mtime)
     place = places.REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")
@@ -113,7 +113,7 @@ def set_aside(reason):
 def forget_stale():
     """Delete the executed chapters that are damaged or have read files that have changed since.
 
-    So the page never mixes two runs. The other files of these chapters (`LEFT_BY`) are deleted with them.
+    Without these chapters, the page cannot mix two runs. Their other files (`LEFT_BY`) are deleted with them.
 
     Returns
     -------

@@ -15,13 +15,13 @@ EVERY = 60  # seconds between two lines in a log
 
 
 class Said:
-    """The progress of a chapter: a file object to which progress bars are written, and which keeps their last state."""
+    """A file object that keeps only the last state of the progress bars that a chapter writes to it."""
 
     def __init__(self):
         self.state = self.cell = "begins"
 
     def write(self, text):
-        """Take the last state of a bar from the text; tqdm begins every state with a carriage return.
+        """Keep the last state of a progress bar in `text`; tqdm begins every state with a carriage return.
 
         A kernel writes the bars of a cell, and papermill the number of the cell, as in "cell 3 of 20". This number is
         the state while the cell shows no bar.
@@ -36,7 +36,7 @@ class Said:
 
 
 class Line:
-    """One line for the whole run: on the terminal if `sys.stderr` is one, else printed once a minute, for a log."""
+    """The progress of all chapters in one line: live if `sys.stderr` is a terminal, else printed once a minute."""
 
     def __init__(self, count):
         self.count, self.ended, self.under_way = count, 0, {}

@@ -67,8 +67,8 @@ def argument_parser():
 def read_options(arguments):
     """Parse and check the command line: Namespace of the options, with `chapters` and `parameters` added.
 
-    `chapters` lists the notebooks to execute, and `parameters` is a dict of the notebooks' parameters that are given. A
-    mistake is reported in one sentence, and the command exits with status 2.
+    `chapters` lists the notebooks to execute, and `parameters` is a dict of the notebooks' parameters that the
+    command line sets. A mistake is reported in one sentence, and the command exits with status 2.
     """
     parser = argument_parser()
     options = parser.parse_args(arguments)
@@ -105,7 +105,7 @@ def read_options(arguments):
 def read_value(parser, option, name, value):
     """Convert the text of a parameter on the command line to its value; exit if the value cannot be used.
 
-    A relative path begins at the folder in which the command was given.
+    A relative path is resolved against the folder in which the command was started.
     """
     place = PARAMETERS[name].place
     found = literal(value) if not place or value == "None" else value
@@ -124,7 +124,7 @@ def read_value(parser, option, name, value):
 
 
 def last_data():
-    """Return the data that the current split is made from: a folder, "sample" or "plant_village"; None if no split."""
+    """Return the data of the current split: a folder, "sample" or "plant_village"; None if there is no split."""
     return read_json(places.SOURCE_JSON).get("data") if places.SPLIT_CSV.exists() else None
 
 

@@ -24,11 +24,12 @@ def finish_page(html):
     Parameters
     ----------
     html : str
-        It has a comment such as ``<!--cover-table-->`` for each section of the cover, and ``<!--contents-->``.
+        The rendered chapters, with a comment such as ``<!--cover-table-->`` in the place of each section of the cover,
+        and ``<!--contents-->`` in that of the table of contents.
 
     Returns
     -------
-    str
+    str, the finished HTML
     """
     soup = BeautifulSoup(html, "html.parser")
     main = soup.find("main")
@@ -36,7 +37,7 @@ def finish_page(html):
     slots = {slot: move_to_cover(soup, slot, title) for slot, title in SLOTS.items()}
     for found in main.select("section.in-short"):
         move_answer(soup, found)
-    for setup in main.select("section.setup"):  # the end of the page lists the versions
+    for setup in main.select("section.setup"):  # the versions are listed at the end of the page instead
         for area in outputs_of(setup):
             area.decompose()
     fold_code(soup, main)
@@ -85,7 +86,7 @@ def move_answer(soup, section):
 
 
 def fold_code(soup, main):
-    """Fold the code and the logs below each heading into one bar after it, and remove cells that show nothing."""
+    """Fold the code and the logs below each heading into one bar after the heading; remove cells that show nothing."""
     pending, heading = [], None
 
     def close(before):

@@ -81,7 +81,7 @@ def plan_of_split(notebook, values, unchanged):
 
 
 def is_of_sample(given):
-    """Return whether the present split is of the synthetic sample with these parameters of chapter 1."""
+    """Return whether the current split is that of the synthetic sample with these parameters of chapter 1."""
     from leaves.dataset import load_split  # Keras takes seconds
     from leaves.sources import sample_folder
 
@@ -94,7 +94,8 @@ def is_of_sample(given):
 def copy_of_runs(folder, forgotten):
     """Make and return a folder that replaces runs/ during a plan: links to all runs except those in `forgotten`.
 
-    The records of the chapters are copied, because planning a chapter writes its record.
+    The records of the chapters (runs/<number>.json) are copied and not linked, because planning a chapter writes its
+    record.
     """
     folder.mkdir()
     for place in places.RUNS.glob("*"):

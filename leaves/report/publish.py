@@ -35,7 +35,7 @@ RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the pro
 
 
 def main():
-    """Keep the evidence of all finished runs; then publish the study, or raise InputError if it is not finished."""
+    """Copy the evidence of finished runs to results/runs, then publish the study; InputError if it is unfinished."""
     with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
         check_photos()
         split = load_split()
@@ -97,7 +97,7 @@ def check_finished():
 
 
 def publish(split, runs, recorded):
-    """Copy the tables, the page and the figures of the study, write a table of its photos, and last its provenance.
+    """Copy the tables, the page and the figures of the study, write a table of its photos and, last, its provenance.
 
     `recorded` is from `check_finished`.
     """
@@ -137,7 +137,7 @@ def chosen_paths():
 
 
 def without_folders(page, paths):
-    """Shorten every path in a page to its last name, because other machines have other folders."""
+    """Replace each of `paths` in a page with its last component, because other machines have other folders."""
     for path in sorted(paths, key=len, reverse=True):
         for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
             whole = rf"(?<![\w./-]){re.escape(text)}(?![\w-])"  # /photos, but not results/photos.csv or /photos-2
@@ -146,7 +146,7 @@ def without_folders(page, paths):
 
 
 def copy(file, target):
-    """Copy a file in an atomic write."""
+    """Copy a file with an atomic write."""
     with atomic_path(target) as unfinished:
         shutil.copyfile(file, unfinished)
 

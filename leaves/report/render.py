@@ -111,7 +111,7 @@ def style():
 
 
 def damaged_files(chapters):
-    """Find the files in report/ that the page would show but that have changed since their chapters ended: set of Path.
+    """Find the figures and scores in report/ that have changed since their chapters wrote them: set of Path.
 
     The name of each such file is printed.
     """
@@ -127,7 +127,8 @@ def damaged_files(chapters):
 def files_of_figure(name, png, damaged):
     """Find the undamaged SVGs of a figure (list of Path) and the CSV file of its numbers (Path or None).
 
-    Both are missing if the PNG of the figure in report/figures differs from `png`, the PNG in the notebook (base64).
+    Return an empty list and None if the PNG of the figure in report/figures is missing, or differs from `png`, the
+    figure's PNG in the notebook (base64).
     """
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
@@ -223,7 +224,7 @@ def commit():
 
 
 def repository():
-    """Return the web address of the repository that this code was cloned from, without names, passwords and tokens."""
+    """Return the web address of the repository of this code, without user names, passwords and tokens."""
     git = ["git", "-C", str(TEMPLATES), "config", "remote.origin.url"]
     try:
         address = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -16,7 +16,7 @@ AT_ONCE = 2
 
 
 def execute_chapters(chapters, parameters):
-    """Execute each chapter as soon as the chapters that it reads are done; skip the chapters that read a failed one.
+    """Execute each chapter as soon as the chapters it depends on are done; skip it if one of them has failed.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def execute_chapters(chapters, parameters):
 
 
 def failure_of(task, notebook, line):
-    """Print by a `Line` how a chapter ended; return a dict of number to sentence if it failed, else an empty dict."""
+    """Print with a `Line` how a chapter ended; return {chapter number: sentence} if it failed, else an empty dict."""
     try:
         line.end(notebook, f": done in {clock(task.result())}")
     except InputError:  # the disk is full

@@ -12,7 +12,7 @@ from leaves.report.chapters import CHAPTERS, READERS, chapter_parameters
 from leaves.report.options import DATA_WORDS, last_data
 
 CODE = ("helpers.py", "requirements.txt", "constraints.txt", "leaves/**/*.*", "notebooks/*.ipynb")
-PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # do not affect any result
+PASSING = {"lock", "lock.holder", "locks", "kernels.log", "state.json", "split"}  # names that affect no result
 KERAS_WEIGHTS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -87,7 +87,7 @@ def known_chapters():
 
 
 def unchanged_chapters(digests, known):
-    """List the chapters that need not be executed, because no file that they read or left has changed: list of Path.
+    """List the chapters that need not be executed, because no file that they read or wrote has changed: list of Path.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def weights_can_be_had():
 
 
 def remember_state(executed, known):
-    """Write the hashes of the chapters; called if all chapters that a command executed have reached their end.
+    """Write the hashes of the chapters to `state_file`; called after all executed chapters have reached their end.
 
     Parameters
     ----------
