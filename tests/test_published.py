@@ -38,11 +38,27 @@ def never(spec, split):
     pytest.fail("trained again")
 
 
+@pytest.fixture(scope="module")
+def stored_runs(tmp_path_factory):
+    """The folder in which the runs of `trained` are stored, so they are trained for one test only."""
+    return tmp_path_factory.mktemp("stored") / "runs"
+
+
 @pytest.fixture
-def kept(project):
+def trained(project, stored_runs):
+    """The runs of `small_specs` in a new project."""
+    if stored_runs.exists():
+        shutil.copytree(stored_runs, places.RUNS, dirs_exist_ok=True)
+    finished = helpers.train_all(small_specs(project), project, custom_cnn.prepare)
+    if not stored_runs.exists():
+        shutil.copytree(places.RUNS, stored_runs)
+    return finished
+
+
+@pytest.fixture
+def kept(project, trained):
     """The specs and runs of a project that keeps the evidence of its runs only."""
     specs = small_specs(project)
-    trained = helpers.train_all(specs, project, custom_cnn.prepare)
     histories = [run.history for run in trained]
     predictions = [run.validation_probabilities for run in trained]
     for run in trained:
@@ -185,10 +201,9 @@ def test_a_table_of_photos_that_are_elsewhere_or_none_is_refused(two_folders):
 
 
 @pytest.fixture
-def study(project):
+def study(project, trained):
     """A project with a whole report of the study, as far as `publish` reads it."""
-    for run in helpers.train_all(small_specs(project), project, custom_cnn.prepare):
-        assert not run.result["diverged"]
+    assert not any(run.result["diverged"] for run in trained)
     write_atomic(places.SOURCE_JSON, json.dumps({"data": "/photos", "settings": {}}))
     for number in NUMBERS[1:]:
         write_atomic(places.RUNS / f"{number}.json", "{}")
