@@ -350,6 +350,7 @@ def test_random_weights_follow_their_seed():
     assert (networks[0] != networks[2]).any()
 
 
+@pytest.mark.long
 def test_real_weights_load():
     folder = places.ROOT.parent / "shared" / "weights"
     if not (folder / "ResNet50.weights.h5").exists():

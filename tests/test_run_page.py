@@ -113,14 +113,8 @@ def test_links_in_the_page_have_their_targets(open_page):
     assert missing == []
 
 
-@pytest.mark.parametrize(
-    ("scheme", "width"),
-    [
-        ("light", 1440),
-        pytest.param("dark", 1440, marks=pytest.mark.long),
-        pytest.param("light", 390, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])
 def test_axe_finds_no_serious_violation(open_page, scheme, width):
     page = open_page(width, scheme)
     page.get_by_role("button", name=re.compile("code")).click()
