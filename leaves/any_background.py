@@ -103,7 +103,7 @@ def candidate_specs(head, split, sizes, views):
 
 
 def falling_rate(spec, split, peak=PEAK_RATE):
-    """Describe Adam for Keras: its learning rate falls along a cosine from `peak` to 0 over a spec's training: dict."""
+    """Return the Keras config of an Adam with a learning rate that falls from `peak` to 0 along a cosine: dict."""
     photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
     steps = -(-int(photos) // spec["batch_size"])
     rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}

@@ -111,7 +111,7 @@ def drawn_points(axes):
 
 
 def drawn_values(axes):
-    """Read the values drawn at each name on an axis: dict of name to list of float; empty if the ticks are numbers."""
+    """Read the values drawn at each named tick: dict of name to list of float; empty if the tick labels are numbers."""
     values, points = {}, drawn_points(axes)
     for number, axis in enumerate((axes.xaxis, axes.yaxis)):
         if not (ticks := category_ticks(axis)):

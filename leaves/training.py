@@ -35,7 +35,7 @@ PLATEAU = 0.1
 
 @dataclass
 class Training:
-    """The input of `fit`: the model that is trained, the whole network that contains it, and the model's data."""
+    """A model to be trained or trained by `fit`, the whole network that contains it, and the data."""
 
     model: keras.Model
     whole: keras.Model
@@ -110,10 +110,10 @@ def early_stopping(patience, constant):
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
-    """Stop early, but count the patience only from the first epoch that beats the constant answer by `PLATEAU`.
+    """Stop early, but count the patience only from the first epoch with a macro F1 of `PLATEAU` above `constant`.
 
-    A network that still predicts the commonest class for nearly every photo has hardly begun to learn, so its training
-    is not stopped.
+    `constant` is the macro F1 of predicting the commonest class for every photo. A network that is hardly better has
+    hardly begun to learn, so its training is not stopped.
     """
 
     def __init__(self, patience, constant):

@@ -386,7 +386,7 @@ def higher(better, worse, models):
 
 
 def differences_table(comparisons, folds):
-    """Average the differences of each comparison over the pairs in which both runs converged, with 95 % intervals.
+    """Average each comparison's score differences over the pairs of runs that both converged, with 95 % intervals.
 
     Parameters
     ----------
@@ -395,8 +395,9 @@ def differences_table(comparisons, folds):
 
     Returns
     -------
-    DataFrame, one row per comparison, indexed by its words: difference, low and high (float; low and high, the ends of
-    the interval, are NaN with fewer than two pairs), pairs (int) and reason (str, why the pairs are no evidence, or "")
+    DataFrame, one row per comparison, indexed by text such as "ResNet50 minus VGG16": difference, low and high (float;
+    low and high, the ends of the interval, are NaN with fewer than two pairs), pairs (int) and reason (str, why the
+    pairs are no evidence, or "")
     """
     made = {row["what"]: row for row in comparisons if "differences" in row}
     several = {what: row["differences"] for what, row in made.items() if len(row["differences"]) > 1}

@@ -11,7 +11,7 @@ READABLE_FROM = 0.46  # in Matplotlib's colour map cool; from here on, lines sta
 
 
 def plot_augmentation(image, augmentations, seed):
-    """Draw an image and seven augmented views of it, one row per augmentation.
+    """Draw one row per augmentation: the image and seven augmented views of it.
 
     Parameters
     ----------
