@@ -206,5 +206,5 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
-    told = f"{told} From the background alone {best} scores {alone}"
+    told = f"{told} Shown the background without the leaf, {best} scores {alone}"
     return f"{told}: it has also learnt backgrounds." if low > chance else f"{told}, no better than guessing."

@@ -98,7 +98,7 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
         in told
     )
     assert "second test set (3 species)" in told
-    assert "From the background alone X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
+    assert "without the leaf, X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
     assert told.endswith(", no better than guessing.")
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
     [axis] = figure.axes

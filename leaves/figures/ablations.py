@@ -15,7 +15,8 @@ def style_comparison(table):
     formats = {"parameters": "{:,}", "best epoch": "{:.0f}", "seconds": "{:.1f}"}
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
-    shown = table.drop(columns="group").rename(columns=names)
+    empty = ["reason"] if table["reason"].isna().all() else []
+    shown = table.drop(columns=["group", *empty]).rename(columns=names)
     caption = "Means over the repeats, and the difference from FinalModel with its 95 % interval"
     return shown.style.format(formats, na_rep="").set_caption(caption)
 
@@ -50,8 +51,8 @@ def plot_differences(table):
             part = rows[chosen]
             axis.hlines(position[chosen], part["low"], part["high"], color=look["color"])
             axis.plot(part["difference"], position[chosen], linestyle="", label=label, **look)
-    groups = rows["group"].where(rows["group"] != rows["group"].shift(), "")
-    names = [f"{group}   {name}".strip() for name, group in groups.items()]
+    claims = rows["group"].str.extract(r"(\(C.*\))")[0].fillna("")
+    names = [f"{name} {about}".strip() for name, about in claims.items()]
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     count = (excludes_zero & enough).sum()
