@@ -1,4 +1,4 @@
-"""Train a classifier that relies less on the background: a pretrained network that also sees other backgrounds.
+"""Train a classifier that relies less on the background: a pretrained network that also learns from other backgrounds.
 
 The background of a PlantVillage photo reveals the species (Noyan 2022), so a network may learn the background instead
 of the leaf. This network sees every leaf both in the unchanged photo and on other backgrounds, as in Gui et al. (2021,
@@ -39,7 +39,9 @@ JUDGE = 1_000_000  # added to the seed for scoring, which then draws backgrounds
 
 
 def head_layers(classes, penalty):
-    """List the layers of the head, which classifies the standardised features of each window and averages predictions.
+    """List the layers of a head that classifies each window of a picture and averages the predictions for all windows.
+
+    `backbones.window_means` defines the windows. The head standardises their features before it classifies them.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def candidate_specs(head, split, sizes, views):
 
 
 def falling_rate(spec, split, peak=PEAK_RATE):
-    """Return the Keras config of an Adam with a learning rate that falls from `peak` to 0 along a cosine: dict."""
+    """Return the Keras config (dict) of an Adam optimizer whose learning rate falls from `peak` to 0 along a cosine."""
     photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
     steps = -(-int(photos) // spec["batch_size"])
     rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
@@ -112,7 +114,7 @@ def falling_rate(spec, split, peak=PEAK_RATE):
 
 
 def repeats_of(chosen, split, repeats):
-    """List the specs of all repeats of a candidate (`chosen`, a Run): list of dict, first the candidate's own spec."""
+    """List the specs (list of dict) of all repeats of a candidate, the Run `chosen`, whose spec comes first."""
     specs = [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
     return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
@@ -167,7 +169,7 @@ def candidates_table(runs, split, origins):
 
 
 def tail_specs(heads, split, passes):
-    """List the specs that fine-tune tails; a tail is a head together with the last block of its backbone.
+    """List the specs for fine-tuning tails (a tail is a head together with the last block of its backbone).
 
     A tail learns from the same views as its head. It is trained for all epochs, without early stopping.
 

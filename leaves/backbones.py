@@ -92,7 +92,7 @@ def find_weights(names, folder, seed=0, timeout=5):
 
 
 def local_weights(name, folder):
-    """Find a backbone's weights in `folder` or an installed package: (path, source in words), or (None, None)."""
+    """Find a backbone's weights in `folder` or an installed package: (path, name of the source), or (None, None)."""
     given = [folder / f"{name}.weights.h5", *folder.glob(keras_pattern(name))]
     if file := next((file for file in given if file.exists()), None):
         check_regular(file, name)
@@ -104,13 +104,13 @@ def local_weights(name, folder):
 
 
 def check_regular(file, name):
-    """Raise InputError if the path of a weights file is a folder or a pipe, because reading a pipe might never end."""
+    """Raise InputError if a weights file is in fact a folder, or a pipe, which the program might read forever."""
     if Path(file).exists() and not Path(file).is_file():
         raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it.")
 
 
 def keras_pattern(name):
-    """Return the `Path.glob` pattern of the file that Keras downloads: a backbone's weights without a head."""
+    """Return a pattern for `Path.glob` that finds the weights (without a head) that Keras downloads for a backbone."""
     return f"{name.lower()}_*notop.h5"
 
 
@@ -125,7 +125,7 @@ def download(name, timeout):
     """Let Keras download the ImageNet weights of a backbone, or check the file that it downloaded earlier.
 
     With `--plan` (see `planning`), nothing is downloaded: the function only asks the server whether it has the weights.
-    If the server has them, the plan ends there.
+    If the server has them, the function ends the plan by raising `AheadError`.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Stand in for Keras's `urlretrieve` with `--plan`: download nothing; end the plan if the server has the file."""
+    """Replace Keras's `urlretrieve` under `--plan`: download nothing, and end the plan if the server has the file."""
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
 
@@ -240,7 +240,7 @@ MISFITS = {
 
 
 def misfit(error):
-    """Say briefly why a weights file does not fit: str; Keras's own message lists every layer of the network."""
+    """Say briefly why a weights file does not fit: str (Keras's own message is long, as it lists every layer)."""
     message = " ".join(str(error).split())
     for pattern, clause in MISFITS.items():
         if words := re.search(pattern, message):

@@ -46,7 +46,7 @@ class Views:
         return values
 
     def of(self, photos, views=None):
-        """Select photos by their positions in `self.photos`, in all views or in the first `views` views: Views."""
+        """Return a `Views` of the photos at these positions in `self.photos`, with all or the first `views` views."""
         return Views(self.arrays[:views], self.photos[photos])
 
 
@@ -157,7 +157,7 @@ def rows_of_epoch(labels, balance):
 
 
 def class_weights(labels, balance):
-    """Return class weights for Keras's loss, by inverse frequency: dict; None unless `balance` is "class_weight"."""
+    """Return a dict of class to weight in Keras's loss (inverse frequency); None unless `balance` is "class_weight"."""
     if balance != "class_weight":
         return None
     present = np.unique(labels)
@@ -165,7 +165,7 @@ def class_weights(labels, balance):
 
 
 def training_batches(x, targets, rows, spec, first=0):
-    """Make the shuffled and augmented batches of all epochs from `first` on: a tf.data.Dataset.
+    """Make a tf.data.Dataset of the shuffled and augmented batches of all epochs from `first` on.
 
     The order, augmentation and mixing are pure functions of (seed, epoch, index), so a run can be repeated exactly.
 
@@ -217,14 +217,14 @@ def in_batches(images):
 
 
 def without_autotuning(dataset):
-    """Return the dataset without tf.data's tuning thread: an iterator that ends would wait up to ten seconds for it."""
+    """Turn off autotuning in a dataset; otherwise its end would be delayed up to ten seconds by the tuning thread."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
 
 
 def rows_of(x, index):
-    """Return rows of a NumPy array or memory map as a float32 tensor; they are read only when a dataset needs them."""
+    """Return rows of a NumPy array or memory map as a float32 tensor; no row is read before a dataset needs it."""
 
     def read(rows):
         batch = np.asarray(x[rows], np.float32)

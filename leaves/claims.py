@@ -84,10 +84,10 @@ SHOWN = {
 
 
 def moderated_variances(variances, degrees):
-    """Shrink variances towards a common value by empirical Bayes, further if they differ little (Smyth 2004).
+    """Moderate variances: move each of them towards their common value by empirical Bayes (Smyth 2004).
 
-    A variance that is estimated from three repeats has two degrees of freedom, so it is a poor estimate alone. The
-    variances of all variants together show better how much trainings vary.
+    A variance from three repeats has two degrees of freedom, so it is a poor estimate alone. All variances together
+    show better how much trainings vary. The less the variances differ, the closer they come to the common value.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. Every difference contains a score of FinalModel, which
-        causes half of its variance. So the variances are not independent: their degrees of freedom are at most those of
-        a mean of variances with a correlation of 1/4. A single variance is returned unchanged.
+        The moderated variances and their degrees of freedom. A single variance is returned
+        unchanged. All differences contain scores of FinalModel, which cause half of the variance, so the variances are
+        not independent. This limits their degrees of freedom to those of the mean of variances that correlate by 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -162,13 +162,13 @@ def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
 
     The mean of the differences varies more than a mean of independent differences, because the training sets of the
-    repeats share most photos. The variance of the mean is that of one difference times (1 / repeats + held-out photos
-    per training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different folds,
-    so the interval covers both the repeats and the choice of the photos.
+    repeats share most photos. The variance of the mean is the variance of one difference times (1 / repeats + held-out
+    photos per training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different
+    folds, so the interval covers both the repeats and the choice of the photos.
 
     Parameters
     ----------
-    differences : dict of name to array of float, shape (repeats,), two or more each
+    differences : dict of a variant's name to array of float, shape (repeats,), with two or more repeats
         The variant's score minus FinalModel's in each pair of trainings; the measure is the same for all variants.
     folds : int
         The number of folds, see `dataset.load_split`.
@@ -216,8 +216,8 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
-    A comparison has three p-values, see `Comparison.p_values`. Each of the three is corrected over all comparisons. If
-    a comparison has a margin, at most one of its three null hypotheses is true.
+    A comparison has three p-values, see `Comparison.p_values`. Each of the three is corrected over all comparisons. The
+    three are not corrected for each other: with a margin, at most one of the three null hypotheses is true.
 
     Parameters
     ----------
@@ -238,8 +238,8 @@ def outcomes(compared):
 def repeats_needed(row, must_be, count):
     """Find how many repeats would decide a comparison; None if more than `MOST_REPEATS` would be needed.
 
-    The mean and the variance of the Comparison `row` are assumed to stay the same. The claim says that the difference
-    is `must_be`, a key of `CONFIRM`. A hypothesis counts as rejected if its p-value is below `LEVEL` divided by
+    The mean and the variance of the Comparison `row` are assumed to stay the same. `must_be` is the claim's statement
+    about the difference, a key of `CONFIRM`. A hypothesis counts as rejected if its p-value is below `LEVEL` divided by
     `count`, the number of comparisons that are tested.
     """
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
@@ -253,7 +253,7 @@ def repeats_needed(row, must_be, count):
 
 
 def pairs(variant, baseline, score):
-    """Compute the difference of two networks' scores in each pair of trainings, and say if the pairs are no evidence.
+    """Compute how much two networks' scores differ in each pair of trainings, and why the pairs may be no evidence.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ def count_text(count, noun):
 
 
 def evidence(what, must_be, differences, reason=None, measure="macro F1", margin=MARGIN, against=0.0):
-    """Describe one comparison of a claim: dict, JSON-able.
+    """Return one comparison, as evidence on a claim, in a dict that JSON can store.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         Name of the measure or the kind of networks; all comparisons with the same name go into one call of `compare`.
     margin : float
     against : float
-        A number that the differences are compared with, in place of zero.
+        The number with which the differences are compared; a claim that names no number means zero.
     """
     return {
         "what": what,
@@ -324,7 +324,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """Describe a comparison of plain numbers, which needs no test, and say if it is as claimed: dict, JSON-able."""
+    """Return evidence that needs no statistical test, as a JSON-able dict; `is_shown` says if it shows the claim."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
@@ -411,7 +411,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """Combine the verdicts on a claim's comparisons: "refuted" if any is, "confirmed" if all that were tested are."""
+    """Combine verdicts on a claim's comparisons: "refuted" if one is, "confirmed" if all tested ones are confirmed."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

@@ -112,8 +112,9 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
 def ended(futures, events, progress):
     """Yield each future when it has ended, and pass the workers' events to `progress` in the meantime.
 
-    `progress` is called in this thread. If the client's own thread called it, Jupyter would show its text below the
-    cell that connected the client, not below the cell that is running.
+    `progress` is called in the thread that reads from this generator, not in the client's thread, which receives the
+    events. From the client's thread, Jupyter would show the text below the cell that connected the client, not below
+    the cell that is running.
 
     Parameters
     ----------
@@ -149,12 +150,14 @@ def train_queue(queue, split, prepare, address, progress):
     prepare : callable(spec, split) -> Training
     address : str, see `connect`
     progress : callable(hash, epoch or None, validation macro F1 or None)
-        Called with the epochs trained so far when an epoch begins (no macro F1) or ends; with two None when a run ends.
+        Called when an epoch begins and when it ends, with the number of epochs trained so far. The macro F1 is None
+        when the epoch begins. When a run ends, both the number and the macro F1 are None.
 
     Raises
     ------
     InputError
-        When a run failed `ATTEMPTS` times, after all other runs have ended. The message names each failed run, and why.
+        When a run failed `ATTEMPTS` times; raised after all other runs have ended. The message says which runs failed
+        and why.
     """
     from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
 

@@ -6,7 +6,7 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
 def seconds_parts(run, head=None):
-    """List the seconds of a training, of the backbone features it used, and of the head that it started from.
+    """List the seconds spent on a training, on the backbone features it used, and on training the head it started from.
 
     Each part of the cost has a name. A part that several models share has the same name in each, so `total_cost` counts
     it once.
@@ -59,10 +59,10 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
 
 
 def teacher_parts(models, run):
-    """Return the training seconds of a distilled network's teacher: dict as in `seconds_parts`.
+    """Return the training seconds of a distilled network's teacher, as a dict like that of `seconds_parts`.
 
-    `models` is a dict of label to Run. If the teacher is not one of them, all its seconds are one part. If `run` has no
-    teacher, the dict is empty.
+    `models` is a dict of label to Run. If the teacher is one of these models, its seconds are divided into parts;
+    otherwise they are a single part. If `run` has no teacher, an empty dict is returned.
     """
     if "teacher_seconds" not in run.result:
         return {}
@@ -74,7 +74,7 @@ def teacher_parts(models, run):
 
 
 def total_cost(*models):
-    """Add the costs of several models, and count each shared part once: dict with the keys in `COSTS`.
+    """Add the costs of several models, counting each shared part once; return a dict with the keys in `COSTS`.
 
     Parameters
     ----------

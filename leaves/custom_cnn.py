@@ -226,11 +226,11 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Raise InputError with one sentence about the first setting that is unknown or has a wrong value, see `CHOICES`.
+    """Raise InputError with one sentence about the first setting that `CHOICES` lacks, or whose value it rejects.
 
     Parameters
     ----------
-    choices : dict of setting to value
+    choices : dict of setting to value, the settings to check
     name : str
         The model's name, for the message.
     """

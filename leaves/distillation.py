@@ -63,7 +63,8 @@ def best_teacher(candidates):
 
     Parameters
     ----------
-    candidates : dict of name to list of Run, the repeats of a head on a frozen backbone or of a tail
+    candidates : dict of name to list of Run
+        The repeats of each network, which is a head on a frozen backbone or a fine-tuned network.
     """
 
     def mean(name):
@@ -79,7 +80,9 @@ def distilled_specs(split, final, teachers, epochs, repeats):
     ----------
     split : DataFrame, see `dataset.load_split`
     final : Run, the first repeat of FinalModel
-    teachers : list of Run, the repeats of a head or of a tail, or None to learn from the labels alone
+    teachers : list of Run, or None
+        The repeats of the teacher, a head on a frozen backbone or a fine-tuned network. If None, the small network
+        learns from the labels alone.
     epochs : int
         The network is always trained for all these epochs, because the learning rate falls to 0 at the last step.
     repeats : int
@@ -118,11 +121,13 @@ def one_cycle(split, fold, epochs):
 
 
 def teacher_answers(teacher, split):
-    """Average a teacher's predicted probabilities over the stored views of each photo outside the test subset.
+    """Average a teacher's predicted probabilities for each photo outside the test subset over the photo's stored views.
+
+    The views are the unchanged photo and its augmented versions.
 
     Parameters
     ----------
-    teacher : Run of a head on a frozen backbone or of a tail
+    teacher : Run of a head on a frozen backbone, or of a fine-tuned network
 
     Returns
     -------
@@ -168,7 +173,7 @@ def size_table(models):
 
     Parameters
     ----------
-    models : dict of name to list of Run, the repeats of this network
+    models : dict of name to list of Run, the repeats of each network
     """
     rows = {
         name: {

@@ -17,7 +17,7 @@ SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
 def keep_usable(images, issues, folder, distance):
-    """Exclude the images that must not be used: unusable images, exact copies and photos under two labels.
+    """Exclude unusable images, exact copies (all but the first of equal files) and photos under two labels.
 
     Near duplicates and two shots of one leaf are kept. They are returned as pairs, which must stay in one subset.
 
@@ -72,8 +72,9 @@ def hash_distances(left, right):
 
     Returns
     -------
-    array of uint8, shape (n, m); exchanging `left` and `right` only transposes it, because each photo of a pair is
-    turned to match the other
+    array of uint8, shape (n, m)
+        If `left` and `right` are exchanged, the array is only transposed, because each photo of a pair is turned to
+        match the other.
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):
@@ -83,13 +84,13 @@ def hash_distances(left, right):
 
 
 def distance_blocks(left, right, title):
-    """Compute `hash_distances` block by block, each small enough for the processor's cache, and show a progress bar.
+    """Compute the array of `hash_distances` in blocks that fit into the processor's cache, and show a progress bar.
 
     `title` is the text beside the progress bar.
 
     Yields
     ------
-    (row, column, block) : the position of the block's upper left corner in the whole matrix, and the block
+    (row, column, block) : the position of the block's upper left corner in the whole array, and the block
     """
     corners = [(row, column) for row in range(0, len(left), 64) for column in range(0, len(right), 4096)]
 
@@ -123,12 +124,16 @@ def near_pairs(photos, distance):
 
 
 def nearest(photos, among):
-    """Find the most similar photo in `among` for each photo, by their perceptual hashes.
+    """Find for each row of `photos` the row of `among` with the most similar perceptual hash.
+
+    Parameters
+    ----------
+    photos, among : DataFrames with the column phashes; `photos` has n rows
 
     Returns
     -------
     place : array of int, shape (n,), the row numbers of the most similar photos in `among`
-    fewest : array of int, shape (n,), how many bits the two hashes differ in, see `hash_distances`
+    fewest : array of int, shape (n,), the number of bits in which the hashes differ, see `hash_distances`
     """
     place, fewest = np.zeros(len(photos), int), np.full(len(photos), 65)
     blocks = distance_blocks(hash_array(photos["phashes"]), hash_array(among["phashes"]), "finding the nearest photos")
@@ -145,7 +150,8 @@ def find_duplicates(images, distance):
     Near duplicates differ in at most `distance` bits of the perceptual hash. Two photos that differ in at most twice as
     many bits count as two shots of one leaf if their grey levels also correlate strongly (see `SAME_LEAF`). Near
     duplicates with different labels count as one photo under two labels only if their grey levels correlate even more
-    strongly (see `SAME_PHOTO`). Each pair is judged by its own two photos, never through a third photo.
+    strongly (see `SAME_PHOTO`). Each pair is judged by its two photos alone: two photos that both resemble a
+    third one, but not each other, are no pair.
 
     Parameters
     ----------
@@ -219,7 +225,7 @@ def short_name(path):
 
 
 def equal_files(images):
-    """Report equal files in an `issue_table`: all of them if their labels differ, otherwise all but the first."""
+    """List files with equal content in an `issue_table`: all if their labels differ, otherwise all but the first."""
     issues = []
     for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
         paths, labels = files["path"].tolist(), files["label"].tolist()

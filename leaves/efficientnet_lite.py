@@ -123,7 +123,8 @@ def read_torch(file):
     """Read the tensors in a file that PyTorch before 1.6 saved: dict of name to array.
 
     Such a file begins with five pickles: a magic number, the version, the byte order and type sizes of the machine, the
-    tensors' shapes, and the names of the storages. After them follow the length and the numbers of each storage.
+    tensors' shapes, and the names of the storages, which are flat arrays that hold the tensors' numbers. The length and
+    the numbers of each storage follow the pickles.
 
     Raises
     ------

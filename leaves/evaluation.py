@@ -56,7 +56,7 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return the label of a run in tables: its name or, for a backbone, name and step as in "VGG16, fine tuning"."""
+    """Return the label of a run in tables: its name; for a backbone also the step, as in "VGG16, fine tuning"."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
@@ -85,7 +85,7 @@ def label_models(recorded):
 
 
 def label_repeats(recorded):
-    """Return the repeats of each model: dict of label to list of Run; `recorded` as in `label_models`, with lists."""
+    """Return the repeats of each model: dict of label to list of Run; `recorded` has such a list for each name."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
@@ -93,8 +93,8 @@ def label_repeats(recorded):
 def compared_models(models):
     """Choose the models to compare, and explain in words why the others are excluded.
 
-    Networks on a backbone with random weights are excluded: they only check the pipeline. A run with two labels is
-    compared once. This happens if the search finds nothing better than FinalModel and therefore returns its run.
+    Networks on a backbone with random weights are excluded: they only check the pipeline. If the search finds
+    nothing better than FinalModel, it returns FinalModel's run, which then has two labels but is compared only once.
 
     Parameters
     ----------
@@ -131,7 +131,8 @@ def validation_score(run):
 def rank_on_validation(models, repeats):
     """Rank single models by mean macro F1 on the held-out folds; skip refits, which were trained on these folds, too.
 
-    Only the first k repeats of each model count (k: the fewest repeats of any model), so all models share their folds.
+    If the models have different numbers of repeats, and k is the smallest of these numbers, only the first k repeats of
+    each model count. So all models are scored on the same folds.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def rank_on_validation(models, repeats):
 
 @functools.lru_cache(maxsize=8)
 def load_network(folder):
-    """Load the whole network of a run's folder, cached: keras.Model from RGB pixels 0..255 to class probabilities."""
+    """Load a run's whole network from its folder, cached: keras.Model from RGB pixels 0..255 to class probabilities."""
     return keras.models.load_model(folder / "model.keras")
 
 
@@ -217,7 +218,8 @@ def answer_test_subset(models, split):
     -------
     answers : Answers
     milliseconds : dict of label to dict of float
-        Per image: "whole", the network's time; for a fine-tuned network and its head also "front" (frozen layers).
+        Per image: "whole" is the time of the whole network. For a fine-tuned network, and for the head from which its
+        fine-tuning started, there is also "front", the time of the frozen layers.
     """
     measured = {}
     for run in models.values():
@@ -242,7 +244,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Call `measure_on_backbone` or read its cached result: dict of both runs' folders to probabilities and times."""
+    """Return the result of `measure_on_backbone`, cached: dict of each run's folder to its probabilities and times."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -254,8 +256,9 @@ def measured_on_backbone(transfer, tuned, split):
 def measure_on_backbone(transfer, tuned, split):
     """Let a head and the network fine-tuned from it classify the test subset, and measure their speed.
 
-    Both use the same frozen layers, which run once, and have the same speed, which is measured once. The result is a
-    dict of "front" and "whole" (ms per image, see `answer_test_subset`), "transfer" and "tuned" (probabilities).
+    Both networks share the frozen layers, so these run only once. Both have the same speed, so it is measured only
+    once. The result is a dict of the times "front" and "whole" (ms per image, see `answer_test_subset`) and of the
+    probabilities that the two networks predict: "transfer" (with the head) and "tuned" (fine-tuned).
     """
     network = transfer.load_model()
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
@@ -323,7 +326,7 @@ def with_ensembles(ensembles, models, split, subset, answers):
 
 
 def mirrored(run, images):
-    """Average a model's answers to each image and its three mirror images: array of float32, shape (n, classes)."""
+    """Average the probabilities predicted for each image and its three mirror images: float32, shape (n, classes)."""
     return np.mean([predict_all(predictor(run.folder), images, mirror) for mirror in MIRRORS], axis=0)
 
 
@@ -375,7 +378,7 @@ def compare_with(best, labels, answers, draws):
 
     Returns
     -------
-    DataFrame, one row per model: difference, low, high and verdict ("tie" if the interval is within -`MARGIN` and
+    DataFrame, one row per model: difference, low, high and verdict ("tie" if the interval is between -`MARGIN` and
     `MARGIN`; else "better" or "worse" if it excludes 0, and "undecided" if it includes 0; "chosen" for `best`)
     """
     differences = {label: answers.difference(label, best, draws) for label in labels}

@@ -1,4 +1,7 @@
-"""Map which places of a photo support a prediction (LayerCAM, Jiang et al. 2021), and what share lies on the leaf."""
+"""Map the places of a photo that support a prediction (LayerCAM, Jiang et al. 2021).
+
+The share of each map that lies on the leaf is computed too.
+"""
 
 import hashlib
 from contextlib import contextmanager
@@ -105,8 +108,9 @@ def stored_heat(run, split, rows):
 def heat_examples(labels, models, on_test, split):
     """Compute each model's maps for up to three test photos that it classifies correctly and three that it does not.
 
-    The test photos are sorted: those with a leaf mask come first, because the figure draws the outline of the leaf. The
-    correctly classified photos are then taken at equal distances in this order, the misclassified ones from its start.
+    Test photos with a leaf mask are sorted before those without one, because the figure draws the outline of the leaf.
+    In this order, the first three misclassified photos are taken, and up to three evenly spaced correctly classified
+    ones.
 
     Parameters
     ----------

@@ -21,15 +21,17 @@ def with_labels(network, size, classes, familiar):
 
     Parameters
     ----------
-    network : keras.Model, RGB pixels 0..255 of shape (n, size, size, 3) to probabilities
+    network : keras.Model
+        Maps RGB pixels 0..255 of shape (n, size, size, 3) to probabilities of shape (n, classes).
     classes : list of str
     familiar : Familiarity
 
     Returns
     -------
-    keras.Model, RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)),
-    "probabilities" (float32, shape (n, classes)), "familiar" (float32, shape (n,), 0 to 1, see `Familiarity`) and
-    "is_familiar" (bool, shape (n,))
+    keras.Model
+        Maps RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)), "probabilities"
+        (float32, shape (n, classes)), "familiar" (float32, shape (n,), 0 to 1, see `Familiarity`) and "is_familiar"
+        (bool, shape (n,)).
     """
     pixels = keras.Input((None, None, 3), name="pixels")
     answer = network(resized(pixels, size), training=False)  # no dropout
@@ -53,9 +55,10 @@ def export_model(run, classes, familiar, file):
 
 
 def answers_of_export(model, run, familiar, split):
-    """Let a run's exported model classify the photo files of the test subset; the answers are cached with the run.
+    """Classify the photo files of the test subset with a run's exported model, or read its cached predictions.
 
-    The model gets the photos in their original size and resizes them itself.
+    The model gets the photos in their original size and resizes them itself. The predictions are cached in the folder
+    of the run.
 
     Parameters
     ----------

@@ -159,14 +159,14 @@ def parts_of_answer(network):
 
 
 def of_whole_picture(features):
-    """Return the features of the whole picture; if there are windows (`backbones.window_means`), drop theirs."""
+    """Return the features of the whole picture, without those of its windows, if any (see `backbones.window_means`)."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 
 def stored_features(run, split):
-    """Return the backbone features of all photos outside the test subset: float32, shape (n, channels).
+    """Return the features of all photos outside the test subset from a run's backbone: float32, shape (n, channels).
 
-    The backbone is that of a run. The features are read from disk if they are stored, and otherwise computed, see
+    The features are read from disk if they are stored, and otherwise computed, see
     `features.frozen_outputs`. The photos are not augmented.
     """
     network = load_network(run.folder)

@@ -63,7 +63,7 @@ def without_stderr():
 
 @contextmanager
 def disk_errors_explained(place):
-    """Turn an OSError about a file or folder into an InputError that names the file or `place`, and says what to do."""
+    """Turn an OSError into an InputError that says what to do and names the file or, if that is unknown, `place`."""
     try:
         yield
     except OSError as error:

@@ -110,7 +110,10 @@ def store_files(folder, size):
 
 
 def read_index(folder, size):
-    """Read the index lines of those images in a store that were written completely: array of bytes, shape (n,)."""
+    """Read the index lines of all complete images in a store: array of bytes, shape (n,).
+
+    Incomplete images or lines, which an interrupted run left at the end, are ignored.
+    """
     pixels, index = store_files(folder, size)
     if not (pixels.exists() and index.exists()):
         return np.empty(0, f"S{INDEX_LINE}")
@@ -119,7 +122,7 @@ def read_index(folder, size):
 
 
 def stored_rows(folder, size):
-    """Return the position in the store of each image decoded to size x size: dict of its file's SHA-256 to int."""
+    """Return a dict of the SHA-256 of an image file to the image's position in the store for size x size pixels."""
     return {line[:64].decode("latin-1"): row for row, line in enumerate(read_index(folder, size))}
 
 

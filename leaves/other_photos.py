@@ -21,7 +21,7 @@ OTHER, ALONE = "other backgrounds", "background alone"
 
 
 def free_patches(mask):
-    """Find all square patches without any leaf in a leaf mask: upper left corners (y, x), array of int, shape (k, 2).
+    """Return the upper left corners (y, x) of all square patches without leaf in a mask: array of int, shape (k, 2).
 
     The side of a patch is an eighth of the mask's side. Pixels close to the leaf (`backgrounds.NEAR`) count as leaf.
     """
@@ -43,7 +43,8 @@ def background_alone(image, mask, rng):
 
     Returns
     -------
-    uint8 array, shape (size, size, 3), which does not show the outline of the leaf
+    uint8 array, shape (size, size, 3)
+        The picture does not show the outline of the leaf, because the patches come from random places.
     """
     places, ratio = free_patches(mask), len(image) / len(mask)
     chosen = (places[rng.integers(len(places), size=(PATCHES, PATCHES))] * ratio).astype(int)
@@ -54,7 +55,7 @@ def background_alone(image, mask, rng):
 
 
 def usable_rows(masks):
-    """Find the photos with a leaf mask and at least one patch without any leaf: array of int, positions in `masks`."""
+    """Return the positions of the masks with both a leaf and a patch without leaf (`free_patches`): array of int."""
     return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
 
 
@@ -73,7 +74,8 @@ def pictures_elsewhere(split, size):
 
     Returns
     -------
-    dict of `OTHER` and `ALONE` to uint8 array, shape (k, size, size, 3), one picture for each photo in `usable_rows`
+    dict with the keys `OTHER` and `ALONE`
+        The values are uint8 arrays, shape (k, size, size, 3), with one picture for each photo in `usable_rows`.
     """
     images, masks = load_images(split, "test", size)[0], leaf_masks(split, "test")
     return {
@@ -139,10 +141,11 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
     -------
     DataFrame of float
         The column "as they are" has the scores on unchanged test photos. The columns `OTHER` and `ALONE` have the
-        scores on the pictures from `elsewhere`, which are made from the test photos in `usable_rows`; "as they are"
-        then covers only these photos. If `elsewhere` is empty, both columns are missing, and "as they are" covers all
-        test photos. With `external` there is a column "second test set", which may have fewer classes; the attrs
-        therefore hold "classes", a dict of column to the number of classes over which macro F1 is averaged.
+        scores on the pictures from `elsewhere`. These are made from the test photos in `usable_rows`, so the scores in
+        "as they are" are those on the same photos. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "as
+        they are" has the scores on all test photos. With `external` there is a column "second test set". A second test
+        set may have fewer classes. Therefore `attrs["classes"]` maps each column to the number of classes over which
+        its macro F1 is averaged.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
@@ -159,7 +162,7 @@ def effect_of_fine_tuning(labels, answers, draws):
     Parameters
     ----------
     labels : list of str, labels of the compared models
-    answers : Answers to the leaves on other backgrounds, or None, for which the result is an empty str
+    answers : Answers to the leaves on other backgrounds, or None: then the sentence is empty
     draws : int
         Bootstrap resamples for each interval.
     """
@@ -177,7 +180,7 @@ def effect_of_fine_tuning(labels, answers, draws):
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
-    """Say how two models score on other photos, and how `best` scores on pictures of the background alone.
+    """Say how `best` and `for_any` score on other photos, and how `best` scores on backgrounds without the leaf.
 
     Parameters
     ----------

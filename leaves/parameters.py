@@ -89,7 +89,7 @@ SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "na
 
 
 def are_variants(value):
-    """Return whether a value is a dict of variant names to dicts of changes, none of them in `SHARED_BY_VARIANTS`."""
+    """Return whether a value maps variant names to dicts of changes that have no key in `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -192,7 +192,7 @@ def check(names):
     Parameters
     ----------
     names : dict
-        The notebook's ``globals()``; other names are ignored.
+        The notebook's ``globals()``; names that are not in `PARAMETERS` are ignored.
 
     Raises
     ------

@@ -165,7 +165,7 @@ def can_be_written(name):
 def issue_table(issues):
     """Make a DataFrame of findings with the columns path, label, check, detail, other (a similar photo's path), action.
 
-    `issues` is a list of tuples of the first five. A path that a CSV file cannot hold is written with escape sequences.
+    `issues` lists tuples of the first five columns. A path that a CSV file cannot hold gets escape sequences.
     """
     table = pd.DataFrame(issues, columns=["path", "label", "check", "detail", "other"])
     paths = table["path"].astype(str)
@@ -175,9 +175,9 @@ def issue_table(issues):
 
 
 def settled(issues):
-    """Sort findings in the order of `CHECKS`, and drop the findings that do not exclude a photo if others exclude it.
+    """Sort findings in the order of `CHECKS`; for an excluded photo, keep only the findings that exclude it.
 
-    In this way, a photo that is excluded has only findings with the action "excluded".
+    So all findings that remain for an excluded photo have the action "excluded".
     """
     is_out = issues["action"] == "excluded"
     issues = issues[is_out | ~issues["path"].isin(issues.loc[is_out, "path"])]
@@ -330,7 +330,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Return half the median of the images' shorter sides; read sides that `known` lacks from the files' headers."""
+    """Return half the median of the images' shorter sides; those missing in `known` are read from the file headers."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -363,7 +363,7 @@ def stamp(path):
 
 
 def header_size(path):
-    """Read width and height from an image file's header; both NaN if it does not open, is too large or not regular."""
+    """Read width and height from a file's header; both NaN if the file does not open, is too large or not regular."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > files.LARGEST_FILE:

@@ -1,4 +1,4 @@
-"""Show the progress of long work: progress bars, a time forecast for a queue of trainings, and their names."""
+"""Show the progress of long work: progress bars, a time forecast for a queue of trainings, and the trainings' names."""
 
 import math
 import os
@@ -32,15 +32,15 @@ def training_name(spec):
 
 
 def training_size(spec):
-    """Return epochs x pixels x share of the photos; training time is assumed to be proportional to this size."""
+    """Return epochs x pixels x share of the photos: the size of a training, assumed to be proportional to its time."""
     return spec["epochs"] * spec.get("image_size", 1) ** 2 * spec.get("fraction", 1)
 
 
 def estimated_seconds(waiting, finished, photos=None):
     """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
 
-    Trainings are most similar if their sizes are nearest (compared in powers of two). Among several such trainings,
-    those with the same name are preferred.
+    The most similar trainings are those whose size (see `training_size`) differs by the smallest factor, rounded to a
+    power of two. Among several such trainings, those with the same name are preferred.
 
     Parameters
     ----------
@@ -116,10 +116,10 @@ def tell_outcomes(runs):
 
 @contextmanager
 def training_bar(queue, finished=()):
-    """Print the forecast of a queue of trainings, and show one progress bar for the whole queue unless it is empty.
+    """Print the forecast of a queue of trainings, and show one progress bar for the whole queue.
 
-    While a plan is being made (see `planning`), the queue is recorded in the plan instead. The plan ends here unless
-    the queue is empty.
+    An empty queue has no bar. While a plan is being made (see `planning`), the queue is recorded in the plan instead;
+    if a training is waiting in the queue, the plan ends here, with `planning.AheadError`.
 
     Parameters
     ----------

@@ -97,7 +97,7 @@ def tally(verdicts):
 
 
 def labels(scores):
-    """Return labels of the models in a scores.csv: name or, for a backbone, name and step ("VGG16, fine tuning")."""
+    """Label the models of a scores.csv: a backbone by name and step ("VGG16, fine tuning"), all others by name."""
     is_backbone = scores["model"].isin(scores.loc[scores["chapter"] == 4, "model"])  # chapter 4 trains all backbones
     steps = scores["chapter"].map({int(chapter): step for chapter, step in STEPS.items()})
     return scores["model"] + steps.where(is_backbone).fillna("")

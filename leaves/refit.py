@@ -1,7 +1,7 @@
-"""Repeat the original study's refit (claim C13), but score it on photos that did not choose the number of epochs.
+"""Repeat the original study's refit (claim C13), but score it on photos not used to choose the number of epochs.
 
-A refit trains FinalModel, the original study's network, once more and on more photos. It takes the number of epochs
-that scored best on validation in the training before it.
+A first training of FinalModel, the original study's network, shows which number of epochs scores best on validation.
+The refit then trains FinalModel from the start on more photos, for this number of epochs.
 """
 
 import functools
@@ -18,11 +18,11 @@ KEPT_FOLD = "reading-kept_fold.npz"  # file in a run's folder: the predictions o
 
 
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
-    """Train FinalModel and refit it; both networks are scored on a fold that does not choose the number of epochs.
+    """Train FinalModel and refit it; both networks are scored on a fold not used to choose the number of epochs.
 
-    Repeat k keeps fold k for scoring. If the split has five folds, the first network learns from three of the other
-    folds, and the fourth one chooses its number of epochs. In the refit, a new network learns from all four folds for
-    that many epochs.
+    Repeat k keeps fold k for scoring. If the split has five folds, four others are left. The first network learns from
+    three of them, and its best epoch on the fourth is taken as the number of epochs. In the refit, a new network
+    learns from all four folds for that many epochs.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
 
 
 def gain_of_more_data(before, after, split):
-    """Measure how much macro F1 the refit gains on photos that neither trained the network nor chose its epochs.
+    """Measure the refit's gain of macro F1 on photos used neither to train the networks nor to choose the epochs.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def gain_of_more_data(before, after, split):
 
 
 def answers_on_fold(run, fold, split):
-    """Classify a fold's photos with a run's network: dict of truth and prediction (the classes), arrays of int."""
+    """Classify a fold's photos with a run's network: dict with the keys truth and prediction, arrays of int."""
     images, truth = load_images(hold_out(split, fold), "validation", run.spec["image_size"])
     return {"truth": truth, "prediction": predict_all(batch_function(run.load_model()), images).argmax(axis=1)}
 

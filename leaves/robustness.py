@@ -77,9 +77,9 @@ def robustness_table(models, truth, seed, draws):
 
     Returns
     -------
-    DataFrame with the columns corruption, strength, model, macro F1, low and high (the ends of the interval), one row
-    for each corruption, strength and model; the first rows, with the corruption "none" and the strength 0, are those of
-    the unchanged photos
+    DataFrame, one row for each corruption, strength and model
+        The columns are corruption, strength, model, macro F1, low and high (the ends of the interval). The first rows,
+        with the corruption "none" and the strength 0, have the scores on the unchanged photos.
     """
     rows = []
     grid = [("none", 0), *((kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS)]

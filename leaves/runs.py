@@ -84,7 +84,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision` or, for "auto", the faster one; without a GPU that is float32 below 64 pixels per side."""
+    """Return `precision`; "auto" means `fast_precision`, but float32 without a GPU below 64 pixels per side."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -135,7 +135,7 @@ def spec_hash(spec):
 
 
 def run_folder(spec):
-    """Return the folder for the run of a spec, or the folder in which the run exists under another chapter or name."""
+    """Return the folder of a spec's run, even if another chapter or name trained it; the folder need not exist."""
     own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
@@ -149,9 +149,9 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used if the evidence has the file
-    `needs`: `NUMBERS` or the file of a `Run.reading`, but never `WEIGHTS`. The reading is not required if the run
-    diverged. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used, provided that the file `needs`
+    is there: `NUMBERS` or the file of a `Run.reading`, while `WEIGHTS` are never there. A run that diverged needs no
+    reading. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -172,8 +172,8 @@ def find_runs(specs, needs):
     ----------
     specs : list of dict
     needs : str or list of str
-        The file that every run must have (see `find_run`), or one file per spec; the last file also applies to all
-        later specs.
+        The file that every run must have (see `find_run`), or a list of one file per spec. If the list is shorter than
+        `specs`, its last file applies to the remaining specs.
     """
     needs = [needs] if isinstance(needs, str) else needs
     return [find_run(spec, needs[min(number, len(needs) - 1)]) for number, spec in enumerate(specs)]
@@ -329,7 +329,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and how to change the parameters named `epochs` and `rate` for the others."""
+    """Say how many trainings converged, and which parameter (named `epochs` or `rate`) to change for the others."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",
@@ -346,8 +346,8 @@ def logged(run, folder, kind):
     Parameters
     ----------
     folder, kind : str
-        In the folder "layers", `kind` is "gradient" or "change" (numbers, see `LayerLog`). In "train" it is "histogram"
-        (arrays of shape (buckets, 3): left edge, right edge, count). Each tag contains the name of a layer.
+        The folder "layers" has the kinds "gradient" and "change" (numbers, see `LayerLog`), the folder "train" the kind
+        "histogram" (arrays of shape (buckets, 3): left edge, right edge, count). A tag contains the name of a layer.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:
@@ -386,9 +386,9 @@ def smallest_change(runs):
 
 
 def gradient_ratios(runs):
-    """Divide the weakest gradient of a convolution by the strongest of a dense layer, in the worst epoch of each run.
+    """Return each run's smallest ratio of its weakest convolution gradient to its strongest dense layer gradient.
 
-    Both gradients are relative to the norm of their kernel, see `training.LayerLog`.
+    The ratio is computed for each epoch, from gradients relative to the norm of their kernel, see `training.LayerLog`.
 
     Parameters
     ----------
@@ -396,7 +396,7 @@ def gradient_ratios(runs):
 
     Returns
     -------
-    list of float: for each run that did not diverge, the smallest ratio of any epoch
+    list of float: for each run that did not diverge, the smallest of the ratios in its epochs
     """
     ratios = []
     for run in (run for run in runs if not run.result["diverged"]):

@@ -491,7 +491,10 @@ def _pinnate_half(half, venation, rng):
 
 
 def _palmate_half(half, blade, venation, rng):
-    """Return the main vein of each lobe of one half of a blade, with its side veins: list of (polyline, order)."""
+    """Return the main vein of each lobe of one half of a blade, with its side veins: list of (polyline, order).
+
+    The order is 1 for a midrib, 2 for a side vein and 3 for a smaller vein.
+    """
     veins = []
     mains = []
     for angle, *_ in blade.lobes:
@@ -919,7 +922,10 @@ def _shifted(image, dx, dy):
 
 
 def _shadow(coverage, light, rng, n):
-    """Return the share of light the paper loses, float32 (n, n): soft under clouds, hard and offset in the sun."""
+    """Return the share of its light that each pixel of the paper loses in the leaf's shadow: float32, shape (n, n).
+
+    The edges of the shadow are soft under clouds. In the sun the shadow is hard and offset.
+    """
     throw = n * rng.uniform(0.006, 0.07) * (0.25 + light.sun)
     image = Image.fromarray((coverage * 255).astype(np.uint8))
     total = np.zeros((n, n), np.float32)

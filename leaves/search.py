@@ -51,10 +51,11 @@ def search_final_model(
     ----------
     suggest : callable(optuna.Trial, (lowest, highest) learning rate) -> dict of changes to FinalModel
     train_all : see `helpers.train_all`
-    final_runs : list of Run, the repeats of FinalModel with these settings, size, epochs and seed
+    final_runs : list of Run, the repeats of FinalModel, with the same settings, size, epochs and seed as given here
     settings : dict, see `custom_cnn.final_model_settings`
     epochs, first_epochs : int, the epochs of the last and of the first round
-    trials : int, the number of trials, including FinalModel; each wider range of learning rates adds `AT_ONCE` trials
+    trials : int, the number of trials, including FinalModel
+        Whenever the range of learning rates is widened, `AT_ONCE` trials are added.
     """
     changes, known = {}, {}
 
@@ -116,17 +117,18 @@ def widened(rates, rate):
 
 
 def round_budgets(first, full):
-    """List the epochs of each round, from `first` to `full`, each about `REDUCTION` times those before: list of int."""
+    """List the epochs of each round, growing from `first` to `full` by a factor of about `REDUCTION`: list of int."""
     rounds = 1 + max(0, round(math.log(full / first, REDUCTION)))
     return [round(float(budget)) for budget in np.geomspace(full, first, rounds)[::-1]]
 
 
 def run_rounds(train, trials, champions, budgets, repeats):
-    """Train all trials in rounds; the champions and the best third of the challengers reach the next round.
+    """Train all trials in rounds, and find the trial with the best mean score after the last round.
 
-    All trials that are not champions are challengers. In the last round, the champions and the challengers within
-    `MARGIN` of the best score are trained with all repeats, and the trial with the best mean score wins. FinalModel
-    wins ties, and a challenger that diverged or did not train cannot win.
+    FinalModel and the winners of earlier calls are the champions, and take part in every round. All other trials are
+    challengers, and the best third of them reaches the next round. In the last round, the champions and the
+    challengers within `MARGIN` of the best score are trained with all repeats, and the trial with the best mean score
+    wins. FinalModel wins ties, and a challenger that diverged or did not train cannot win.
 
     Parameters
     ----------

@@ -60,8 +60,8 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When `data` is None, but the folder of the last run cannot be opened, or there is a split without a valid
-        data/source.json.
+        When `data` is None, but the folder of the last run cannot be opened, or there is a split and data/source.json,
+        which names its photos, is missing or damaged.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
@@ -137,9 +137,9 @@ def listed_photos(folder, table):
     ----------
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
-        The column sha256 has the SHA-256 of each photo's file. The optional column name has the class folder and file
-        name that each link gets. The split depends on the order of these names, so with them the photos get the same
-        split as when the table was written.
+        The column sha256 has the SHA-256 of each photo's file. The optional column name has the class folder and the
+        file name for the link to each photo. The split depends on the order of the names. So with this column, the
+        photos are split as they were when the table was written.
 
     Returns
     -------

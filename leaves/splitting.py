@@ -110,7 +110,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that link two subsets: return the other photos, and a row for `issue_table` per excluded photo."""
+    """Exclude photos that resemble photos of two subsets; return the others, and `issue_table` rows of the excluded."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -126,7 +126,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Move a group of new photos (where `is_free`) to each subset that lacks a class; InputError if none can move."""
+    """Move a group of new photos (where `is_free`) to each subset that lacks their class; InputError if none can."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -255,8 +255,8 @@ def write_split(photos, issues, data, name, settings):
     ----------
     photos : DataFrame from `split_photos`, with the columns of `photos.inspect_images`
     issues : DataFrame, see `issue_table`
-    data, name : str
-        The result of `sources.chosen_data`, and the source of the photos in words.
+    data : str, from `sources.chosen_data`
+    name : str, a description of where the photos are from
     settings : dict of the parameters of the split
 
     Returns

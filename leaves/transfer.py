@@ -60,7 +60,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 
 def loader(spec, origins):
-    """Return a function without arguments that loads the two halves of a spec's backbone, see `load_parts`."""
+    """Return a function without arguments that loads the front and last block of a spec's backbone (`load_parts`)."""
     source = origins[spec["backbone"]]
     return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
@@ -152,14 +152,14 @@ def scores_by_rate(runs):
 
 
 def wider_specs(runs, learning_rates):
-    """List the specs that add a learning rate to a backbone's grid if its best rate so far is the lowest or highest.
+    """List the specs that widen a backbone's grid of learning rates if its best rate so far is the lowest or highest.
 
     Parameters
     ----------
     runs : list of Run
         All heads trained so far.
     learning_rates : list of float
-        The original grid. At most `MOST_STEPS` rates (each a factor of about 3 further) are added on each side.
+        The original grid. Each side gets at most `MOST_STEPS` further rates, in steps of a factor of about 3.
 
     Returns
     -------
@@ -204,8 +204,8 @@ def control_specs(heads, seed):
 def parts_of_control(spec, split, most=256):
     """Build the front and the last block of a backbone with random weights, and estimate batch statistics on photos.
 
-    The estimation on at most `most` photos is part of batch normalisation (Ioffe and Szegedy 2015). Without these
-    statistics the signal of an untrained network vanishes from layer to layer.
+    The batch normalisation layers (Ioffe and Szegedy 2015) use these statistics of at most `most` photos. Without them,
+    the signal of an untrained network vanishes from layer to layer.
     """
     network = load_backbone(spec["backbone"], spec["weights"], spec["image_size"])
     front, last_block = cut_backbone(spec["backbone"], network, "random")
@@ -245,7 +245,7 @@ def starting_heads(heads, repeats):
     Raises
     ------
     InputError
-        When chapter 4 trained fewer heads.
+        When chapter 4 trained fewer heads of a backbone than are needed.
     """
     chosen = []
     for runs in heads.values():
@@ -366,7 +366,7 @@ def mean_score(runs):
 
 
 def higher(better, worse, models):
-    """Compare two networks to test the claim that the first one scores higher, or say why they cannot be compared.
+    """Collect the evidence that `better` scores higher than `worse`, or say why the two cannot be compared.
 
     Parameters
     ----------
@@ -386,7 +386,7 @@ def higher(better, worse, models):
 
 
 def differences_table(comparisons, folds):
-    """Average each comparison's score differences over the pairs of runs that both converged, with 95 % intervals.
+    """Average the score differences of each comparison over the pairs that converged, with 95 % intervals.
 
     Parameters
     ----------
@@ -395,9 +395,9 @@ def differences_table(comparisons, folds):
 
     Returns
     -------
-    DataFrame, one row per comparison, indexed by text such as "ResNet50 minus VGG16": difference, low and high (float;
-    low and high, the ends of the interval, are NaN with fewer than two pairs), pairs (int) and reason (str, why the
-    pairs are no evidence, or "")
+    DataFrame, one row per comparison, indexed by text such as "ResNet50 minus VGG16"
+        The columns are difference (float), low and high (float, the ends of the interval; NaN with fewer than two
+        pairs), pairs (int) and reason (str, why the pairs are no evidence, or "").
     """
     made = {row["what"]: row for row in comparisons if "differences" in row}
     several = {what: row["differences"] for what, row in made.items() if len(row["differences"]) > 1}

@@ -12,13 +12,13 @@ BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legen
 
 
 def look(label):
-    """Choose the colour and marker of a model by the name that begins its label: dict of Matplotlib keywords."""
+    """Return the colour and marker for the name before the first comma of a label: dict of Matplotlib keywords."""
     name = label.partition(", ")[0]
     return {"color": MODEL_COLOURS[name], "marker": MODEL_MARKERS[name]}
 
 
 def single_mark(label, **options):
-    """Return the keywords that draw a model as a mark without a line, half-filled if only its head was trained."""
+    """Return the Matplotlib keywords for a model's single mark, half-filled if only the model's head was trained."""
     fill = "left" if "transfer" in label else "full"
     return look(label) | {"label": label, "fillstyle": fill, "linestyle": "none"} | options
 

@@ -35,7 +35,7 @@ def draw_learning_curve(curve):
 
 
 def curve_in_words(curve):
-    """Say the score of each model with the fewest and with all training photos, and the gain of the last step.
+    """Say each model's score with the fewest and with all training photos, and its gain from the last added photos.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def draw_costs(scores):
 
 
 def front_in_words(scores):
-    """Name the models on the `pareto_front` by parameters, and those on the front by the time per image.
+    """Name the models on two Pareto fronts: macro F1 against parameters, and macro F1 against the time per image.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def plot_augmentation(image, augmentations, seed):
 
 
 def plot_gradients(gradients, changes):
-    """Draw the gradient norm and the change of each kernel over the epochs, both divided by the norm of the kernel.
+    """Draw each kernel's gradient norm and its change in every epoch, both divided by the norm of the kernel.
 
     Parameters
     ----------

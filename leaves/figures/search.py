@@ -6,7 +6,7 @@ from leaves.search import FINAL
 
 
 def last_scores(search):
-    """Return the mean scores in the last round, Series of float by trial, and the number of repeats of each."""
+    """Return the mean score of each trial in the last round (Series of float), and its number of repeats (int)."""
     last = search.rounds[search.rounds["round"] == search.rounds["round"].max()]
     return last.set_index("number")["score"], int(last["repeats"].iloc[0])
 
@@ -28,7 +28,11 @@ def finding(search):
 
 
 def style_rounds(search):
-    """Format the ten trials that got furthest (equal ones by score), each in its last round; return a pandas Styler."""
+    """Format a table of the ten best trials of a search; return a pandas Styler.
+
+    Each row shows a trial in the last round that it reached. Trials that reached a later round come first, and within
+    a round, trials with a higher score.
+    """
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
     points = [trial.params for trial in search.study.trials]
     table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})

@@ -1,4 +1,4 @@
-"""Draw the figures of chapter 1: photos with a finding, classes, the nearest photos of two subsets, and backgrounds."""
+"""Draw the figures of chapter 1: photos that a check reported, classes, most similar photos, and backgrounds."""
 
 import os
 
@@ -26,7 +26,7 @@ def picture_grid(rows, columns, **options):
 
 
 def draw_findings(examples, pictures):
-    """Draw photos with a finding, one row per check.
+    """Draw examples of the photos that the checks reported, one row per check.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def draw_classes(images, labels, classes, seed):
 
 
 def draw_leak_pairs(pairs, pictures, twins):
-    """Draw the nearest photos of two subsets, two pairs per row.
+    """Draw the most similar pairs of photos from different subsets, two pairs per row.
 
     Parameters
     ----------

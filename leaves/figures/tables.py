@@ -58,7 +58,7 @@ def style_summary(scores, best, external=None):
 
 
 def style_scores(scores, against, repeats, best):
-    """Make the table of all scores: each test score with its interval and comparisons; the row of `best` is bold.
+    """Make the table of all scores, with the comparison of each model with `best`, whose row is bold.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def verdict_html(verdict):
 
 
 def style_claims(verdicts):
-    """Make a table of the verdicts on all claims, with links to figures and the published study's verdicts.
+    """Make a table of all claims: this run's verdict and evidence, the published study's verdict, a link to a figure.
 
     Parameters
     ----------
@@ -123,13 +123,13 @@ def style_claims(verdicts):
 
 
 def tally_html(verdicts, title):
-    """Make a table with one row per verdict, which counts its claims and links to them: HTML.
+    """Make a table with one row per verdict: the number of claims with this verdict, and links to these claims: HTML.
 
     Parameters
     ----------
     verdicts : DataFrame of claim, said and verdict
     title : str
-        The caption, which names the data of the verdicts.
+        The table's caption, which names the data on which the verdicts are based.
     """
     rows = []
     for verdict in MARKS:

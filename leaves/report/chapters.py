@@ -23,7 +23,8 @@ READERS = {
 def chapter_parameters(notebook):
     """Read the defaults from a notebook's parameters cell: dict of name to value.
 
-    papermill.inspect_notebook is not used, because it returns the values as text and needs the installed packages.
+    papermill.inspect_notebook is not used, because it returns the values as text, and because run_all.sh calls this
+    function before papermill is installed.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))

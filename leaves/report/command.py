@@ -81,7 +81,7 @@ def effective_parameters(options):
 
 
 def check_scheduler(address):
-    """Check that a Dask scheduler answers, unless its address is local:N, and pass the address to the kernels."""
+    """Pass a Dask scheduler's address to the kernels; unless it is local:N, first check that the scheduler answers."""
     if not address.startswith("local:"):
         from leaves import cluster  # importing Dask takes a second
 
@@ -120,7 +120,7 @@ def runs_of(chapters):
 
 
 def say_which_data(options, values):
-    """Print which photos chapter 1 takes over from the last run, and which parameters of the sample have no effect.
+    """Print which photos chapter 1 uses because the last run did, and which parameters of the sample have no effect.
 
     PlantVillage is downloaded here and not in chapter 1, because here the terminal can show a progress bar.
     """

@@ -1,4 +1,4 @@
-"""Keep the last report until the new one exists, or set it aside if it shows other photos, and never mix the two."""
+"""Keep the last report until the new one exists, or set it aside if its photos differ; never mix the two reports."""
 
 import datetime
 import json
@@ -48,9 +48,9 @@ def last_report():
 def keep_last_report():
     """Keep the finished report in report/ as hard links in report/.last while chapters are executed.
 
-    A file in report/ is always replaced and never overwritten, so the links keep the old content. If an interrupted
-    command left a report in report/.last, that report stays there if it has the same split as the one in report/.
-    Otherwise it is set aside, and the one in report/ is kept instead.
+    A file in report/ is always replaced and never overwritten, so the links keep the old content. An interrupted
+    command may have left an older report in report/.last. If report/ has the same split as this older report, the older
+    report stays in report/.last. Otherwise the older report is set aside, and the report in report/ is kept.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -73,10 +73,10 @@ def split_of(report):
 
 
 def settle_last_report(stale):
-    """Set the last finished report aside if any of its chapters is stale or it has another split; otherwise delete it.
+    """Delete the last finished report, or set it aside if one of its chapters is stale or it has another split.
 
-    If a chapter in `LEFT_BY` has failed now, the files and figures of its last good execution are moved back to report/
-    before the report is deleted.
+    If the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last good execution
+    are moved back to report/ before the report is deleted.
 
     Parameters
     ----------
@@ -111,13 +111,14 @@ def set_aside(reason):
 
 
 def forget_stale():
-    """Delete the executed chapters that are damaged or have read files that have changed since.
+    """Delete each executed chapter that is damaged, or that has read a file that has changed since.
 
-    Without these chapters, the page cannot mix two runs. Their other files (`LEFT_BY`) are deleted with them.
+    So the page cannot show chapters that are based on different files. The other files of a deleted chapter (see
+    `LEFT_BY`) are deleted, too.
 
     Returns
     -------
-    list of str, the numbers of these chapters; a chapter with only a failed execution does not count
+    list of str, the numbers of the deleted chapters; a chapter does not count if only its failed execution was deleted
     """
     stale = set()
     for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):

@@ -1,7 +1,7 @@
-"""Publish a finished study: copy its evidence, numbers and page to results/, and its figures to figures/.
+"""Publish a finished study: copy its runs, tables and page to results/, and its figures to figures/.
 
 `.venv/bin/python -m leaves.report.publish` copies the files of `./run_all.sh --profile study`; nothing is written by
-hand.
+hand. Runs are copied without their weights, see `runs.keep_evidence`.
 """
 
 import datetime
@@ -35,7 +35,7 @@ RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the pro
 
 
 def main():
-    """Copy the evidence of finished runs to results/runs, then publish the study; InputError if it is unfinished."""
+    """Copy the evidence of finished runs to results/runs, and publish the study; InputError if it is not finished."""
     with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
         check_photos()
         split = load_split()

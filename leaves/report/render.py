@@ -180,9 +180,10 @@ def cover_facts(profile, command, seconds):
 
 
 def study_section(damaged):
-    """Describe the published study for the page: dict of answer, sentences, tally and tables; None if there is none.
+    """Describe the published study for the page: dict, or None if there is no published study.
 
-    `damaged` is from `damaged_files`.
+    The keys of the dict are "answer", "sentences", "tally" and "tables" (dict of title to HTML). `damaged` is from
+    `damaged_files`.
     """
     if not (study := published_study()):
         return None
@@ -200,7 +201,7 @@ def study_section(damaged):
 
 
 def provenance(chapters, profile, command):
-    """List the facts for reproducing the report: dict of terms (term to value) and chapters (see `chapter_facts`)."""
+    """List the facts for reproducing the report: dict of "terms" (dict) and "chapters" (list, see `chapter_facts`)."""
     terms = {
         "Made by": command,
         "Profile": profile,

@@ -23,7 +23,7 @@ def state_file():
 
 
 def listing(place, passing=()):
-    """List each file in a folder, or one file, as (name, size, modification time), sorted.
+    """List the files in a folder, or a single file, as a sorted list of tuples (name, size, modification time).
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def code_digest():
 
 
 def chapter_digests(chapters, values):
-    """Hash for each chapter the code, the chapter's parameters, and the photos and weights that the parameters name.
+    """Compute one hash per chapter of the code, the chapter's parameters, and the photos and weights named in them.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def chapter_digests(chapters, values):
 
 
 def known_chapters():
-    """Read the hashes that the last command wrote: dict of chapter number to str, empty if a file has changed since."""
+    """Read the last command's hash of each chapter: dict of number to str; empty if `files_digest` has changed."""
     state = read_json(state_file())
     return state["chapters"] if state and state.get("files") == files_digest() else {}
 
@@ -106,7 +106,7 @@ def unchanged_chapters(digests, known):
 
 
 def weights_can_be_had():
-    """Return whether a backbone of chapter 4 had random weights, and Keras's server has ImageNet weights for it now."""
+    """Return whether chapter 4 used random weights, but could download ImageNet weights from Keras's server now."""
     folders = read_json(places.RUNS / "04.json").get("runs", {}).values()
     specs = [read_json(places.RUNS / folder / "spec.json") for folder in folders]
     if all(spec.get("weights", {}).get("kind") != "random" for spec in specs):
