@@ -1,4 +1,4 @@
-"""Train variants of FinalModel, the original study's network; compare each with it in pairs of equal seed and fold."""
+"""Train variants of the original study's FinalModel; compare each with FinalModel of the same seed and fold."""
 
 import functools
 
@@ -43,7 +43,7 @@ INTERVAL = ["difference", "low", "high"]
 
 
 def cosine_schedule(split, epochs, balance, batch_size):
-    """Describe for Keras a learning rate that falls from 0.001 to 0 along a cosine, over all steps of a training.
+    """Return the Keras config of a learning rate that falls from 0.001 to 0 along a cosine, over all training steps.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def too_small(size, filters):
 
 
 def chosen_variants(variants, own_variants, chosen, impossible):
-    """Return the names of the variants to train: the chosen ones that are possible, then all of your own.
+    """Return the names of the variants to train: the chosen variants that are possible, then `own_variants`.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
 def group_variants(variants, names):
     """Divide the variants in `names` into the groups of `GROUPS`: dict of group to dict of name to changes.
 
-    A variant without a group there gets the group "your own".
+    If `GROUPS` lacks the first setting that a variant changes, the group of the variant is "your own".
     """
     groups = {}
     for name, changes in variants.items():
@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of each variant and, last, of FinalModel, because chapter 2 may be training it at the same time.
+    """List the specs of each variant, and those of FinalModel last, in case chapter 2 is still training FinalModel.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
     train_all, prepare : the functions `helpers.train_all` and `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of the networks that are checked for dead filters. For the other networks, the scores of a run suffice.
+        Names of the networks that are checked for dead filters. Of the other networks, only the scores are needed.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
@@ -271,7 +271,7 @@ def dead_filters_of(runs, split):
 
 
 def dead_filters_of_run(run, split):
-    """Find the dead filters of one network on the photos that it held out: dict of block and dead, two arrays."""
+    """Find the dead filters of one network on the photos that it held out: dict of two arrays, see `dead_filters`."""
     images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
     return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
@@ -343,7 +343,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
 
 
 def accuracy_record(said, networks):
-    """Collect the evidence on C12: do accuracy and macro F1 rank the networks of a fold alike (Spearman 1904)?
+    """Collect the evidence on C12: do accuracy and macro F1 put a fold's networks in the same order (Spearman 1904)?
 
     Parameters
     ----------
@@ -405,12 +405,12 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
 
 
 def not_trained_text(costs, names):
-    """List variants in words, each with its text from `training_costs`: str like "sigmoid (would take about 3 min)"."""
+    """Join the names of variants, each with its text from `training_costs`: "sigmoid (would take about 3 min)"."""
     return ", ".join(f"{name} ({costs[name]})" for name in names)
 
 
 def difference_texts(table):
-    """Write, for each variant in a `comparison_table`, its difference or why that is no evidence: list of str."""
+    """List a str per variant in a `comparison_table`: its difference to FinalModel, or why this is no evidence."""
     rows = table[table.index != FINAL]
     text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [

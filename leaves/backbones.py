@@ -149,7 +149,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Replace Keras's `urlretrieve` under `--plan`: download nothing, and end the plan if the server has the file."""
+    """Replace Keras's `urlretrieve` with `--plan`: download nothing, and end the plan if the server has the file."""
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
 

@@ -124,8 +124,8 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        Largest shift, as a share of `size`. A small leaf may shift further, until the edge of its photo reaches the
-        edge of the square.
+        Largest shift, as a share of `size`. With a small `scale` the leaf may shift further, until the edge of the
+        scaled photo reaches the edge of the square.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
@@ -218,7 +218,7 @@ class OtherBackgrounds:
     """One view of photos: a version of each photo with its leaf on another background.
 
     A picture of the view is a pure function of the seed, the number of the view and the row of the photo. A blurred
-    background is taken from a photo of the same group. If the groups are the folds, a training therefore never sees the
+    background is taken from a photo in the same group, see `groups`. If each group is a fold, a training never sees the
     background of a photo that it holds out.
 
     The view is used like an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
@@ -239,9 +239,10 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """Return the rows of the photos in the same group as photo `row` or, without groups, the number of all photos.
+        """Return the rows from which `Generator.choice` may draw the photo for a blurred background behind photo `row`.
 
-        `Generator.choice` accepts both.
+        With groups, this is an array of the rows in the same group. Without groups, it is the number of all photos, n,
+        which `Generator.choice` reads as the rows 0 to n - 1.
         """
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 
@@ -312,7 +313,7 @@ def background_control(split, draws=1000, seed=0):
     -------
     dict with the keys "photos" (int, the number of photos that were predicted), "macro F1", "low" and "high" (its 95 %
     bootstrap interval), and "chance" (the macro F1 of guessing each class as often as it occurs); None if fewer than
-    half of the photos have a plain background, or if all photos with one are in the same fold
+    half of the photos have a plain background, or if all photos with a plain background are in the same fold
     """
     images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
     pixels, rows = border_pixels(images, leaf_masks(split, DEVELOPMENT))

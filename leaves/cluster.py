@@ -149,15 +149,13 @@ def train_queue(queue, split, prepare, address, progress):
     split : DataFrame, see `dataset.load_split`
     prepare : callable(spec, split) -> Training
     address : str, see `connect`
-    progress : callable(hash, epoch or None, validation macro F1 or None)
-        Called when an epoch begins and when it ends, with the number of epochs trained so far. The macro F1 is None
-        when the epoch begins. When a run ends, both the number and the macro F1 are None.
+    progress : callable(hash, number of epochs trained so far or None, validation macro F1 or None)
+        Called when an epoch begins (with None as macro F1), when it ends, and when a run ends (with None for both).
 
     Raises
     ------
     InputError
-        When a run failed `ATTEMPTS` times; raised after all other runs have ended. The message says which runs failed
-        and why.
+        When a run failed `ATTEMPTS` times; raised after all other runs have ended. It says which runs failed and why.
     """
     from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
 

@@ -108,10 +108,11 @@ def move_validation(split, folds, fold):
 
 
 def shrunk_side(split, divisor):
-    """Return the median shorter side of the photos, at most 256 pixels, divided by `divisor`: int, 32 or more.
+    """Return a side for images in pixels: the median shorter side of the photos (at most 256), divided by `divisor`.
 
-    With a divisor of 2, photos are halved as in the original study, which had photos of 256 pixels per side. If
-    `split` has no width and height for any photo, the result is 32.
+    The result is an int, at least 32. With a divisor of 2, an image has half the width and height of its photo, as in
+    the original study, which had photos of 256 pixels per side. If `split` has no width and height for any photo, the
+    result is 32.
     """
     side = split[["width", "height"]].min(axis=1).median()
     return int(max(32, min(side, 256) // divisor))  # min(256, side) would turn NaN into 256

@@ -85,7 +85,7 @@ def label_models(recorded):
 
 
 def label_repeats(recorded):
-    """Return the repeats of each model: dict of label to list of Run; `recorded` has such a list for each name."""
+    """Label all repeats as `label_models` labels single runs: dict of label to list of Run; `recorded` holds lists."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
@@ -326,7 +326,7 @@ def with_ensembles(ensembles, models, split, subset, answers):
 
 
 def mirrored(run, images):
-    """Average the probabilities predicted for each image and its three mirror images: float32, shape (n, classes)."""
+    """Average a model's probabilities for each image and its three mirror images: float32, shape (n, classes)."""
     return np.mean([predict_all(predictor(run.folder), images, mirror) for mirror in MIRRORS], axis=0)
 
 

@@ -63,7 +63,7 @@ def external_photos(folder, split, sizes):
     Raises
     ------
     InputError
-        When no usable photo remains; also raised by `external_files` and `known_to_models`.
+        When no usable photo remains; `external_files` and `known_to_models` raise it for other reasons.
     """
     listed = external_files(folder, split.attrs["classes"])
     for size in sizes:
@@ -92,7 +92,7 @@ def external_photos(folder, split, sizes):
 def known_to_models(inspected, split, size):
     """Mark the photos that repeat a training or validation photo, see `seen_before`: array of bool, shape (n,).
 
-    InputError if data/source.json lacks the settings of chapter 1: `phash_distance` is needed for `seen_before`.
+    Raise InputError if data/source.json lacks the settings of chapter 1, because `seen_before` needs `phash_distance`.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
@@ -116,7 +116,7 @@ def external_answers(folder, split, models, ensembles, familiar):
     paths : Series of str
         The paths of the photos.
     answers : Answers
-        The truth is None if the folder has no sub-folders and therefore no labels.
+        The labels and predictions. The labels, `truth`, are None if the folder has no sub-folders.
     scores : array of float, shape (n,)
         The familiarity of each photo, 0 to 1, see `familiarity.Familiarity`.
     """

@@ -59,7 +59,7 @@ class FrozenOutputs:
 
 
 def fold_data(values, labels, split, fold):
-    """Divide stored outputs into training data (all views) and validation data (only the unchanged photos of a fold).
+    """Divide outputs into training data (other folds, all views) and validation data (one fold, unchanged photos).
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def view_of(images, views, number, split, subset):
 
 
 def nearest_leaves(outputs, split, size, most=2000):
-    """Find the five training photos that each backbone's features show as most similar to one validation photo.
+    """Find the five training photos most similar to one validation photo, according to the features of each backbone.
 
     The validation photo is the first one of the class with the most training photos. Features are compared by their
     cosine distance.
@@ -203,7 +203,7 @@ def compute_once(load, images, key, title, outputs):
     -------
     arrays : dict of output to memory map of float16
     seconds : float
-        How long the computation took; if the outputs were read from disk, how long it took then.
+        Duration of the computation. For outputs that are read from disk, this duration was stored with them.
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -225,7 +225,7 @@ def compute_once(load, images, key, title, outputs):
 
 
 def write_outputs(load, images, files, precision, title):
-    """Compute a frozen backbone's outputs, and write them to `files`, a dict of "cut", "features" or both to Path."""
+    """Compute a frozen backbone's outputs ("cut", "features" or both) and write each to its path in `files`."""
     front, last_block = load()
     parts = {"cut": front, "features": last_block}
     run = traced(front, last_block, precision, "features" in files)

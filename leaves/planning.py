@@ -17,7 +17,7 @@ class Plan:
     waiting: list = field(default_factory=list)  # the specs of the first queue in which a spec is not trained yet
 
     def note(self, waiting, finished):
-        """Record the specs in a queue that wait for training and the finished runs; end the plan if a spec waits."""
+        """Record the waiting specs and the finished runs of a queue; end the plan if a spec waits for its training."""
         self.cached |= {run.folder.name for run in finished}
         self.waiting = [*waiting]
         if self.waiting:
@@ -40,6 +40,9 @@ def planned(folder):
 
 
 def end_plan(missing):
-    """Raise `AheadError` if a plan is being made (--plan); call this before computing or writing `missing`, a str."""
+    """Raise `AheadError` if a plan is being made (--plan); otherwise do nothing.
+
+    Call this before a result is computed or written; `missing` is a str that says which result.
+    """
     if PLAN.get():
         raise AheadError(missing)

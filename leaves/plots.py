@@ -80,7 +80,7 @@ def plain_log_ticks(figure):
 
 
 def category_ticks(axis):
-    """Read the names at an axis's ticks: dict of position to name; empty if the labels are numbers or missing."""
+    """Read the tick labels of an axis if they are names: dict of position to name; empty for numbers or no labels."""
     formatter = axis.get_major_formatter()
     if not isinstance(formatter, FixedFormatter | FuncFormatter | StrCategoryFormatter):
         return {}
@@ -111,7 +111,7 @@ def drawn_points(axes):
 
 
 def drawn_values(axes):
-    """Read the values drawn at each named tick: dict of name to list of float; empty if the tick labels are numbers."""
+    """Read the values drawn at each tick if the ticks have names: dict of name to list of float, otherwise empty."""
     values, points = {}, drawn_points(axes)
     for number, axis in enumerate((axes.xaxis, axes.yaxis)):
         if not (ticks := category_ticks(axis)):
@@ -132,14 +132,14 @@ def has_categories(figure):
 
 
 def check_drawn(figure, table):
-    """Check that a figure with names on an axis shows the numbers of the table it was drawn from.
+    """Check that a figure with names as tick labels shows the numbers of the table it was drawn from.
 
     Parameters
     ----------
     table : DataFrame or Series
-        Its index holds the names that are written on the axis. Every number in a row (a cell of a Series may also be a
-        list of numbers) must be drawn at the row's name, with any kind of mark. For a heat map the table is the drawn
-        matrix, and its index and columns hold the names on the vertical and the horizontal axis.
+        Its index holds the names, which are the tick labels. Every number in a row (a cell of a Series may also be a
+        list of numbers) must be drawn at the tick with the row's name, with any kind of mark. For a heat map the table
+        is the drawn matrix, and its index and columns hold the names on the vertical and the horizontal axis.
 
     Raises
     ------

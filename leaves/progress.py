@@ -32,7 +32,7 @@ def training_name(spec):
 
 
 def training_size(spec):
-    """Return epochs x pixels x share of the photos: the size of a training, assumed to be proportional to its time."""
+    """Return a training's size, epochs x pixels x share of the photos; its time is assumed to be proportional to it."""
     return spec["epochs"] * spec.get("image_size", 1) ** 2 * spec.get("fraction", 1)
 
 

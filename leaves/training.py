@@ -54,7 +54,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
     prepare : callable(spec, split) -> Training
     *callbacks : keras.callbacks.Callback
     folder : Path, optional
-        Folder for TensorBoard's files and a checkpoint. A resumed training ends with the same bits as any other.
+        For TensorBoard's files and a checkpoint. A resumed training ends with the same weights as an uninterrupted one.
 
     Returns
     -------
@@ -103,17 +103,17 @@ def prepare_training(spec, split, prepare):
 def early_stopping(patience, constant):
     """Make the callback that stops a training after `patience` epochs without a better validation macro F1.
 
-    Return None if `patience` is None, because such a training never stops early. `constant` is the macro F1 of the
-    constant answer, see `StopEarly`.
+    Return None if `patience` is None, because such a training never stops early. `constant` is the macro F1 of
+    predicting the commonest class for every photo, see `StopEarly`.
     """
     return None if patience is None else StopEarly(patience, constant)
 
 
 class StopEarly(keras.callbacks.EarlyStopping):
-    """Stop early, but count the patience only from the first epoch with a macro F1 of `PLATEAU` above `constant`.
+    """Stop early, but count epochs without improvement only after macro F1 has reached `constant` + `PLATEAU`.
 
-    `constant` is the macro F1 of predicting the commonest class for every photo. A network that is hardly better has
-    hardly begun to learn, so its training is not stopped.
+    `constant` is the macro F1 of predicting the commonest class for every photo. A network with a macro F1 that is
+    hardly higher has hardly begun to learn, so its training is not stopped.
     """
 
     def __init__(self, patience, constant):
@@ -261,7 +261,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 @contextmanager
 def computing_in(models, precision):
-    """Make models compute feature maps in `precision`; weights, vectors (also the softmax) and loss stay float32.
+    """Make models compute feature maps in `precision`; weights, feature vectors, softmax and loss stay float32.
 
     The precision is "bfloat16", or "float32", which changes nothing. After the context, the models compute in float32.
     """
@@ -285,18 +285,18 @@ def flat_layers(model):
 
 
 class EpochLog(keras.callbacks.TensorBoard):
-    """Log each epoch with Keras's TensorBoard callback, but skip its work after each batch, which would log nothing."""
+    """Log each epoch with Keras's TensorBoard callback, but skip the callback's work per batch, which logs nothing."""
 
     def on_train_batch_end(self, batch, logs=None):
         """Do nothing, which saves a millisecond per batch."""
 
 
 class LayerLog(keras.callbacks.Callback):
-    """Log to TensorBoard, after each epoch, the norms of the gradient and of the change of each layer's kernel.
+    """Log to TensorBoard, after each epoch, the norm of each kernel's gradient and the norm of each kernel's change.
 
-    The gradient is that of the loss on the same few training images in every epoch, without augmentation and dropout.
-    The change is the kernel's difference between the end and the start of the epoch. Both norms are divided by the norm
-    of the kernel, so layers of different sizes can be compared.
+    The gradient of the loss is computed on a few training images, the same in every epoch, without augmentation and
+    dropout. The change is the kernel at the end of the epoch minus the kernel at the start. Both norms are divided by
+    the norm of the kernel, so kernels of different sizes can be compared.
     """
 
     def __init__(self, folder, images, targets):
@@ -327,7 +327,7 @@ class LayerLog(keras.callbacks.Callback):
 
 @functools.lru_cache(maxsize=4)
 def gradient_norms(model):
-    """Compile a function of (images, targets) that returns the norm of the loss's gradient for each kernel: a list."""
+    """Compile a function of (images, targets) that returns a list: for each kernel, the norm of the loss's gradient."""
 
     @tf.function
     def norms(images, targets):

@@ -30,7 +30,8 @@ def save_figure(figure, file, metadata):
 
     Parameters
     ----------
-    figure : Matplotlib Figure; a figure wider than `NARROW` inches is made narrow
+    figure : Matplotlib Figure
+        A figure wider than `NARROW` inches is changed in place: after the call, it has the narrow layout.
     file : Path of the PNG
         The other files have the same name with .csv, .svg and -narrow.svg. There is no CSV for a figure without
         numbers, such as photos, and no narrow SVG for a figure of at most `NARROW` inches.
@@ -79,7 +80,10 @@ def svg_of(figure, name):
 
 
 def unique(name, counts):
-    """Return an id attribute for a name, numbered from the second use on; `counts` is a Counter of the names so far."""
+    """Return an id attribute for a name, with a number added if the name was used before.
+
+    `counts` is a Counter of the names so far.
+    """
     counts[name] += 1
     return f'id="{name}"' if counts[name] == 1 else f'id="{name}-{counts[name]}"'
 
@@ -109,7 +113,7 @@ def smaller_picture(found):
 
 
 def make_narrow(figure):
-    """Put the panels of a figure one below another (photos in shorter rows), and break long texts into lines."""
+    """Make a figure narrow: panels one below another (photos: fewer per row), and long texts broken into lines."""
     panels = [axes for axes in figure.axes if axes.get_subplotspec()]
     if not panels:
         return

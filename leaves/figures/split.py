@@ -1,4 +1,4 @@
-"""Draw the figures of chapter 1: photos that a check reported, classes, most similar photos, and backgrounds."""
+"""Draw the figures of chapter 1: photos that a check reported, classes, pairs of similar photos, and backgrounds."""
 
 import os
 

@@ -58,7 +58,7 @@ def style_summary(scores, best, external=None):
 
 
 def style_scores(scores, against, repeats, best):
-    """Make the table of all scores, with the comparison of each model with `best`, whose row is bold.
+    """Make the table of all scores: test scores with intervals, and comparisons with `best`, whose row is bold.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def style_claims(verdicts):
 
 
 def tally_html(verdicts, title):
-    """Make a table with one row per verdict: the number of claims with this verdict, and links to these claims: HTML.
+    """Count the claims with each verdict in a table of one row per verdict, with links to these claims: HTML.
 
     Parameters
     ----------

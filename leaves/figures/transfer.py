@@ -36,7 +36,7 @@ def draw_neighbours(alike):
 
 
 def draw_switch(heads, tails):
-    """Draw macro F1 over the epochs of transfer learning, up to its best epoch, and of the fine-tuning after it.
+    """Draw macro F1 by epoch: of a head up to its best epoch, and then of the fine-tuning that starts from this head.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def draw_repeats(models):
 
     Parameters
     ----------
-    models : dict of label to list of Run; a label is the model's name, or begins with it and a comma
+    models : dict of label to list of Run, one per repeat
+        A label is the name of a model, or the name, a comma and other text.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Keep the last report until the new one exists, or set it aside if its photos differ; never mix the two reports."""
+"""Keep the last report until the new one exists (or set it aside if the photos have changed), and never mix the two."""
 
 import datetime
 import json
@@ -73,7 +73,7 @@ def split_of(report):
 
 
 def settle_last_report(stale):
-    """Delete the last finished report, or set it aside if one of its chapters is stale or it has another split.
+    """Delete the last finished report, or set it aside if a chapter of it is stale or its split is not the current one.
 
     If the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last good execution
     are moved back to report/ before the report is deleted.

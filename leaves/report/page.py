@@ -19,13 +19,13 @@ PLACE = "<!--{}-->"
 
 
 def finish_page(html):
-    """Move outputs to the cover, shorten the chapters, and add anchors and the table of contents.
+    """Move outputs to the cover, fold the code of the chapters, and add anchors and the table of contents.
 
     Parameters
     ----------
     html : str
-        The rendered chapters, with a comment such as ``<!--cover-table-->`` in the place of each section of the cover,
-        and ``<!--contents-->`` in that of the table of contents.
+        The rendered chapters. A comment such as ``<!--cover-table-->`` marks the place of each section of the cover,
+        and ``<!--contents-->`` marks the place of the table of contents.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def move_to_cover(soup, slot, title):
 
 
 def move_answer(soup, section):
-    """Move the finding, a section at the end of a chapter, to a box below the chapter's title; remove its heading."""
+    """Move the finding at a chapter's end to a box below the chapter's title; remove the heading above the finding."""
     title = section.find_previous("h1")
     heading = section.find_previous("h2")
     areas = outputs_of(section)
@@ -86,7 +86,7 @@ def move_answer(soup, section):
 
 
 def fold_code(soup, main):
-    """Fold the code and the logs below each heading into one bar after the heading; remove cells that show nothing."""
+    """Fold each section's code and logs into one <details> element below the heading; remove cells without output."""
     pending, heading = [], None
 
     def close(before):

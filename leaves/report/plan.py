@@ -19,7 +19,7 @@ import numpy as np
 
 
 def print_plan(chapters, values, unchanged, forgotten):
-    """Print for each chapter how many trainings are cached, how many wait and how long these take; then the sums.
+    """Print for each chapter, and in all, how many trainings are cached, how many wait and how long those waiting take.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def sum_in_words(plans, measured, open_chapters):
 
 
 def plan_of_split(notebook, values, unchanged):
-    """Plan chapter 1 without reading the photos: return a sentence, and whether a new split has to be made first."""
+    """Plan chapter 1 without reading the photos: return a sentence, and True if the trainings wait for a new split."""
     takes = "which takes about half a minute per thousand photos"
     if unchanged:
         return "unchanged, so the split stands", False
@@ -107,7 +107,7 @@ def copy_of_runs(folder, forgotten):
 
 
 def plan_of(notebook, values, runs):
-    """Run the code of a chapter on which its trainings depend, see `cells.needed_code`, up to the first missing result.
+    """Run only the code that a chapter's trainings need (see `cells.needed_code`), up to the first missing result.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def measured_runs():
 def time_in_words(waiting, own, published, photos):
     """Estimate in words how long the specs in `waiting` take to train; the other parameters are from `measured_runs`.
 
-    The times of published runs are used only if they allow an estimate for more of the specs.
+    The times of published runs are used only if more of the specs can be estimated with them than without them.
     """
     from leaves.progress import estimated_seconds, in_words
 
