@@ -331,7 +331,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Return `probabilities`, a dict by label, plus two entries: `augmented` and the mean of the ensemble's members."""
+    """Add two entries to `probabilities`, a dict by label: `augmented`, and the mean of the ensemble's members."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 

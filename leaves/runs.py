@@ -149,9 +149,9 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used, provided that the file `needs`
-    is there: `NUMBERS` or the file of a `Run.reading`, while `WEIGHTS` are never there. A run that diverged needs no
-    reading. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used if it has the file `needs`
+    (`NUMBERS` or that of a `Run.reading`), which a diverged run need not have. Evidence never has `WEIGHTS`, the
+    default. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:

@@ -59,7 +59,11 @@ class Teeth:
 
 @dataclass(frozen=True)
 class Blade:
-    """The outline: pinnate blades follow t**base * (1 - t)**apex, palmate blades have ``lobes`` around the stalk."""
+    """The outline of a leaf.
+
+    The half width of a pinnate blade is proportional to t**base * (1 - t)**apex, where t runs from 0 at the base to 1
+    at the apex. A palmate blade has ``lobes`` around the stalk.
+    """
 
     aspect: Range  # width / length
     base: Range = (0.5, 0.6)  # below 0.5 blunt, 0.5 round, 1 wedge

@@ -126,9 +126,9 @@ def run_rounds(train, trials, champions, budgets, repeats):
     """Train all trials in rounds, and find the trial with the best mean score after the last round.
 
     FinalModel and the winners of earlier calls are the champions, and take part in every round. All other trials are
-    challengers, and the best third of them reaches the next round. In the last round, the champions and the
-    challengers within `MARGIN` of the best score are trained with all repeats, and the trial with the best mean score
-    wins. FinalModel wins ties, and a challenger that diverged or did not train cannot win.
+    challengers, and the best third of them reaches the next round. In the last round, all champions, and
+    those challengers whose score is within `MARGIN` of the best, are trained with all repeats, and the trial with the
+    best mean score wins. FinalModel wins ties, and a challenger that diverged or did not train cannot win.
 
     Parameters
     ----------

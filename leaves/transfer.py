@@ -272,7 +272,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
     head : Run of a spec of `head_specs`
     split : DataFrame from `dataset.load_split`
     epochs : int
-        A tail that only checks the pipeline is trained for `CHECK_TAIL_EPOCHS` instead.
+        If the backbone has random weights, the tail is trained for `CHECK_TAIL_EPOCHS` instead.
     """
     name = head.spec["backbone"]
     epochs = CHECK_TAIL_EPOCHS if is_check([head]) else epochs

@@ -70,7 +70,7 @@ def failure_of(task, notebook, line):
 
 
 def how_many_at_once(count):
-    """Return how many chapters run at a time: one with a scheduler or a GPU, else at most `AT_ONCE`.
+    """Return how many chapters run at a time: 1 if there is a scheduler or a GPU, else at most `AT_ONCE`.
 
     The workers of a scheduler keep all cores busy, and two chapters cannot share the memory of a GPU.
     """
