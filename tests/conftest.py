@@ -278,7 +278,7 @@ def whole_run(run_all, project_copy, shared_folder):
     with locks.locked(shared_folder / "whole run", math.inf):
         done = run_all("--profile", "tiny")
         assert done.returncode == 0, done.stderr[-3000:]
-        for name in ("report", "runs"):
+        for name in ("data", "report", "runs"):
             shutil.copytree(project_copy / name, project_copy / "whole_run" / name)
         if not (shared_folder / "report").exists():
             shutil.copytree(project_copy / "report", shared_folder / "report")

@@ -164,7 +164,7 @@ def every_option():
     """The command with every option and every parameter."""
     words = ["./run_all.sh", "--profile", "tiny"]
     words += [word for name, option in BY_OPTION.items() for word in (option, EVERY[name])]
-    words += ["--scheduler", "local:2", "--force", "--only", "01,02,03,04,05,06"]
+    words += ["--scheduler", "local:1", "--force", "--only", "01,02,03,04,05,06"]
     return shlex.join(words + every_parameter())
 
 
@@ -248,7 +248,7 @@ DOCUMENTED = {
     ".venv/bin/jupyter lab notebooks": Run("lab"),
     ".venv/bin/python benchmarks/sample_realism.py DIR": Run("sample_realism", {"DIR": "synthetic"}),
     "./run_all.sh --data plant_village -p photos results/photos.csv": Run("published photos"),
-    "./run_all.sh --scheduler local:4": Run("every option", {"local:4": "local:2"}),
+    "./run_all.sh --scheduler local:4": Run("every option", {"local:4": "local:1"}),
     ".venv/bin/dask scheduler --host 192.0.2.1 --port 8786": Run("scheduler", SERVER),
     "cd /shared/leaf-report": "the folder in which the next command is given",
     ".venv/bin/dask worker tcp://192.0.2.1:8786 --nthreads 1 --no-dashboard": Run("worker", SERVER),

@@ -11,6 +11,7 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+from conftest import clone
 from leaves.report.chapters import CHAPTERS, chapter_parameters
 
 import nbformat
@@ -34,8 +35,8 @@ BAR = ".jp-OutputArea-output .jupyter-widgets:has(.progress-bar)"
 @pytest.fixture(scope="module")
 def typed_copy(whole_run, tmp_path_factory):
     """A copy of the project after a tiny run; `as committed/` in it has the notebooks with their own defaults."""
-    copy = tmp_path_factory.mktemp("in JupyterLab") / "leaf report"
-    shutil.copytree(whole_run[0], copy, symlinks=True, ignore=shutil.ignore_patterns("whole_run"))
+    copy = clone(tmp_path_factory.mktemp("in JupyterLab") / "leaf report")
+    shutil.copytree(whole_run[0] / "whole_run", copy, dirs_exist_ok=True)  # other tests run chapters again
     shutil.copytree(copy / "notebooks", copy / "as committed")
     for name in NAMES:
         change_parameters(copy, name, tiny_values(copy / "notebooks" / name))
