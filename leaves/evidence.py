@@ -110,7 +110,7 @@ def with_test_notes(records, pairs, on_test, draws):
     Parameters
     ----------
     records : list of dict, see `claims.judge`
-    pairs : list of (claim, model, baseline), such as ("C3", "FinalModel", "VGG16, transfer learning")
+    pairs : list of (claim, model, baseline), such as ("C16", "VGG16, fine tuning", "FinalModel")
         The test macro F1 of the model minus that of the baseline is added to the note of the claim.
     on_test : Answers to the test subset
     draws : int

@@ -106,11 +106,11 @@ def plot_dead_units(dead, activations):
     figure, axis = plt.subplots(figsize=(8, 3.4))
     marks = {"hue_order": order, "dodge": 0.4, "linestyle": "none", "errorbar": ("pi", 100)}
     sns.pointplot(shares, x="block", y="dead units in %", hue="variant", markers=list("os^")[: len(order)], **marks)
-    mean = shares.groupby("variant")["dead units in %"].mean()[order]
+    mean = 100 * dead.groupby(["variant", "run"])["dead"].mean().groupby("variant").mean().rename(activations)[order]
     title = f"Dead units in all blocks: {', '.join(f'{name} {share:.1f} %' for name, share in mean.items())}"
     axis.set(ylim=(-1, max(5, 1.1 * shares["dead units in %"].max())), title=title, xlabel="block of convolution")
     axis.legend(title="", fontsize="small")
-    return figure, "Share of dead units in each block by activation: mean and range over all networks."
+    return figure, "Share of dead units in each block by activation: mean and range over all trainings."
 
 
 def style_accuracies(networks):
