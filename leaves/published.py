@@ -62,7 +62,7 @@ def introduction(study, split_hash):
     sentences = [
         f"The study on real photos: {photos}, {made}, commit {facts['commit']}.",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
-        "This section shows its scores, and the table of claims its verdicts.",
+        "This section shows its scores, and the table of claims shows its verdicts.",
     ]
     if "variants" in facts["parameters"]:
         trained = ", ".join(f'"{name}"' for name in facts["parameters"]["variants"]) or "none"

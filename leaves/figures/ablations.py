@@ -15,10 +15,10 @@ def style_comparison(table):
     formats = {"parameters": "{:,}", "best epoch": "{:.0f}", "seconds": "{:.1f}"}
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
-    empty = ["reason"] if table["reason"].isna().all() else []
-    shown = table.drop(columns=["group", *empty]).rename(columns=names)
+    shown = table.drop(columns="group").dropna(axis="columns", how="all").rename(columns=names)
     caption = "Means over the repeats, and the difference from FinalModel with its 95 % interval"
-    return shown.style.format(formats, na_rep="").set_caption(caption)
+    style = shown.style.format(formats, na_rep="").set_caption(caption)
+    return style.set_properties(shown.columns.intersection(["reason"]), **{"white-space": "normal"})
 
 
 def plot_differences(table):
