@@ -307,8 +307,8 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         The claim's statement about the difference, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        Name of the measure or the kind of networks; all comparisons with the same name go into one call of `compare`.
-    margin : float
+        A name for comparisons of one kind; `compare` gets all comparisons with the same name together.
+    margin : float, the largest difference that counts as a tie
     against : float
         The number with which the differences are compared; a claim that names no number means zero.
     """

@@ -112,9 +112,9 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
 def ended(futures, events, progress):
     """Yield each future when it has ended, and pass the workers' events to `progress` in the meantime.
 
-    `progress` is called in the thread that reads from this generator, not in the client's thread, which receives the
-    events. From the client's thread, Jupyter would show the text below the cell that connected the client, not below
-    the cell that is running.
+    `progress` is called in the thread that reads from this generator. The client receives the events in a thread of its
+    own; whatever `progress` printed there, Jupyter would show below the cell that connected the client, not below the
+    cell that is running.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 A reader may have no internet access, and photographs may not always be redistributed. This module draws a substitute:
 single leaves on plain paper under sun or shade, healthy or diseased. Each species has the same share of the images as
-in the photographed set, the 17,728 photos of the original study.
+in the 17,728 photos of the original study.
 
 The botany is data (``SPECIES``); a few shared functions turn it into an image:
 
@@ -36,7 +36,7 @@ from scipy import ndimage
 SUPERSAMPLE = 2  # images are computed at twice the requested size and averaged, for smooth edges and thin veins
 MIN_PER_CLASS = 5
 MIN_SIZE = 32
-# Paper colours of the photographed set, mixed at random for each leaf, and the share of leaves on black paper.
+# Paper colours of the original photos, mixed at random for each leaf, and the share of leaves on black paper.
 PAPERS = ((150, 142, 150), (136, 132, 144), (168, 158, 166), (192, 180, 184), (140, 108, 107), (102, 100, 104))
 DARK_PAPER = 0.02
 
@@ -169,7 +169,7 @@ class Disease:
 
 @dataclass(frozen=True)
 class Species:
-    """The description of a species for the renderer; ``photos`` is the number of its photos in the photographed set."""
+    """The description of a species for the renderer; ``photos`` is the number of its photos in the original study."""
 
     photos: int
     blade: Blade
@@ -944,7 +944,7 @@ def _shadow(coverage, light, rng, n):
 def paint_paper(light, n, rng):
     """Return plain paper with grain, a gradient of light and vignetting, float32 (3, n, n).
 
-    The paper does not depend on the species. In the photographed set the paper reveals the species; here it must not.
+    The paper does not depend on the species. In the original photos the paper reveals the species; here it must not.
     """
     if rng.random() < DARK_PAPER:
         return np.zeros((3, n, n), np.float32)
@@ -1029,7 +1029,7 @@ def render_leaf(species, rng, size=128):
 
 
 def class_counts(count):
-    """Divide ``count`` images among the species in proportion to the photographed set.
+    """Divide ``count`` images among the species in proportion to the photos of the original study.
 
     The shares with the largest remainders are rounded up, and every species gets at least 5 images.
 

@@ -35,9 +35,8 @@ def group_photos(sha256, pairs):
 
 
 def split_photos(photos, pairs, validation, test, seed, before):
-    """Give each photo a group, a subset and a fold; groups stay whole, and photos in `before` keep their subset.
+    """Give each photo a group, a subset and a fold, stratified by label; the photos of a group stay together.
 
-    Subsets and folds are stratified by label.
 
     Parameters
     ----------
@@ -46,9 +45,9 @@ def split_photos(photos, pairs, validation, test, seed, before):
     validation, test : float
         Fractions: `test` of all photos, then `validation` of the remaining photos.
     before : dict of SHA-256 to subset
-        The subset of each photo in an earlier split, which the photo keeps. A new photo that resembles photos of two
-        subsets is excluded. If earlier photos in different subsets turn out to be similar, only those in one subset
-        are kept (in test if there are any, otherwise in validation), and the others are excluded.
+        The subset of each photo in an earlier split, which the photo keeps unless it is excluded. A new photo that
+        resembles photos of two subsets is excluded. If earlier photos in different subsets turn out to be similar,
+        those in the test subset are used (without such, those in validation), and the others are excluded.
 
     Returns
     -------
@@ -337,7 +336,7 @@ def nearest_elsewhere(photos):
 
 
 def check_leaks(split, near, settings):
-    """Check that a split has no leak, no missing class and the requested shares.
+    """Check that a split has the requested shares, no leak and no missing class.
 
     Parameters
     ----------

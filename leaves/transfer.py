@@ -343,7 +343,7 @@ def tails_table(heads, tails):
 
 
 def checks_table(checks):
-    """List the networks that only check the pipeline: DataFrame; `checks` maps each backbone to a list of one Run."""
+    """List the networks with random weights, which only show that the code runs; `checks`: dict of name to [Run]."""
     columns = {"params": "parameters", "epochs": "epochs", "validation_macro_f1": "validation macro F1"}
     rows = {name: {title: run.result[key] for key, title in columns.items()} for name, [run] in checks.items()}
     return pd.DataFrame(rows).T.astype({"parameters": int, "epochs": int})

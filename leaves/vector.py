@@ -37,6 +37,7 @@ def save_figure(figure, file, metadata):
         numbers, such as photos, and no narrow SVG for a figure of at most `NARROW` inches.
     metadata : dict of str, for the PNG
     """
+    lay_out(figure)
     with atomic_path(file) as unfinished:
         figure.savefig(unfinished, metadata=metadata)
     data, narrow = drawn_data(figure), file.with_name(f"{file.stem}-narrow.svg")
@@ -47,7 +48,16 @@ def save_figure(figure, file, metadata):
     write_atomic(file.with_suffix(".svg"), svg_of(figure, file.stem))
     if figure.get_size_inches()[0] > NARROW:
         make_narrow(figure)
+        lay_out(figure)
         write_atomic(narrow, svg_of(figure, narrow.stem))
+
+
+def lay_out(figure):
+    """Place the panels and texts of a figure, and remove its layout engine: `savefig` draws twice if there is one."""
+    figure.set_layout_engine("constrained")
+    figure.get_layout_engine().execute(figure)
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
 
 
 def svg_of(figure, name):

@@ -122,7 +122,10 @@ def inner_names(statement):
 
 
 def changed(statement, imported):
-    """Return the names, except `imported`, that method calls may change, as in queue.append(spec): set of str."""
+    """Return the names of the objects whose methods a statement calls, such as queue in queue.append(spec): set of str.
+
+    The call may change the object. Names in `imported` are not returned.
+    """
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
     return {root_of(method) for method in methods} - {None, *imported}
