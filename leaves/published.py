@@ -103,10 +103,18 @@ def labels(scores):
     return scores["model"] + steps.where(is_backbone).fillna("")
 
 
+def listed(scores):
+    """Select and label the rows of a scores.csv to compare: none with random weights, each network once.
+
+    FinalModel (tuned) has FinalModel's numbers if the search found nothing better.
+    """
+    rows = scores.assign(model=labels(scores))[scores["initial_weights"] != "random"]
+    return rows.drop_duplicates(["train_seconds", "test_macro_f1"])
+
+
 def scores_table(study):
     """List the best models of the study by macro F1 on its test subset: DataFrame of str, one row per model."""
-    scores = study.scores.assign(model=labels(study.scores))
-    best = scores[scores["initial_weights"] != "random"].nlargest(MOST_ROWS, "test_macro_f1", keep="all")
+    best = listed(study.scores).nlargest(MOST_ROWS, "test_macro_f1", keep="all")
     table = pd.DataFrame({"model": best["model"]})
     intervals = zip(best["test_macro_f1"], best["test_macro_f1_low"], best["test_macro_f1_high"], strict=True)
     table["macro F1 (95 % interval)"] = [f"{score:.3f} ({low:.3f} to {high:.3f})" for score, low, high in intervals]
@@ -123,10 +131,7 @@ def scores_beside(study, scores):
     ----------
     scores : DataFrame, the scores.csv of this run
     """
-    there, here = (
-        table.assign(model=labels(table))[table["initial_weights"] != "random"].set_index("model")["test_macro_f1"]
-        for table in (study.scores, scores)
-    )
+    there, here = (listed(table).set_index("model")["test_macro_f1"] for table in (study.scores, scores))
     both = (
         pd.DataFrame({"published study": there, "this run": here})
         .dropna()

@@ -315,16 +315,18 @@ def test_a_study_is_published_in_stages_and_says_which_variants_it_has(study):
 
 SCORES = pd.DataFrame(
     [
-        ("FinalModel", 2, "none", 531_374, 0.75, 0.70, 0.80, 0.15),
-        ("ResNet50", 4, "imagenet", 24_643_982, 0.90, 0.85, 0.95, np.nan),
-        ("ResNet50", 5, "imagenet", 24_643_982, 0.95, 0.92, 0.97, np.nan),
-        ("EfficientNetB4", 5, "random", 18_599_021, 0.99, 0.98, 1.0, np.nan),
+        ("FinalModel", 2, "none", 531_374, 30.5, 0.75, 0.70, 0.80, 0.15),
+        ("FinalModel (tuned)", 3, "none", 531_374, 30.5, 0.75, 0.70, 0.80, 0.15),  # the search found nothing better
+        ("ResNet50", 4, "imagenet", 24_643_982, 60.5, 0.90, 0.85, 0.95, np.nan),
+        ("ResNet50", 5, "imagenet", 24_643_982, 90.5, 0.95, 0.92, 0.97, np.nan),
+        ("EfficientNetB4", 5, "random", 18_599_021, 9.5, 0.99, 0.98, 1.0, np.nan),
     ],
     columns=[
         "model",
         "chapter",
         "initial_weights",
         "params",
+        "train_seconds",
         "test_macro_f1",
         "test_macro_f1_low",
         "test_macro_f1_high",
@@ -340,7 +342,9 @@ def published_results(study):
     write_atomic(places.REPORT / "ranking.csv", 'model,score\n"ResNet50, fine tuning",0.9\nFinalModel,0.7\n')
     write_atomic(places.REPORT / "verdicts.csv", verdicts.to_csv(index=False))
     publish.main()
-    write_atomic(places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.8, 0.96, 0.2]).to_csv(index=False))
+    write_atomic(
+        places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.5, 0.8, 0.96, 0.2]).to_csv(index=False)
+    )
     return study
 
 

@@ -55,7 +55,8 @@ def draw_scores(scores, against, best):
     figure.legend(**BELOW)
     better = (against["verdict"] == "better").sum()
     # The title has two lines, because one line would be wider than the figure.
-    axis.set_title(f"Validation chose {best}.\nModels shown to be better on test: {better or 'none'}")
+    shown = {0: "No model is", 1: "One model is"}.get(better, f"{better} models are")
+    axis.set_title(f"Validation chose {best}.\n{shown} shown to be better on test.")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 MARKERS = "os^Dv*P"
-READABLE_FROM = 0.46  # in Matplotlib's colour map cool; from here on, lines stand out on light and dark paper
+READABLE = 0.35, 0.78  # part of the colour map plasma of which lines stand out on light and dark paper
 
 
 def plot_augmentation(image, augmentations, seed):
@@ -47,13 +47,13 @@ def plot_gradients(gradients, changes):
     -------
     matplotlib Figure
     """
+    colours = plt.cm.plasma(np.linspace(*READABLE, len(gradients.columns)))
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharex=True)
     for axis, table, title in zip(axes, (gradients, changes), ("gradient norm", "change in the epoch"), strict=True):
         for number, (name, values) in enumerate(table.items()):
-            place = READABLE_FROM + (1 - READABLE_FROM) * number / len(table.columns)
-            look = {"color": plt.cm.cool(place), "marker": MARKERS[number % len(MARKERS)]}
+            look = {"color": colours[number], "marker": MARKERS[number % len(MARKERS)]}
             axis.plot(np.arange(1, len(table) + 1), values, markevery=5, label=name, **look)
         axis.set(yscale="log", xlabel="epoch", title=f"{title} / norm of the kernel")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -54,7 +54,9 @@ def style_summary(scores, best, external=None):
     table = pd.DataFrame(shown).dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
-    return with_bold_row(table.style.format(formats, na_rep=""), best)
+    return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
+        "Bold: the model that validation chose"
+    )
 
 
 def style_scores(scores, against, repeats, best):
