@@ -138,12 +138,12 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        decided = verdict in ("confirmed", "refuted")  # these claims are quoted, the others have only their number
+        tested = verdict != "not tested"  # these claims are quoted, the others have only their number
         links = [
-            f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * decided}'
+            f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * tested}'
             for row in own.itertuples()
         ]
-        listed = ("<br>" if decided else " ").join(links)
+        listed = ("<br>" if tested else " ").join(links)
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
     return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
 
