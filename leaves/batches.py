@@ -224,7 +224,7 @@ def without_autotuning(dataset):
 
 
 def rows_of(x, index):
-    """Return rows of a NumPy array or memory map as a float32 tensor; no row is read before a dataset needs it."""
+    """Read rows of a NumPy array or memory map inside `Dataset.map`, when the dataset needs them: float32 tensor."""
 
     def read(rows):
         batch = np.asarray(x[rows], np.float32)

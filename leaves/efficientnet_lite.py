@@ -102,12 +102,13 @@ def packaged_weights():
 def load_torch_weights(model, file):
     """Copy the weights in a PyTorch file to a network from `build_network`, which is changed in place.
 
-    The file must have the tensors in the order of the network's variables.
+    The file must have the tensors in the order of the network's variables. PyTorch and Keras order the axes of
+    kernels differently, so kernels are transposed.
 
     Raises
     ------
     InputError
-        When a tensor in the file and the network's variable have different shapes.
+        When a tensor has another shape than its variable.
     """
     tensors = [tensor for name, tensor in read_torch(file).items() if not name.endswith("num_batches_tracked")]
     depthwise = {id(layer.kernel) for layer in model.layers if isinstance(layer, layers.DepthwiseConv2D)}

@@ -113,7 +113,7 @@ def listed(scores):
 
 
 def scores_table(study):
-    """List the best models of the study by macro F1 on its test subset: DataFrame of str, one row per model."""
+    """List the best models of the published study by test macro F1: DataFrame of str, one row per model."""
     best = listed(study.scores).nlargest(MOST_ROWS, "test_macro_f1", keep="all")
     table = pd.DataFrame({"model": best["model"]})
     intervals = zip(best["test_macro_f1"], best["test_macro_f1_low"], best["test_macro_f1_high"], strict=True)

@@ -149,9 +149,9 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If runs/ has no such run, its evidence in results/runs (see `keep_evidence`) is used if it has the file `needs`
-    (`NUMBERS` or that of a `Run.reading`), which a diverged run need not have. Evidence never has `WEIGHTS`, the
-    default. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    If runs/ has no such run, evidence from results/runs (see `keep_evidence`) may be returned. `needs` names the file
+    that the caller will read; evidence without this file is used for diverged runs only. Evidence has no `WEIGHTS`.
+    With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:

@@ -18,7 +18,7 @@ def look(label):
 
 
 def single_mark(label, **options):
-    """Return the Matplotlib keywords for a model's single mark, half-filled if only the model's head was trained."""
+    """Return the Matplotlib keywords that draw a model as one point, half-filled if only its head was trained."""
     fill = "left" if "transfer" in label else "full"
     return look(label) | {"label": label, "fillstyle": fill, "linestyle": "none"} | options
 

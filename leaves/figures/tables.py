@@ -36,7 +36,7 @@ def style_summary(scores, best, external=None):
     scores : DataFrame from `evaluation.score_table`, the rows to show
     best : str
         Label of the single model that validation chose; its row is bold.
-    external : Answers to the second test set if its photos have labels, else None
+    external : `evaluation.Answers` to the photos of `--test` if they have labels, else None
 
     Returns
     -------

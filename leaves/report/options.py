@@ -124,7 +124,7 @@ def read_value(parser, option, name, value):
 
 
 def last_data():
-    """Return the data of the current split: a folder, "sample" or "plant_village"; None if there is no split."""
+    """Return the value of `--data` for the current split: a folder, "sample" or "plant_village"; or None."""
     return read_json(places.SOURCE_JSON).get("data") if places.SPLIT_CSV.exists() else None
 
 
