@@ -182,7 +182,7 @@ def wider_specs(runs, learning_rates):
 
 
 def at_best_rate(runs):
-    """Return the heads with the best learning rate of their backbone: dict of backbone to list of Run, one per repeat."""
+    """Return the heads with the best learning rate of their backbone: dict of backbone to list of Run, by repeat."""
     best = scores_by_rate(runs).idxmax(axis=1)
     return {name: [run for run in runs if run.name == name and rate_of(run) == best[name]] for name in best.index}
 
