@@ -75,7 +75,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
     Parameters
     ----------
     variants, own_variants : dict of name to changes (dict, see `custom_cnn.cnn_spec`)
-        The variants of chapter 3, and the variants that you add, which are always trained.
+        The variants of chapter 3, and the variants that you add. Your own variants are always trained.
     chosen : list of str, or "all"
         Names from `variants`, and optionally "more data"; "all" stands for all of these.
     impossible : set of str, see `too_small`; these variants are not trained
@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of each variant, and those of FinalModel last, in case chapter 2 is still training FinalModel.
+    """List the specs of each variant; those of FinalModel come last, as chapter 2 may still be training FinalModel.
 
     Parameters
     ----------
@@ -209,8 +209,8 @@ def differences_to_final(runs, folds):
 
     Returns
     -------
-    DataFrame, one row per variant: difference, low and high (the mean difference and its 95 % interval; NaN with fewer
-    than two such repeats) and reason (None, or why the repeats are no evidence, see `claims.missing_pairs`)
+    DataFrame, one row per variant: difference, low and high (the mean and its 95 % interval; NaN if both converged in
+    fewer than two repeats) and reason (None, or why the repeats are no evidence, see `claims.missing_pairs`)
     """
     score = score_functions()["macro F1"]
     of_variant = {name: claims.pairs(own, runs[FINAL], score) for name, own in runs.items() if name != FINAL}
@@ -309,7 +309,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
 
     Parameters
     ----------
-    said : dict of claim to str, each claim in the study's words
+    said : dict of claim to str, each claim in the original study's words
     evidence : dict of claim to (measure, statement, list of variants)
         The statement, such as "higher", says how the variants differ from FinalModel; it is a key of `claims.CONFIRM`.
     trained : dict of name to list of Run
@@ -347,7 +347,7 @@ def accuracy_record(said, networks):
 
     Parameters
     ----------
-    said : str, the claim in the study's words
+    said : str, the claim in the original study's words
     networks : DataFrame, see `accuracy_table`
 
     Returns
@@ -410,7 +410,7 @@ def not_trained_text(costs, names):
 
 
 def difference_texts(table):
-    """List a str per variant in a `comparison_table`: its difference to FinalModel, or why this is no evidence."""
+    """Say how each variant in a `comparison_table` differs from FinalModel, or why that is unknown: list of str."""
     rows = table[table.index != FINAL]
     text = "{} {:+.3f} ({:+.3f} to {:+.3f})"
     return [

@@ -41,13 +41,14 @@ JUDGE = 1_000_000  # added to the seed for scoring, which then draws backgrounds
 def head_layers(classes, penalty):
     """List the layers of a head that classifies each window of a picture and averages the predictions for all windows.
 
-    `backbones.window_means` defines the windows. The head standardises their features before it classifies them.
+    `backbones.window_means` computes the features of each window. The head standardises these features with batch
+    normalisation, and then classifies each window.
 
     Parameters
     ----------
     classes : int
     penalty : float
-        The weight decay.
+        The weight decay: the factor of the squared weights in the loss.
 
     Returns
     -------
@@ -63,11 +64,14 @@ def head_layers(classes, penalty):
 
 
 def best_backbone(heads):
-    """Return the name of the backbone with the best head, by mean macro F1 on the held-out photos (see `mean_score`).
+    """Return the name of the backbone whose heads have the highest mean macro F1 on the held-out photos.
+
+    The mean is over the repeats, see `mean_score`.
 
     Parameters
     ----------
-    heads : dict of backbone to list of Run, only of backbones with ImageNet weights
+    heads : dict of backbone to list of Run
+        The heads on each backbone, one per repeat. Every backbone must have ImageNet weights.
     """
     return max(heads, key=lambda name: mean_score(heads[name]))
 
@@ -114,7 +118,7 @@ def falling_rate(spec, split, peak=PEAK_RATE):
 
 
 def repeats_of(chosen, split, repeats):
-    """List the specs (list of dict) of all repeats of a candidate, the Run `chosen`, whose spec comes first."""
+    """List the specs of all repeats of a candidate: list of dict; `chosen` is the Run of the first repeat."""
     specs = [chosen.spec | repeat(number, chosen.spec["seed"], split) for number in range(repeats)]
     return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
@@ -127,7 +131,9 @@ def check_weights(head, origins):
 
 
 def on_other_backgrounds(run, split, origins):
-    """Compute a network's macro F1 on the validation photos with backgrounds that no training has seen: float.
+    """Compute a network's macro F1 on the validation photos after their backgrounds are replaced: float.
+
+    No training has seen the new backgrounds.
 
     Parameters
     ----------
@@ -243,7 +249,11 @@ def ways_table(networks, split, origins):
 
 
 def kept_in_words(table):
-    """Say which network of a `ways_table` is kept (the best on other backgrounds), and its macro F1 on validation."""
+    """Say which network of a `ways_table` is kept, and give the network's two scores on validation: str.
+
+    The network with the highest macro F1 on other backgrounds is kept. Both scores are the macro F1 of repeat 0: one on
+    other backgrounds, one on the unchanged photos.
+    """
     name = table["other backgrounds"].idxmax()
     row = table.loc[name]
     text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the frozen network was trained"

@@ -149,7 +149,10 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Replace Keras's `urlretrieve` with `--plan`: download nothing, and end the plan if the server has the file."""
+    """Ask whether the server has a file, and end the plan if it has; download nothing.
+
+    With `--plan`, Keras calls this function instead of its own `urlretrieve`.
+    """
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
 
@@ -258,10 +261,11 @@ def misfit(error):
 def preprocess(name, kind, pixels):
     """Convert RGB pixels 0..255 to the input of a backbone, with Keras layers that become part of the saved model.
 
-    The preprocessing "caffe" changes the order of the colours to blue, green, red and subtracts ImageNet's mean. With
-    "none" the network rescales its input itself. Keras's EfficientNet also rescales its input itself, but it divides by
-    the square root of ImageNet's standard deviation only if it is built with `weights="imagenet"`. This project loads
-    the weights from a file instead, so a layer here adds that division for ImageNet weights.
+    `BACKBONES` names one of three kinds of preprocessing for each backbone. "caffe" changes the order of the colours to
+    blue, green, red and subtracts ImageNet's mean. "none" adds no layer, because the network rescales its input itself.
+    "efficientnet" is for Keras's EfficientNet. This network rescales its input itself, too. If Keras builds it with
+    `weights="imagenet"`, it also divides by the square root of ImageNet's standard deviation. This project loads the
+    weights from a file instead, so for ImageNet weights a layer here does this division.
 
     Parameters
     ----------

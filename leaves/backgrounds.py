@@ -48,9 +48,9 @@ def leaf_mask(image):
 
     Returns
     -------
-    array of bool, shape (height, width); False everywhere if leaf and background cannot be separated, because the leaf
-    would be too small or too large, be in pieces, cover half of the border or more, or cover more of the border than of
-    the middle
+    array of bool, shape (height, width); False everywhere if leaf and background cannot be separated
+        They cannot be separated if the leaf that was found is too small, too large or in pieces, covers half of the
+        border or more, or covers a larger share of the border than of the middle.
     """
     nothing = np.zeros(image.shape[:2], bool)
     colour = rgb2lab(image).astype(np.float32) * (LIGHT, 1, 1)
@@ -75,7 +75,7 @@ def border_of(picture):
 
 
 def leaf_masks(split, subset):
-    """Compute the leaf masks of a subset's photos, at half the side of the photos, or read them from the cache.
+    """Compute the leaf masks of a subset, with half as many pixels per side as the photos, or read them from the cache.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def blurred_photo(size, other, rng):
 
 
 def foliage(size, leaf, scale, rng):
-    """Draw one to eight copies of a leaf, 0.6 to 1.1 times its size, on dark ground, and blur the picture slightly."""
+    """Draw one to eight copies of a leaf on dark ground, at 0.6 to 1.1 times `scale`, and blur the picture slightly."""
     half = size // 2
     ground = rough_ground(half, rng).point(lambda value: value // 2)
     small = leaf.resize((half, half), Image.Resampling.BILINEAR)
@@ -218,8 +218,8 @@ class OtherBackgrounds:
     """One view of photos: a version of each photo with its leaf on another background.
 
     A picture of the view is a pure function of the seed, the number of the view and the row of the photo. A blurred
-    background is taken from a photo in the same group, see `groups`. If each group is a fold, a training never sees the
-    background of a photo that it holds out.
+    background is taken from a photo in the same group, see `groups`. If the groups are the folds, the training photos
+    never get a background from a held-out photo.
 
     The view is used like an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
     an array of int or a slice.
@@ -311,9 +311,9 @@ def background_control(split, draws=1000, seed=0):
 
     Returns
     -------
-    dict with the keys "photos" (int, the number of photos that were predicted), "macro F1", "low" and "high" (its 95 %
-    bootstrap interval), and "chance" (the macro F1 of guessing each class as often as it occurs); None if fewer than
-    half of the photos have a plain background, or if all photos with a plain background are in the same fold
+    dict with the keys "photos" (int, the number of photos that were predicted), "macro F1", "low" and "high" (the ends
+    of the 95 % bootstrap interval of the macro F1), and "chance" (the macro F1 of guessing each class as often as it
+    occurs); None if fewer than half of the photos have a plain background, or if all that do are in one fold
     """
     images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
     pixels, rows = border_pixels(images, leaf_masks(split, DEVELOPMENT))

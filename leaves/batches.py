@@ -22,9 +22,10 @@ QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of a number of
 
 @dataclass(frozen=True)
 class Views:
-    """Photos in one or more views, indexed as one array of shape (views * photos, ...), view after view.
+    """Photos in one or more views, indexed like one array of shape (views * photos, ...), view after view.
 
-    A view is one version of the photos: unchanged, augmented, or with other backgrounds.
+    A view is one version of the photos: unchanged, augmented, or with other backgrounds. Index 0 is the first photo in
+    the first view, and the second view begins after the last photo of the first view.
     """
 
     arrays: tuple  # for each view, an array of shape (n, ...)
@@ -46,12 +47,12 @@ class Views:
         return values
 
     def of(self, photos, views=None):
-        """Return a `Views` of the photos at these positions in `self.photos`, with all or the first `views` views."""
+        """Return a `Views` of the photos at some positions in `self.photos`, with the first `views` views or all."""
         return Views(self.arrays[:views], self.photos[photos])
 
 
 def other_backgrounds(images, split, spec):
-    """Make one view of the training photos per epoch, alternately unchanged and with new backgrounds.
+    """Make views of the training photos for the epochs of a training, alternately unchanged and with new backgrounds.
 
     Parameters
     ----------
@@ -62,7 +63,8 @@ def other_backgrounds(images, split, spec):
 
     Returns
     -------
-    Views: the unchanged photos and a new `backgrounds.OtherBackgrounds`, in turn
+    `Views`: the first, third ... view is the unchanged photos; the second, fourth ... view is a new
+    `backgrounds.OtherBackgrounds`
     """
     trained_on = (split["split"] == "train")[split["split"] != "test"].to_numpy()
     masks = leaf_masks(split, DEVELOPMENT)[trained_on]
@@ -157,7 +159,7 @@ def rows_of_epoch(labels, balance):
 
 
 def class_weights(labels, balance):
-    """Return a dict of class to weight in Keras's loss (inverse frequency); None unless `balance` is "class_weight"."""
+    """Return each class's weight in the loss (inverse frequency) as a dict; None unless `balance` is "class_weight"."""
     if balance != "class_weight":
         return None
     present = np.unique(labels)
@@ -217,14 +219,14 @@ def in_batches(images):
 
 
 def without_autotuning(dataset):
-    """Turn off autotuning in a dataset; otherwise its end would be delayed up to ten seconds by the tuning thread."""
+    """Turn off autotuning in a dataset, because the tuning thread delays the dataset's end by up to ten seconds."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
 
 
 def rows_of(x, index):
-    """Read rows of a NumPy array or memory map inside `Dataset.map`, when the dataset needs them: float32 tensor."""
+    """Make a float32 tensor for `Dataset.map` that reads rows of an array or memory map whenever a batch is made."""
 
     def read(rows):
         batch = np.asarray(x[rows], np.float32)

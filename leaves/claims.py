@@ -87,7 +87,7 @@ def moderated_variances(variances, degrees):
     """Moderate variances: move each of them towards their common value by empirical Bayes (Smyth 2004).
 
     A variance from three repeats has two degrees of freedom, so it is a poor estimate alone. All variances together
-    show better how much trainings vary. The less the variances differ, the closer they come to the common value.
+    show better how much trainings vary. The less they differ, the closer each is moved to the common value.
 
     Parameters
     ----------
@@ -98,9 +98,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. A single variance is returned
-        unchanged. All differences contain scores of FinalModel, which cause half of the variance, so the variances are
-        not independent. This limits their degrees of freedom to those of the mean of variances that correlate by 1/4.
+        The moderated variances and their degrees of freedom. A single variance is returned unchanged. The scores of
+        FinalModel occur in all differences and cause half of each variance, so any two variances correlate by 1/4.
+        Therefore a moderated variance has at most the degrees of freedom of the mean of all variances.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -195,8 +195,8 @@ def compare(differences, folds, margins=None):
 def holm(p_values):
     """Decide which hypotheses to reject; the probability of any false rejection is at most `LEVEL` (Holm 1979).
 
-    statsmodels has such a function too, but it runs Python's garbage collector at every call, so the simulation that
-    tests the rules would take hours.
+    statsmodels has such a function too, but it runs Python's garbage collector at every call. With it, the simulation
+    that tests the rules would take hours.
 
     Parameters
     ----------
@@ -262,8 +262,8 @@ def pairs(variant, baseline, score):
 
     Returns
     -------
-    dict of differences (list of float, variant minus baseline, for the pairs in which both trainings converged) and
-    reason (str or None, see `missing_pairs`)
+    dict with the keys differences (list of float, the variant's score minus the baseline's, one number for each pair in
+    which both trainings converged) and reason (str or None, see `missing_pairs`)
     """
     both = list(zip(variant, baseline, strict=False))
     states = [[run.result["state"] for run in pair] for pair in both]
@@ -307,7 +307,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         The claim's statement about the difference, a key of `CONFIRM`.
     differences, reason : see `pairs`
     measure : str
-        A name for comparisons of one kind; `compare` gets all comparisons with the same name together.
+        A name for the kind of comparison; `judge` passes all comparisons of one kind to `compare` together.
     margin : float, the largest difference that counts as a tie
     against : float
         The number with which the differences are compared; a claim that names no number means zero.
@@ -384,7 +384,7 @@ def judge_one(row, compared, shown, count):
     compared : Comparison, or None if the comparison is not tested
     shown : str or None, the outcome of the comparison, see `outcomes`
     count : int
-        The number of comparisons of all claims that are tested.
+        The number of tested comparisons, counted over all claims.
     """
     if "counted" in row:
         verdict = "undecided" if row["reason"] else "confirmed" if row["counted"] else "refuted"

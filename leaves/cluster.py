@@ -67,7 +67,7 @@ def gpu_of(number):
 
 
 def train_on_worker(spec, split_hash, prepare, count, threads):
-    """Train one spec on a worker, which reads the split itself and reports its epochs to the client.
+    """Train one spec on a worker; the worker reads the split itself and reports each epoch to the client.
 
     An operation of TensorFlow must use as many threads on a worker as in the client's process, because the number of
     threads affects the last digits of the results.
@@ -112,9 +112,9 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
 def ended(futures, events, progress):
     """Yield each future when it has ended, and pass the workers' events to `progress` in the meantime.
 
-    `progress` is called in the thread that reads from this generator. The client receives the events in a thread of its
-    own; whatever `progress` printed there, Jupyter would show below the cell that connected the client, not below the
-    cell that is running.
+    The client receives the events in a thread of its own, but `progress` is called in the thread that reads from this
+    generator. The reason is that `progress` prints. Jupyter would show the output of the client's thread below the cell
+    that connected the client, not below the cell that is running.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def reason_of(future):
 def train_queue(queue, split, prepare, address, progress):
     """Train all specs of a queue on a cluster; each worker trains one spec at a time.
 
-    If a worker dies, another worker resumes its run after the last finished epoch.
+    If a worker dies during a training, another worker continues this training from the last checkpoint.
 
     Parameters
     ----------

@@ -8,8 +8,8 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 def seconds_parts(run, head=None):
     """List the seconds spent on a training, on the backbone features it used, and on training the head it started from.
 
-    Each part of the cost has a name. A part that several models share has the same name in each, so `total_cost` counts
-    it once.
+    Each part of the cost has a name. If several models share a part, the part has the same name in the dicts of all
+    these models, so `total_cost` counts it once.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def cost_rows(models, times, ensembles):
     Parameters
     ----------
     models : dict of label to Run
-    times : dict of label to milliseconds per photo, from `evaluation.answer_test_subset`
+    times : dict of label to dict of milliseconds per photo, from `evaluation.answer_test_subset`
     ensembles : dict of an ensemble's label to the labels of its members, which are keys of `models`
     """
     parts = {

@@ -226,7 +226,7 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Raise InputError with one sentence about the first setting that `CHOICES` lacks, or whose value it rejects.
+    """Raise InputError with one sentence about the first setting whose name or value `CHOICES` does not allow.
 
     Parameters
     ----------
@@ -376,7 +376,7 @@ def layer_table(model):
 def evidence_that_weights_move(runs):
     """Collect the evidence on claim C14 (the weights change in all epochs), and a note on vanishing gradients.
 
-    The original study left open whether gradients vanish in a longer training.
+    The note is about a question that the original study left open: do gradients vanish in a longer training?
 
     Parameters
     ----------

@@ -83,8 +83,8 @@ def check_folds(split, fold, without=None):
 def move_validation(split, folds, fold):
     """Divide the validation subset into folds, and move all folds but one to the training subset.
 
-    The photos of a group stay together. With 20 such folds, a validation share of 0.2 becomes 0.01, as in the original
-    study's refit.
+    The photos of a group (near duplicates, see `splitting.group_photos`) stay in the same fold. With 20 folds, a
+    validation share of 0.2 becomes 0.01, as in the original study's refit.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def move_validation(split, folds, fold):
 
 
 def shrunk_side(split, divisor):
-    """Return a side for images in pixels: the median shorter side of the photos (at most 256), divided by `divisor`.
+    """Return the image side in pixels: the median of the photos' shorter sides, at most 256, divided by `divisor`.
 
     The result is an int, at least 32. With a divisor of 2, an image has half the width and height of its photo, as in
     the original study, which had photos of 256 pixels per side. If `split` has no width and height for any photo, the

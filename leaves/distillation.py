@@ -34,7 +34,7 @@ TEACHER = {"temperature": 4.0, "share": 0.2}
 
 
 def distilled_layers(classes, filters):
-    """List the layers of the small network, with at most as many parameters as FinalModel with the same filters.
+    """List the layers of the small network, which has no more parameters than FinalModel with the same filters.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def distilled_layers(classes, filters):
 
 
 def best_teacher(candidates):
-    """Return the name of the network with the best mean validation macro F1; None if there are no candidates.
+    """Return the name of the network whose repeats have the best mean held-out macro F1; None if `candidates` is empty.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def best_teacher(candidates):
 
 
 def distilled_specs(split, final, teachers, epochs, repeats):
-    """List the specs of the small network, one per repeat, with FinalModel's size, filters, precision and seed.
+    """List the specs of the small network, one per repeat, with FinalModel's image size, filters, precision and seeds.
 
     Parameters
     ----------
@@ -121,9 +121,9 @@ def one_cycle(split, fold, epochs):
 
 
 def teacher_answers(teacher, split):
-    """Average a teacher's predicted probabilities for each photo outside the test subset over the photo's stored views.
+    """Return a teacher's probabilities for photos outside the test subset, averaged over each photo's stored views.
 
-    The views are the unchanged photo and its augmented versions.
+    The stored views of a photo are the unchanged photo and its augmented versions.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def teacher_answers(teacher, split):
 
 
 def prepare_distilled(spec, split):
-    """Prepare the `Training` for a spec of `distilled_specs`; if it has a teacher, the targets are soft.
+    """Prepare the `Training` for a spec of `distilled_specs`; if the spec names a teacher, the targets are soft.
 
     Soft targets are one-hot labels mixed with the teacher's probabilities, which the temperature in `TEACHER` softens.
     """
@@ -169,7 +169,7 @@ def prepare_distilled(spec, split):
 
 
 def size_table(models):
-    """List the parameters, mean training seconds and mean held-out macro F1 of networks: DataFrame, a row per network.
+    """Tabulate each network's number of parameters, mean training seconds and mean held-out macro F1: DataFrame.
 
     Parameters
     ----------

@@ -73,8 +73,8 @@ def hash_distances(left, right):
     Returns
     -------
     array of uint8, shape (n, m)
-        If `left` and `right` are exchanged, the array is only transposed, because each photo of a pair is turned to
-        match the other.
+        Exchanging `left` and `right` only transposes the array, because both are tried: the second photo of a pair is
+        turned to match the first, and the first to match the second.
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):
@@ -225,7 +225,7 @@ def short_name(path):
 
 
 def equal_files(images):
-    """List files with equal content in an `issue_table`: all if their labels differ, otherwise all but the first."""
+    """Make an `issue_table` of files with equal content: all of them if their labels differ, else all but the first."""
     issues = []
     for _, files in images[images.duplicated("sha256", keep=False)].groupby("sha256"):
         paths, labels = files["path"].tolist(), files["label"].tolist()

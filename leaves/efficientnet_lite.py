@@ -100,7 +100,7 @@ def packaged_weights():
 
 
 def load_torch_weights(model, file):
-    """Copy the weights in a PyTorch file to a network from `build_network`, which is changed in place.
+    """Copy the weights in a PyTorch file to a network from `build_network`; the network is changed in place.
 
     The file must have the tensors in the order of the network's variables. PyTorch and Keras order the axes of
     kernels differently, so kernels are transposed.

@@ -56,12 +56,12 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return the label of a run in tables: its name; for a backbone also the step, as in "VGG16, fine tuning"."""
+    """Return a run's label in tables: `name`, and the step if `name` is a backbone, as in "VGG16, fine tuning"."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
 def label_models(recorded):
-    """Merge the models that the chapters recorded into one dict, with the labels of `label_of` as keys.
+    """Return one dict of the models that the chapters recorded; the keys are the labels of `label_of`.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def label_models(recorded):
 
 
 def label_repeats(recorded):
-    """Label all repeats as `label_models` labels single runs: dict of label to list of Run; `recorded` holds lists."""
+    """Label the runs in `recorded`, a dict of chapter to dict of name to list of Run: dict of label to list of Run."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
@@ -119,7 +119,7 @@ def compared_models(models):
 
 
 def transfer_of(models, run):
-    """Return the Run of the head from which fine-tuning started; None for other runs or if `models` lacks the head."""
+    """Return the Run of the head from which `run` was fine-tuned; None if there is none or `models` lacks it."""
     return models.get(run.name + STEPS["04"]) if "starts_from" in run.spec else None
 
 
@@ -205,14 +205,14 @@ def subset_truth(split, subset):
 
 
 def validation_answers(models, split):
-    """Collect the models' stored `Answers` to the validation subset; skip refits, which were trained on it, too."""
+    """Return the stored predictions for validation photos as `Answers`; skip refits, which learnt from these photos."""
     chosen = {label: run for label, run in models.items() if not run.spec.get("refit")}
     probabilities = {label: run.validation_probabilities for label, run in chosen.items()}
     return Answers(subset_truth(split, "validation"), probabilities)
 
 
 def answer_test_subset(models, split):
-    """Let every model classify the test subset, and measure its speed; results are cached in the folders of the runs.
+    """Let every model classify the test subset, and time the model; the results are cached in the folders of the runs.
 
     Returns
     -------
@@ -244,7 +244,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Return the result of `measure_on_backbone`, cached: dict of each run's folder to its probabilities and times."""
+    """Return the cached `measure_on_backbone`: dict of run folder to dict of "probabilities", "front" and "whole"."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -331,7 +331,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Add two entries to `probabilities`, a dict by label: `augmented`, and the mean of the ensemble's members."""
+    """Return `probabilities`, a dict by label, with `augmented` and the mean of the ensemble's members added."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 
@@ -391,7 +391,7 @@ def compare_with(best, labels, answers, draws):
 
 
 def f1_per_class(answers, labels, classes):
-    """Tabulate F1 scores: DataFrame, one row per class, such as "Oak (12)" for 12 photos, and one column per model."""
+    """Tabulate F1: DataFrame, one column per model and one row per class; "Oak (12)" means Oak, with 12 photos."""
     every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
     counts = np.bincount(answers.truth, minlength=len(classes))
     index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]

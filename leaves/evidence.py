@@ -52,7 +52,7 @@ def disagreement_in_words(ranked, scores):
 
 
 def confidence_in_words(calibrated, label):
-    """Say whether a model is too confident, and give its calibration error on test without and with its temperature.
+    """Say whether a model is too confident; give its calibration error on test before and after temperature scaling.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
         on the test subset.
     models : dict of label to Run
     repeats : dict of label to list of Run; a model that is missing here has one repeat, its Run in `models`
-    on_test : Answers to the test subset
+    on_test : `evaluation.Answers` to the test subset
     draws : int
         Number of bootstrap resamples for the intervals in the note.
 
@@ -112,7 +112,7 @@ def with_test_notes(records, pairs, on_test, draws):
     records : list of dict, see `claims.judge`
     pairs : list of (claim, model, baseline), such as ("C16", "VGG16, fine tuning", "FinalModel")
         The test macro F1 of the model minus that of the baseline is added to the note of the claim.
-    on_test : Answers to the test subset
+    on_test : `evaluation.Answers` to the test subset
     draws : int
         Number of bootstrap resamples for the intervals in the notes.
 

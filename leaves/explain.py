@@ -34,7 +34,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list to which a layer, possibly of a nested model, appends its output whenever it is called eagerly."""
+    """Yield a list to which each eager call of a layer adds the layer's output; the layer may be in a nested model."""
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):
@@ -116,7 +116,7 @@ def heat_examples(labels, models, on_test, split):
     ----------
     labels : list of str
     models : dict of label to Run
-    on_test : Answers of these models to the test subset
+    on_test : `evaluation.Answers` of these models to the test subset
 
     Returns
     -------

@@ -24,14 +24,14 @@ def with_labels(network, size, classes, familiar):
     network : keras.Model
         Maps RGB pixels 0..255 of shape (n, size, size, 3) to probabilities of shape (n, classes).
     classes : list of str
-    familiar : Familiarity
+    familiar : `familiarity.Familiarity`
 
     Returns
     -------
     keras.Model
         Maps RGB pixels 0..255 of shape (n, height, width, 3) to a dict of "species" (text, shape (n,)), "probabilities"
-        (float32, shape (n, classes)), "familiar" (float32, shape (n,), 0 to 1, see `Familiarity`) and "is_familiar"
-        (bool, shape (n,)).
+        (float32, shape (n, classes)), "familiar" (float32, shape (n,), the familiarity from 0 to 1) and "is_familiar"
+        (bool, shape (n,), False if the species may be unknown).
     """
     pixels = keras.Input((None, None, 3), name="pixels")
     answer = network(resized(pixels, size), training=False)  # no dropout
@@ -57,14 +57,14 @@ def export_model(run, classes, familiar, file):
 def answers_of_export(model, run, familiar, split):
     """Classify the photo files of the test subset with a run's exported model, or read its cached predictions.
 
-    The model gets the photos in their original size and resizes them itself. The predictions are cached in the folder
-    of the run.
+    The model gets the photos in their original size, because it contains the resizing. The predictions are cached in
+    the folder of the run.
 
     Parameters
     ----------
     model : keras.Model, see `with_labels`
     run : Run
-    familiar : Familiarity
+    familiar : `familiarity.Familiarity`
     split : DataFrame, see `dataset.load_split`
 
     Returns
@@ -101,7 +101,7 @@ def classify(model, picture, classes):
     -------
     species : str, the most probable class
     probabilities : Series of float32, one per class
-    familiar : bool, see `familiarity.Familiarity`
+    familiar : bool, False if the species may be unknown, see `familiarity.Familiarity.cut`
     """
     answer = model(np.asarray(picture, np.float32)[None])
     species, familiar = answer["species"][0].numpy().decode(), bool(answer["is_familiar"][0])

@@ -109,14 +109,14 @@ def external_answers(folder, split, models, ensembles, familiar):
     ----------
     models : dict of label to Run
     ensembles : dict, see `evaluation.with_ensembles`
-    familiar : Familiarity
+    familiar : `familiarity.Familiarity`
 
     Returns
     -------
     paths : Series of str
         The paths of the photos.
-    answers : Answers
-        The labels and predictions. The labels, `truth`, are None if the folder has no sub-folders.
+    answers : `evaluation.Answers`
+        The true classes of the photos (None if the folder has no sub-folders) and the predicted probabilities.
     scores : array of float, shape (n,)
         The familiarity of each photo, 0 to 1, see `familiarity.Familiarity`.
     """
@@ -144,7 +144,9 @@ def classified(paths, probabilities, classes, scores, cut):
     paths : Series of str, length n
     probabilities : array of float, shape (n, classes)
     scores : array of float, shape (n,)
-        The familiarity of each photo, 0 to 1. Below `cut` a photo is not familiar, and its label is not reliable.
+        The familiarity of each photo, 0 to 1.
+    cut : float
+        The threshold. A photo with a score below `cut` is not familiar, and its predicted class is not reliable.
     """
     order = probabilities.argsort(axis=1)[:, ::-1]
     return pd.DataFrame(
@@ -160,7 +162,7 @@ def classified(paths, probabilities, classes, scores, cut):
 
 
 def keep_predictions(table, model):
-    """Write the table of `classified` to report/predictions.csv; if the table is None, delete an earlier file."""
+    """Write the table from `classified` to report/predictions.csv, or delete an earlier file if `table` is None."""
     file = places.REPORT / "predictions.csv"
     if table is None:
         file.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """Decide, from the nearest training photos and the predicted probabilities, whether a photo shows a known species.
 
-Two scores use a frozen backbone, which was not trained on leaves: the angle to the fifth nearest training photo (deep
-nearest neighbours, Sun et al. 2022, arXiv:2204.06507) and the largest probability that the head predicts. The first
-score detects pictures that show no leaf. The second score detects unknown species that resemble several known ones.
+Two scores use a frozen backbone, which was not trained on leaves. The first score is the cosine of the angle to the
+fifth nearest training photo (deep nearest neighbours, Sun et al. 2022, arXiv:2204.06507); it detects pictures that show
+no leaf. The second score is the largest probability that the head predicts; it detects unknown species that resemble
+several known ones. Both scores are higher for more familiar photos.
 
 Each score of a photo is converted to a share: the share of validation photos that do not score higher. Such a share is
 a kind of conformal p-value (Bates et al. 2023). As in Fisher's method, the logarithms of the two shares are added. This
@@ -95,7 +96,7 @@ def join(nearness, probability, usual_nearness, usual_probability):
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Measure how familiar a photo is: the share of validation photos with a joined score that is not higher.
+    """Measure how familiar a photo is: the share of validation photos whose joined score is not above the photo's.
 
     The share is smoothed, see `share_below`. A photo with a familiarity below `cut` counts as unfamiliar.
     """
@@ -118,7 +119,7 @@ class Familiarity:
 
     @property
     def cut(self):
-        """Return the familiarity below which a photo counts as unfamiliar: 95 % of the validation photos are above."""
+        """Return the familiarity below which a photo counts as unfamiliar; 95 % of the validation photos reach it."""
         return float(share_below(np.quantile(self.usual, [FALSE_WARNINGS]), self.usual)[0])
 
     @functools.cached_property
@@ -152,14 +153,14 @@ def share_layer(values, usual, name):
 
 
 def parts_of_answer(network):
-    """Return two Keras tensors of a network: whole-picture features, shape (n, channels), and class probabilities."""
+    """Return a network's features of the whole picture, shape (n, channels), and its probabilities: Keras tensors."""
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
     features = last_block(front(network.input, training=False), training=False)
     return of_whole_picture(features), head(features, training=False)
 
 
 def of_whole_picture(features):
-    """Return the features of the whole picture, without those of its windows, if any (see `backbones.window_means`)."""
+    """Return the features of the whole picture; those of windows are left out, see `backbones.window_means`."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 
@@ -191,7 +192,9 @@ def learn(run, split):
 
 
 def of_backgrounds(familiar, split):
-    """Compute the familiarity of pictures of the test photos' backgrounds alone, or read it from the run's folder.
+    """Compute the familiarity of pictures without a leaf, or read it if it is cached in `familiar.folder`.
+
+    Each picture shows only the background of a test photo.
 
     Returns
     -------
@@ -286,8 +289,9 @@ def judge(run, split):
 def leave_species_out(run, split):
     """Test the methods on species that are excluded from training, two or three at a time, each species once.
 
-    A photo of an excluded species should be unfamiliar, and a validation photo of any other species familiar. A photo
-    that scores below a threshold gets a warning. The threshold is the score that 95 % of these validation photos reach.
+    Photos of the excluded species should be unfamiliar, and validation photos of the other species familiar. A photo
+    that scores below a threshold gets a warning. For each method and each group of excluded species, the threshold is
+    the score that 95 % of the validation photos of the other species reach.
 
     Parameters
     ----------
@@ -316,7 +320,7 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Say how often a warning is given about unknown species and about pictures without a leaf.
+    """Say for which share of the photos of excluded species, and of the pictures without a leaf, a warning is given.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def fold_data(values, labels, split, fold):
 
     Parameters
     ----------
-    values : Views of all photos outside the test subset, see `FrozenOutputs`
+    values : `batches.Views`, the outputs for all photos outside the test subset, see `FrozenOutputs`
     labels : array of int, shape (n,)
     split : DataFrame, see `dataset.load_split`
     fold : int
@@ -71,7 +71,7 @@ def fold_data(values, labels, split, fold):
 
     Returns
     -------
-    train, validation : tuples (Views, array of int)
+    train, validation : tuples (`batches.Views`, array of int)
         The outputs, and one label per photo, because the label is the same in all views.
     """
     held_out = split.loc[split["split"] != "test", "fold"].to_numpy() == fold
@@ -140,8 +140,8 @@ def view_of(images, views, number, split, subset):
 def nearest_leaves(outputs, split, size, most=2000):
     """Find the five training photos most similar to one validation photo, according to the features of each backbone.
 
-    The validation photo is the first one of the class with the most training photos. Features are compared by their
-    cosine distance.
+    The class with the most training photos is chosen, and the validation photo is the first one of this class. Features
+    are compared by their cosine distance.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def compute_once(load, images, key, title, outputs):
     -------
     arrays : dict of output to memory map of float16
     seconds : float
-        Duration of the computation. For outputs that are read from disk, this duration was stored with them.
+        How long the computation took; if the outputs are read from disk, how long it took when they were computed.
     """
     content = json.dumps([1, image_store.CODE, key], sort_keys=True)  # 1: version of this code
     name = f"{slug(title)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -257,7 +257,7 @@ def check_room(shapes, title):
 
 
 def open_whole(file, expected=None):
-    """Open a stored array as a memory map; return None if the file is missing, damaged, or fails the expected hash."""
+    """Open a stored array as a memory map; return None if the file is missing or damaged, or has another hash."""
     try:
         if expected in (None, file_hash(file)):
             return np.load(file, mmap_mode="r")

@@ -156,7 +156,10 @@ def read_json(file):
 
 
 def file_hash(file):
-    """Return the first 16 hex digits of a file's SHA-256, recomputed only if its size or modification time changed."""
+    """Return the first 16 hex digits of a file's SHA-256.
+
+    The hash is cached in memory. It is computed again if the size or the modification time of the file has changed.
+    """
     stat = os.stat(file)
     return _hash_of(str(file), stat.st_size, stat.st_mtime_ns)
 

@@ -19,7 +19,7 @@ def smaller_specs(run, fractions, seed):
     fractions : list of float
         Fractions of the training photos; the list has one spec for each.
     seed : int
-        Seed for choosing the photos; the seed of the training stays that of the run.
+        Seed for choosing the photos. Each training itself has the same seed as `run`.
     """
     spec = run.spec | {"chapter": "06", "log_layers": False, "split": f"{run.spec['split']} {seed}"}
     return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
@@ -51,7 +51,8 @@ def prepare_smaller(spec, split, seed, transfer):
     Parameters
     ----------
     seed : int, see `smaller_specs`
-    transfer : Run of a head on the spec's backbone; not used, and may be None, if the spec has no backbone
+    transfer : Run of a head on the spec's backbone, or None
+        For a spec of FinalModel, which has no backbone, it is not used.
     """
     smaller = fewer_photos(split, spec["fraction"], seed)
     if "backbone" not in spec:
@@ -71,7 +72,7 @@ def learning_curve(models, smaller, on_test, split, seed, draws):
     ----------
     models : dict of label to Run, trained on all training photos
     smaller : dict of label to list of Run, trained on fractions of these photos
-    on_test : Answers of `models` to the test subset
+    on_test : `evaluation.Answers` of `models` to the test subset
     seed : int, see `smaller_specs`
     draws : int
         Bootstrap resamples for each interval.

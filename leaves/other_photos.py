@@ -92,8 +92,8 @@ def answered(run, images):
 def answers_elsewhere(models, split, ensembles):
     """Let every model and ensemble classify the pictures of `pictures_elsewhere`.
 
-    The answers of a model are kept in the folder of its run. Networks with random weights, which only check the
-    pipeline, are skipped.
+    The probabilities that a model predicts are cached in the folder of its run. Networks with random weights are
+    skipped, because they only check the pipeline.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def answers_elsewhere(models, split, ensembles):
 
     Returns
     -------
-    dict of `OTHER` and `ALONE` to Answers; empty if there are no `usable_rows`
+    dict with the keys `OTHER` and `ALONE`; the values are `evaluation.Answers`. Empty if there are no `usable_rows`.
     """
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
@@ -133,19 +133,19 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
     Parameters
     ----------
     labels : list of str
-    on_test : Answers to the test subset
+    on_test : `evaluation.Answers` to the test subset
     elsewhere : dict from `answers_elsewhere`
-    external : Answers to a second test set with labels, optional
+    external : `evaluation.Answers` to a second test set with labels, optional
 
     Returns
     -------
     DataFrame of float
-        The column "as they are" has the scores on unchanged test photos. The columns `OTHER` and `ALONE` have the
-        scores on the pictures from `elsewhere`. These are made from the test photos in `usable_rows`, so the scores in
-        "as they are" are those on the same photos. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "as
-        they are" has the scores on all test photos. With `external` there is a column "second test set". A second test
-        set may have fewer classes. Therefore `attrs["classes"]` maps each column to the number of classes over which
-        its macro F1 is averaged.
+        The columns `OTHER` and `ALONE` have the scores on the pictures of `pictures_elsewhere`. These pictures are made
+        only from the test photos in `usable_rows`. The column "as they are" has the scores on the same test photos,
+        unchanged. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "as they are" has the scores on all
+        test photos. With `external` there is also a column "second test set". A second test set may have fewer classes
+        than the test subset. Therefore `attrs["classes"]` maps the name of each column to the number of classes over
+        which the macro F1 in this column is averaged.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
@@ -162,7 +162,7 @@ def effect_of_fine_tuning(labels, answers, draws):
     Parameters
     ----------
     labels : list of str, labels of the compared models
-    answers : Answers to the leaves on other backgrounds, or None: then the sentence is empty
+    answers : `evaluation.Answers` to the leaves on other backgrounds, or None: then the result is an empty text
     draws : int
         Bootstrap resamples for each interval.
     """

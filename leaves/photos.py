@@ -247,7 +247,7 @@ def inspect_image(path, size):
 
 
 def fingerprints(image):
-    """Compute the phashes and thumb of `inspect_image`, and the standard deviation of a Pillow image's grey levels."""
+    """Compute a Pillow image's phashes and thumb, as in `inspect_image`, and its grey levels' standard deviation."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
@@ -330,7 +330,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Return half the median of the images' shorter sides; those missing in `known` are read from the file headers."""
+    """Return half the median of the images' shorter sides; sides that `known` lacks are read from the file headers."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -400,7 +400,7 @@ def reason(row):
 
 
 def examples(issues, images, count=6):
-    """Choose up to `count` readable photos to illustrate each check, each followed by the photo it resembles, if any.
+    """Choose up to `count` readable photos as examples of each check; photos that are alike follow one another.
 
     Returns
     -------

@@ -32,7 +32,10 @@ def training_name(spec):
 
 
 def training_size(spec):
-    """Return a training's size, epochs x pixels x share of the photos; its time is assumed to be proportional to it."""
+    """Return the size of a training: epochs x pixels x share of the photos.
+
+    The training time is assumed to be proportional to this size.
+    """
     return spec["epochs"] * spec.get("image_size", 1) ** 2 * spec.get("fraction", 1)
 
 
@@ -118,8 +121,8 @@ def tell_outcomes(runs):
 def training_bar(queue, finished=()):
     """Print the forecast of a queue of trainings, and show one progress bar for the whole queue.
 
-    An empty queue has no bar. While a plan is being made (see `planning`), the queue is recorded in the plan instead;
-    if a training is waiting in the queue, the plan ends here, with `planning.AheadError`.
+    An empty queue has no bar. While a plan is being made (see `planning`), nothing is trained: the queue is recorded in
+    the plan and, if the queue is not empty, `planning.AheadError` is raised, which ends the plan.
 
     Parameters
     ----------

@@ -76,7 +76,10 @@ def introduction(study, split_hash):
 
 
 def answer(study):
-    """Summarise the study in two sentences: the scores of its best network and of FinalModel, and its verdicts."""
+    """Summarise the published study in two sentences: two test scores, and the number of claims with each verdict.
+
+    The scores are those of the network that validation chose and of FinalModel.
+    """
     scores, best = study.scores.set_axis(labels(study.scores)), study.ranking["model"].iloc[0]
     reached = [
         f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
@@ -106,7 +109,8 @@ def labels(scores):
 def listed(scores):
     """Select and label the rows of a scores.csv to compare: none with random weights, each network once.
 
-    FinalModel (tuned) has FinalModel's numbers if the search found nothing better.
+    If the search found nothing better than FinalModel, FinalModel (tuned) is the same network with the same numbers, so
+    only one of these two rows is kept.
     """
     rows = scores.assign(model=labels(scores))[scores["initial_weights"] != "random"]
     return rows.drop_duplicates(["train_seconds", "test_macro_f1"])

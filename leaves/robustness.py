@@ -47,7 +47,7 @@ CORRUPTIONS = {
 
 
 def corrupt(pictures, kind, strength, seed):
-    """Apply one of `CORRUPTIONS` to pictures: float32, shape (n, size, size, 3).
+    """Apply one of `CORRUPTIONS` to pictures, and return them as an array of float32, shape (n, size, size, 3).
 
     Parameters
     ----------

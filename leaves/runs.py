@@ -31,7 +31,7 @@ SCHEMA = 3  # version of the runs: raised when a change of the code changes resu
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: its folder, its spec (the settings) and its result (scores, times); both are JSON-able."""
+    """A finished training: its folder, its spec (the settings) and its result (scores, times), two JSON-able dicts."""
 
     folder: Path
     spec: dict
@@ -84,7 +84,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision`; "auto" means `fast_precision`, but float32 without a GPU below 64 pixels per side."""
+    """Return `precision`; "auto" becomes `fast_precision`, or float32 if `size` is below 64 and there is no GPU."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -135,7 +135,7 @@ def spec_hash(spec):
 
 
 def run_folder(spec):
-    """Return the folder of a spec's run, even if another chapter or name trained it; the folder need not exist."""
+    """Return the folder of a spec's run, whichever chapter and name the run has; the folder need not exist."""
     own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
@@ -149,8 +149,8 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If runs/ has no such run, evidence from results/runs (see `keep_evidence`) may be returned. `needs` names the file
-    that the caller will read; evidence without this file is used for diverged runs only. Evidence has no `WEIGHTS`.
+    If runs/ does not have the run, evidence from results/runs (see `keep_evidence`) is used if it has the file `needs`,
+    which the caller will read, or if the run diverged. It is not used if `needs` is `WEIGHTS`, which evidence lacks.
     With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
@@ -183,7 +183,7 @@ def keep_evidence(run):
     """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, but no weights.
 
     The history is rounded to seven digits and the probabilities to half precision, so a run takes some 15 KB. The
-    readings are the files of `Run.reading`.
+    readings are the .npz files in which `Run.reading` has cached arrays.
     """
     folder = places.RESULTS / "runs" / run.folder.name
     readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
@@ -329,7 +329,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and which parameter (named `epochs` or `rate`) to change for the others."""
+    """Say how many trainings converged; for the others, name the parameter to change, `epochs` or `rate`."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",
@@ -386,7 +386,7 @@ def smallest_change(runs):
 
 
 def gradient_ratios(runs):
-    """Return each run's smallest ratio of its weakest convolution gradient to its strongest dense layer gradient.
+    """Return for each run the smallest ratio of the weakest convolution gradient to the strongest dense layer gradient.
 
     The ratio is computed for each epoch, from gradients relative to the norm of their kernel, see `training.LayerLog`.
 

@@ -495,7 +495,7 @@ def _pinnate_half(half, venation, rng):
 
 
 def _palmate_half(half, blade, venation, rng):
-    """Return the main vein of each lobe of one half of a blade, with its side veins: list of (polyline, order).
+    """Return the veins of one half of a blade, a main vein and side veins in each lobe: list of (polyline, order).
 
     The order is 1 for a midrib, 2 for a side vein and 3 for a smaller vein.
     """
@@ -754,7 +754,10 @@ def _blend(image, colour, alpha):
 
 
 def _spot_field(canvas, count, radius, stretch, ragged):
-    """Place spots at random; return each pixel's distance to the nearest centre, in radii of that spot, at most 9."""
+    """Place spots at random; return how far each pixel is from the nearest spot: float32, shape (n, n).
+
+    The distance to a spot is measured from the spot's centre, in radii of this spot, and is at most 9.
+    """
     n, rng = canvas.n, canvas.rng
     nearest = np.full((n, n), 9.0, np.float32)
     rows, columns = np.nonzero(canvas.mask[::4, ::4] > 0.5)

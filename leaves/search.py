@@ -110,7 +110,7 @@ def new_study(settings, seed):
 
 
 def widened(rates, rate):
-    """Return the range of learning rates (lowest, highest), widened at an end if the winner's rate is close to it."""
+    """Return the range of learning rates (lowest, highest); an end close to the winner's rate is moved outwards."""
     low, high = rates
     place = math.log(rate / low) / math.log(high / low)
     return low / WIDER if place < EDGE else low, high * WIDER if place > 1 - EDGE else high
@@ -126,9 +126,10 @@ def run_rounds(train, trials, champions, budgets, repeats):
     """Train all trials in rounds, and find the trial with the best mean score after the last round.
 
     FinalModel and the winners of earlier calls are the champions, and take part in every round. All other trials are
-    challengers, and the best third of them reaches the next round. In the last round, all champions, and
-    those challengers whose score is within `MARGIN` of the best, are trained with all repeats, and the trial with the
-    best mean score wins. FinalModel wins ties, and a challenger that diverged or did not train cannot win.
+    challengers, and the best third of them reaches the next round. These rounds train one repeat of each trial. If
+    `repeats` is more than 1, a last round trains all repeats of the champions and of the close challengers: those whose
+    score in the round before is at most `MARGIN` below the highest score of any trial. The trial with the highest mean
+    score wins. FinalModel wins ties. A challenger that diverged or did not train cannot win.
 
     Parameters
     ----------

@@ -60,8 +60,8 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When `data` is None, but the folder of the last run cannot be opened, or there is a split and data/source.json,
-        which names its photos, is missing or damaged.
+        When `data` is None, and the photos of the last run are not found. Either their folder cannot be opened, or
+        there is a split, but data/source.json, which names the photos of the split, is missing or damaged.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
@@ -137,9 +137,9 @@ def listed_photos(folder, table):
     ----------
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
-        The column sha256 has the SHA-256 of each photo's file. The optional column name has the class folder and the
-        file name for the link to each photo. The split depends on the order of the names. So with this column, the
-        photos are split as they were when the table was written.
+        The column `sha256` has the SHA-256 of each photo's file. The optional column `name` has the class folder and
+        the file name that the link to each photo gets. The split depends on the order of these names. So with the
+        column `name`, the photos are split as they were when the table was written.
 
     Returns
     -------

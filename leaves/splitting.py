@@ -37,7 +37,6 @@ def group_photos(sha256, pairs):
 def split_photos(photos, pairs, validation, test, seed, before):
     """Give each photo a group, a subset and a fold, stratified by label; the photos of a group stay together.
 
-
     Parameters
     ----------
     photos : DataFrame with the columns sha256 (unique), path, label
@@ -45,9 +44,10 @@ def split_photos(photos, pairs, validation, test, seed, before):
     validation, test : float
         Fractions: `test` of all photos, then `validation` of the remaining photos.
     before : dict of SHA-256 to subset
-        The subset of each photo in an earlier split, which the photo keeps unless it is excluded. A new photo that
-        resembles photos of two subsets is excluded. If earlier photos in different subsets turn out to be similar,
-        those in the test subset are used (without such, those in validation), and the others are excluded.
+        The subset of each photo in an earlier split. A photo keeps its subset unless it is excluded. A new photo that
+        resembles photos of two subsets is excluded. If earlier photos in different subsets turn out to be similar, only
+        those in the test subset are kept. If none of them is in the test subset, only those in the validation subset
+        are kept. The others are excluded.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that resemble photos of two subsets; return the others, and `issue_table` rows of the excluded."""
+    """Exclude photos that resemble photos of two subsets; return the rest, and an `issue_table` tuple per exclusion."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -125,7 +125,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Move a group of new photos (where `is_free`) to each subset that lacks their class; InputError if none can."""
+    """Move a group of new photos (`is_free`) of a class to each subset that lacks the class, or raise InputError."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -199,14 +199,14 @@ def random_split_sentence(photos, pairs, test, seed):
 
 
 def memory_of_split(**settings):
-    """Find and read the file that records the subset of each photo under these settings.
+    """Find and read the file in which earlier splits with the same settings recorded the subset of each photo.
 
     A photo is recognised by its content, wherever its file is.
 
     Parameters
     ----------
     **settings : float or int
-        The parameters of the split: shares, phash_distance, data_seed.
+        The parameters of the split: validation_share, test_share, phash_distance, data_seed.
 
     Returns
     -------
@@ -236,7 +236,7 @@ def memory_of_split(**settings):
 
 
 def remember_split(file, before, photos):
-    """Write the subset of each photo, remembered or new, to the file that `memory_of_split` reads.
+    """Write the subset of each photo, from earlier splits and from this one, to the file that `memory_of_split` reads.
 
     Parameters
     ----------

@@ -148,7 +148,7 @@ def gpus():
 
 @contextmanager
 def seeded(seed):
-    """Initialise the layers that are created in this context from a seed, independently of other threads.
+    """Seed the layers that are created in this context from `seed` alone, whatever other threads do at the same time.
 
     Keras draws the seeds of layers from Python's global random generator, which the threads of a Dask worker share.
     """
@@ -342,8 +342,8 @@ def gradient_norms(model):
 class OnEpoch(keras.callbacks.Callback):
     """Call a function at the start and at the end of every epoch.
 
-    Its arguments are the number of epochs trained so far and, at the end, the validation macro F1 of the epoch. At the
-    start, the second argument is None.
+    The function gets two arguments. The first is the number of epochs trained so far. The second is None at the start
+    of an epoch, and the validation macro F1 of the epoch at the end.
     """
 
     def __init__(self, call):

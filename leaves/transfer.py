@@ -82,7 +82,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """Summarise the stored outputs: DataFrame of cut, shapes, number of photos and seconds, one row per backbone."""
+    """Summarise the stored outputs: DataFrame of cut, shapes, photos and views, and seconds, one row per backbone."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -219,7 +219,7 @@ def parts_of_control(spec, split, most=256):
 
 
 def prepare_control(spec, split):
-    """Prepare the `Training` for a spec from `control_specs`: the head alone, because controls are not fine-tuned."""
+    """Prepare the `Training` for a spec from `control_specs`; its model is the head alone: no control is fine-tuned."""
     outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
     with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], outputs.features.shape[1:], "head")

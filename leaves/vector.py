@@ -53,7 +53,7 @@ def save_figure(figure, file, metadata):
 
 
 def lay_out(figure):
-    """Place the panels and texts of a figure, and remove its layout engine: `savefig` draws twice if there is one."""
+    """Place the panels and texts of a figure, then remove its layout engine: with an engine, `savefig` draws twice."""
     figure.set_layout_engine("constrained")
     figure.get_layout_engine().execute(figure)
     with plt.rc_context({"figure.constrained_layout.use": False}):

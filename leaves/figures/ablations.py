@@ -88,7 +88,7 @@ def plot_gaps(table):
 
 
 def plot_dead_units(dead, activations):
-    """Draw the mean share of dead units in each block, and its range over the networks.
+    """Draw the share of dead units in each block, for each activation: mean and range over the networks.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legen
 
 
 def look(label):
-    """Return the colour and marker for the name before the first comma of a label: dict of Matplotlib keywords."""
+    """Return the colour and marker of the model that a label names before its comma: dict of Matplotlib keywords."""
     name = label.partition(", ")[0]
     return {"color": MODEL_COLOURS[name], "marker": MODEL_MARKERS[name]}
 
@@ -66,12 +66,13 @@ def draw_scores(scores, against, best):
 
 
 def draw_calibration(answers, label, temperature):
-    """Draw the share of right answers against the confidence, before and after temperature scaling.
+    """Draw a model's share of right answers against its confidence, before and after temperature scaling.
 
     Parameters
     ----------
-    answers : Answers
-    temperature : float
+    answers : `evaluation.Answers` to the test subset
+    label : str, the label of the model
+    temperature : float, see `evaluation.calibration_table`
 
     Returns
     -------

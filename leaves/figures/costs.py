@@ -35,7 +35,9 @@ def draw_learning_curve(curve):
 
 
 def curve_in_words(curve):
-    """Say each model's score with the fewest and with all training photos, and its gain from the last added photos.
+    """Say each model's macro F1 with the fewest and with the most training photos, and the gain in the last step.
+
+    The last step of the curve leads from the second largest to the largest number of training photos.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ def curve_in_words(curve):
 
 
 def pareto_front(scores, cost):
-    """Select the rows that no other row beats in both cost and score, the cheapest first.
+    """Select the rows that score higher than every other row of the same or a lower cost; the cheapest comes first.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def pareto_front(scores, cost):
 
 
 def draw_costs(scores):
-    """Draw the macro F1 on test against each of three costs, with the Pareto front.
+    """Draw the macro F1 on test against each cost in `COSTS`, on three axes, with the Pareto front of each.
 
     Parameters
     ----------

@@ -37,11 +37,12 @@ def plot_augmentation(image, augmentations, seed):
 
 
 def plot_gradients(gradients, changes):
-    """Draw each kernel's gradient norm and its change in every epoch, both divided by the norm of the kernel.
+    """Draw, for each kernel and epoch, the norm of the gradient and how much the kernel changed.
 
     Parameters
     ----------
     gradients, changes : DataFrame, one row per epoch, one column per layer
+        The values are divided by the norm of the kernel.
 
     Returns
     -------

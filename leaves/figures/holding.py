@@ -10,7 +10,7 @@ MARKS = {"as they are": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X"
 
 
 def draw_holding(table, chance):
-    """Draw each model's macro F1 on the unchanged test photos, on other backgrounds and without the leaf.
+    """Draw the macro F1 of each model on the test photos, on other backgrounds and on backgrounds without the leaf.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def draw_holding(table, chance):
 
     Returns
     -------
-    figure, caption, table in the order of the rows drawn
+    figure, caption, and `table` sorted like the rows of the figure
     """
     column = OTHER if OTHER in table else "as they are"
     ordered = table.sort_values(column)

@@ -104,7 +104,10 @@ def verdict_html(verdict):
 
 
 def style_claims(verdicts):
-    """Make a table of all claims: this run's verdict and evidence, the published study's verdict, a link to a figure.
+    """Make a table with one row per claim: pandas Styler.
+
+    The columns are what the original study says, the verdict and the evidence of this report, the verdict of the
+    published study if there is one, and a link to a figure.
 
     Parameters
     ----------
@@ -125,7 +128,7 @@ def style_claims(verdicts):
 
 
 def tally_html(verdicts, title):
-    """Count the claims with each verdict in a table of one row per verdict, with links to these claims: HTML.
+    """Make an HTML table with one row per verdict: the number of claims with this verdict, and links to these claims.
 
     Parameters
     ----------
@@ -161,11 +164,13 @@ def picture_html(image, side, text):
 
 
 def confusion_html(answers, label, images, classes):
-    """Make the confusion matrix of a model as a table of counts; on the page, each count shows its photos.
+    """Make the confusion matrix of a model as an HTML table of counts.
+
+    On the page, a click on a count shows at most `MOST_PHOTOS` of the photos that it counts.
 
     Parameters
     ----------
-    answers : Answers
+    answers : `evaluation.Answers`
     label : str
     images : array or StoredImages, uint8, shape (n, size, size, 3), the photos of the answers
     classes : list of str
@@ -235,7 +240,7 @@ def photo_html(photo, name, species, probabilities, familiar, model):
         The model's prediction.
     probabilities : Series of float, one per class
     familiar : bool
-        Whether the photo resembles those that the model knows.
+        False if the photo may show an unknown species, see the module `familiarity`.
     model : str
         The model's label.
 

@@ -36,7 +36,9 @@ def draw_neighbours(alike):
 
 
 def draw_switch(heads, tails):
-    """Draw macro F1 by epoch: of a head up to its best epoch, and then of the fine-tuning that starts from this head.
+    """Draw macro F1 by epoch, one panel per backbone: first of the head up to its best epoch, then of its fine-tuning.
+
+    Each panel has a dashed line for the training photos and a solid line for the validation photos.
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ def draw_switch(heads, tails):
 
 
 def draw_repeats(models):
-    """Draw the validation macro F1 of every training, one row per model.
+    """Draw the macro F1 of every repeat on the photos that it held out, one row per model.
 
     Parameters
     ----------
@@ -72,7 +74,7 @@ def draw_repeats(models):
     Returns
     -------
     figure, caption
-    table : Series of label to list of float
+    table : Series of label to list of float, the macro F1 of each repeat
     """
     scores = pd.Series({label: [*map(score, repeats)] for label, repeats in models.items()})
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(models) + 1.3))

@@ -14,7 +14,7 @@ KEPT = ("begin", "record_runs")  # functions of helpers; the first checks parame
 
 
 def needed_code(notebook, parameters):
-    """Return only the code of a chapter on which its trainings or later chapters depend.
+    """Return the part of a chapter's code on which the chapter's trainings or later chapters depend.
 
     Parameters
     ----------
@@ -45,10 +45,10 @@ class WithoutEvidence(ast.NodeTransformer):
 
 
 def needed_statements(statements):
-    """Select the statements of a notebook on which its trainings and its calls of functions in `KEPT` depend, in order.
+    """Select, in order, the statements that a notebook's trainings and its calls of functions in `KEPT` need.
 
-    A statement is needed if `training_statements` finds it, or if it assigns or changes a name that a needed statement
-    below it reads.
+    A statement is needed if `training_statements` finds it. It is also needed if it assigns or changes a name that a
+    needed statement below it reads.
     """
     imported = {name for statement in statements if is_import(statement) for name in stored(statement)}
     trains, needed, wanted = training_statements(statements), [], set()
@@ -80,7 +80,7 @@ def training_statements(statements):
 
 
 def is_helper(node, names):
-    """Return whether a node of the syntax tree is a function of helpers that is in `names`, as in helpers.train."""
+    """Return whether a node of the syntax tree is an attribute of helpers, such as helpers.train, named in `names`."""
     of_helpers = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "helpers"
     return of_helpers and node.attr in names
 
@@ -124,7 +124,8 @@ def inner_names(statement):
 def changed(statement, imported):
     """Return the names of the objects whose methods a statement calls, such as queue in queue.append(spec): set of str.
 
-    The call may change the object. Names in `imported` are not returned.
+    Such a call may change the object, if it is a statement of its own; other calls are ignored. Names in `imported` are
+    not returned.
     """
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]

@@ -42,9 +42,9 @@ def parameter_readers():
 
 
 def read_by(number):
-    """Hash the files of earlier chapters that a chapter reads: dict of the earlier chapter's number to hash.
+    """Hash the files that a chapter reads from earlier chapters: dict of the earlier chapter's number to hash.
 
-    The file of chapter 1 is data/split.csv, that of any other chapter runs/<number>.json. Missing files are skipped.
+    The file from chapter 1 is data/split.csv, from any other chapter runs/<number>.json. Missing files are skipped.
     """
     left = {"01": places.SPLIT_CSV} | {other: places.RUNS / f"{other}.json" for other in READERS if other != "01"}
     read = [other for other, readers in READERS.items() if number in readers and left[other].exists()]

@@ -81,7 +81,7 @@ def effective_parameters(options):
 
 
 def check_scheduler(address):
-    """Pass a Dask scheduler's address to the kernels; unless it is local:N, first check that the scheduler answers."""
+    """Pass a Dask scheduler's address to the kernels; first check that it answers, unless the address is local:N."""
     if not address.startswith("local:"):
         from leaves import cluster  # importing Dask takes a second
 
@@ -107,8 +107,8 @@ def forget_runs(chapters):
 def runs_of(chapters):
     """Find the folders of the runs that chapters trained or recorded: set of Path.
 
-    Two chapters may record the same run in runs/<number>.json. The name of the run's folder begins with the number of
-    the chapter that trained it.
+    A chapter trained the runs whose folder's name begins with the chapter's number. It recorded the runs that its file
+    runs/<number>.json names; some of these may have been trained by another chapter.
     """
     folders = set()
     for number in (chapter.name[:2] for chapter in chapters):
@@ -120,9 +120,11 @@ def runs_of(chapters):
 
 
 def say_which_data(options, values):
-    """Print which photos chapter 1 uses because the last run did, and which parameters of the sample have no effect.
+    """Print whether chapter 1 uses the photos of the last run again, and which of the given parameters have no effect.
 
-    PlantVillage is downloaded here and not in chapter 1, because here the terminal can show a progress bar.
+    If the command names no photos, those of the last run are used. With other photos than the synthetic sample, the
+    parameters `sample_count` and `sample_size` have no effect. PlantVillage is downloaded here and not in chapter 1,
+    because here the terminal can show a progress bar.
     """
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):

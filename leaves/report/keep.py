@@ -1,4 +1,4 @@
-"""Keep the last report until the new one exists (or set it aside if the photos have changed), and never mix the two."""
+"""Keep the last report until the new one exists, or set it aside if the photos have changed; never mix the two."""
 
 import datetime
 import json
@@ -46,11 +46,13 @@ def last_report():
 
 
 def keep_last_report():
-    """Keep the finished report in report/ as hard links in report/.last while chapters are executed.
+    """Make hard links in report/.last to the finished report in report/, before chapters are executed.
 
-    A file in report/ is always replaced and never overwritten, so the links keep the old content. An interrupted
-    command may have left an older report in report/.last. If report/ has the same split as this older report, the older
-    report stays in report/.last. Otherwise the older report is set aside, and the report in report/ is kept.
+    A file in report/ is always replaced and never overwritten, so the links keep the old content.
+
+    An interrupted command may have left an older report in report/.last. If both reports have the same split, the older
+    report stays in report/.last, and no links are made. If their splits differ, the older report is set aside, and
+    report/.last gets links to the report in report/.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -73,10 +75,11 @@ def split_of(report):
 
 
 def settle_last_report(stale):
-    """Delete the last finished report, or set it aside if a chapter of it is stale or its split is not the current one.
+    """Delete the last finished report in report/.last, or set it aside if it no longer fits the data.
 
-    If the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last good execution
-    are moved back to report/ before the report is deleted.
+    The report no longer fits if any chapter is stale, or if the split of the report is not the current one. If the
+    report fits, but the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last
+    good execution are moved back to report/ before the report is deleted.
 
     Parameters
     ----------
@@ -100,7 +103,10 @@ def settle_last_report(stale):
 
 
 def set_aside(reason):
-    """Move the last finished report to report/earlier, into a folder named after the time of its scores; print why."""
+    """Move the last finished report to report/earlier; print its new place and the reason.
+
+    Its new folder is named after the modification time of its scores.csv.
+    """
     last = last_report()
     made = datetime.datetime.fromtimestamp((last / "scores.csv").stat().st_mtime)
     place = places.REPORT / "earlier" / made.strftime("%Y-%m-%d-%H%M%S")

@@ -23,8 +23,8 @@ class Said:
     def write(self, text):
         """Keep the last state of a progress bar in `text`; tqdm begins every state with a carriage return.
 
-        Two kinds of bars arrive here. Those of a kernel show the progress within a cell, and that of papermill shows
-        the number of the cell, as in "cell 3 of 20". The number is kept as the state while the cell shows no bar.
+        The text comes from two sources. The code of a cell shows bars of its own progress. Papermill shows one bar with
+        the number of the cell, as in "cell 3 of 20". While the code shows no bar, the state is this number.
         """
         for state in re.findall(r"\r([^\r\n\x1b]*)", text):
             state = state.strip().replace(", ? left", "")

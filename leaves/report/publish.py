@@ -137,7 +137,7 @@ def chosen_paths():
 
 
 def without_folders(page, paths):
-    """Replace each of `paths` in a page with its last component, because other machines have other folders."""
+    """Shorten each of `paths` in a page to the path's last component, because other machines have other folders."""
     for path in sorted(paths, key=len, reverse=True):
         for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
             whole = rf"(?<![\w./-]){re.escape(text)}(?![\w-])"  # /photos, but not results/photos.csv or /photos-2

@@ -201,7 +201,7 @@ def study_section(damaged):
 
 
 def provenance(chapters, profile, command):
-    """List the facts for reproducing the report: dict of "terms" (term to value) and "chapters" (`chapter_facts`)."""
+    """List the facts for reproducing the report: dict of "terms" (dict) and "chapters" (list of `chapter_facts`)."""
     terms = {
         "Made by": command,
         "Profile": profile,

@@ -83,7 +83,7 @@ def share_cores(at_once):
 
     The number of threads in one operation decides the order in which numbers are added, which changes the last digits
     of a score. So an operation always gets half as many threads as there are cores, even if only one chapter is
-    executed. Further operations run on the other cores.
+    executed. A chapter that is executed alone uses the other cores for further operations at the same time.
     """
     cores = len(own_cores())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))

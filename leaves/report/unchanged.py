@@ -58,7 +58,7 @@ def code_digest():
 
 
 def chapter_digests(chapters, values):
-    """Compute one hash per chapter of the code, the chapter's parameters, and the photos and weights named in them.
+    """Compute for each chapter a hash of the code, the chapter's parameters, and the photos and weights that they name.
 
     Parameters
     ----------
@@ -81,7 +81,10 @@ def chapter_digests(chapters, values):
 
 
 def known_chapters():
-    """Read the last command's hash of each chapter: dict of number to str; empty if `files_digest` has changed."""
+    """Read the hash that each chapter had after the last command: dict of chapter number (str) to hash.
+
+    The dict is empty if `files_digest` has changed since then.
+    """
     state = read_json(state_file())
     return state["chapters"] if state and state.get("files") == files_digest() else {}
 
