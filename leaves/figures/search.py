@@ -37,7 +37,8 @@ def style_rounds(search):
     points = [trial.params for trial in search.study.trials]
     table = last[["number", "epochs", "repeats", "score", "state"]].rename(columns={"number": "trial"})
     table["differs from FinalModel in"] = [point_in_words(points[number], points[FINAL]) for number in last["number"]]
-    title = f"The best of {search.rounds['number'].nunique()} trials; trial {FINAL} is FinalModel"
+    count = search.rounds["number"].nunique()
+    title = f"{'The only trial' if count == 1 else f'The best of {count} trials'}; trial {FINAL} is FinalModel"
     return table_of_texts(table.style.hide().format({"score": "{:.3f}"})).set_caption(title)
 
 
