@@ -223,12 +223,13 @@ def mean_of_both(tail, split):
 def ways_on(heads, tails, split):
     """Collect the networks that validation chooses from: dict of name to list of Run, one per repeat.
 
-    The names are "frozen" for the heads and, if there are tails, "mean of both" (see `mean_of_both`) and "fine-tuned".
+    The names are "frozen" for the heads and, if tails were trained, "fine-tuned" for them and "mean of both" for
+    `mean_of_both`.
 
     Parameters
     ----------
     heads, tails : list of Run
-        The repeats of the head on the frozen backbone, and the tails that start from these heads.
+        The repeats of the head on the frozen backbone, and the networks fine-tuned from these heads.
     """
     tuned = {"mean of both": [mean_of_both(tail, split) for tail in tails], "fine-tuned": tails} if tails else {}
     return {"frozen": heads} | tuned
@@ -237,8 +238,9 @@ def ways_on(heads, tails, split):
 def ways_table(networks, split, origins):
     """List the macro F1 of each network of `ways_on`: DataFrame, one row per network.
 
-    The columns "as they are" and "other backgrounds" are the scores of repeat 0, see `candidates_table`. The column "as
-    they are, all repeats" is the mean over the repeats, each scored on the unchanged photos that it held out.
+    The column "as they are" is the score of repeat 0 on unchanged photos, and "other backgrounds" its score on
+    photos with other backgrounds, see `candidates_table`. The column "as they are, all repeats" is the mean over the
+    repeats, each scored on the unchanged photos that it held out.
     """
     rows = {}
     for name, runs in networks.items():

@@ -308,7 +308,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
     differences, reason : see `pairs`
     measure : str
         A name for the kind of comparison; `judge` passes all comparisons of one kind to `compare` together.
-    margin : float, the largest difference that counts as a tie
+    margin : float, a smaller difference counts as none; 0 for a claim about an order
     against : float
         The number with which the differences are compared; a claim that names no number means zero.
     """

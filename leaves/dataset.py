@@ -83,7 +83,7 @@ def check_folds(split, fold, without=None):
 def move_validation(split, folds, fold):
     """Divide the validation subset into folds, and move all folds but one to the training subset.
 
-    The photos of a group (near duplicates, see `splitting.group_photos`) stay in the same fold. With 20 folds, a
+    The photos of a group (similar photos, see `splitting.group_photos`) stay in the same fold. With 20 folds, a
     validation share of 0.2 becomes 0.01, as in the original study's refit.
 
     Parameters

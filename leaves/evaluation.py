@@ -331,7 +331,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Return `probabilities`, a dict by label, with `augmented` and the mean of the ensemble's members added."""
+    """Add test-time augmentation, `augmented`, and the ensemble, a mean of its members, to a dict of probabilities."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 

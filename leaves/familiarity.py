@@ -165,7 +165,7 @@ def of_whole_picture(features):
 
 
 def stored_features(run, split):
-    """Return the features of all photos outside the test subset from a run's backbone: float32, shape (n, channels).
+    """Compute features with a run's backbone for all photos outside the test subset: float32, shape (n, channels).
 
     The features are read from disk if they are stored, and otherwise computed, see
     `features.frozen_outputs`. The photos are not augmented.
@@ -177,7 +177,7 @@ def stored_features(run, split):
 
 
 def on_frozen_backbone(run):
-    """Return the run of the head that a fine-tuned network started from; any other run is returned as it is."""
+    """Return the run of the head that `run` started from if `run` is a fine-tuned network, otherwise `run` itself."""
     return read_run(places.RUNS / run.spec["starts_from"].split()[0]) if "starts_from" in run.spec else run
 
 

@@ -201,8 +201,8 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
             parts[-1] += f", {row['second test set']:.3f} on the second test set ({count} species)"
     told = f"Macro F1{' on the leaves that could be cut out' if elsewhere else ''}: {'; '.join(parts)}."
     if elsewhere:
-        kept = table.loc[best, OTHER] / table.loc[best, "as they are"]
-        fate = f"loses {1 - kept:.0%} of its macro F1" if kept < 1 else "loses nothing"
+        lost = 1 - table.loc[best, OTHER] / table.loc[best, "as they are"]
+        fate = f"loses {lost:.0%} of its macro F1" if lost >= 0.005 else "loses nothing"
         told = f"On other backgrounds {best} {fate}. {told}"
     if not elsewhere:
         return f"{told} No leaf of the test subset could be cut out, so other backgrounds were not tested."

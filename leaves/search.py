@@ -87,9 +87,10 @@ def search_final_model(
 
 
 def cut_short(run, epochs):
-    """Return a run as it was after its first `epochs` epochs, with spec, score and state; nothing is trained.
+    """Return a run as if its training had ended after `epochs` epochs; nothing is trained.
 
-    Score and state are computed from its history. A run with at most `epochs` epochs in its spec is returned unchanged.
+    The score and the state (such as "converged") are computed from the history. A run with at most `epochs` epochs in
+    its spec is returned unchanged.
     """
     if epochs >= run.spec["epochs"]:
         return run

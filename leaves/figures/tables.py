@@ -106,8 +106,8 @@ def verdict_html(verdict):
 def style_claims(verdicts):
     """Make a table with one row per claim: pandas Styler.
 
-    The columns are what the original study says, the verdict and the evidence of this report, the verdict of the
-    published study if there is one, and a link to a figure.
+    The columns are what the original study says, this run's evidence, the verdict of the published study if there is
+    one, this run's verdict, and a link to a figure.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def picture_html(image, side, text):
 def confusion_html(answers, label, images, classes):
     """Make the confusion matrix of a model as an HTML table of counts.
 
-    On the page, a click on a count shows at most `MOST_PHOTOS` of the photos that it counts.
+    On the page, a count that is pointed at, tapped or focused shows at most `MOST_PHOTOS` of its photos.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def chapter_digests(chapters, values):
 
 
 def known_chapters():
-    """Read the hash that each chapter had after the last command: dict of chapter number (str) to hash.
+    """Read the hash that the last command recorded for each chapter: dict of chapter number (str) to hash.
 
     The dict is empty if `files_digest` has changed since then.
     """
