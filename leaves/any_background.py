@@ -160,13 +160,13 @@ def candidates_table(runs, split, origins):
     """List the two validation scores of each candidate: DataFrame, one row per run, in the order of `runs`.
 
     The columns are pixels (int, the image size), views (int, the number of views with other backgrounds), penalty
-    (float), and two columns with macro F1: "as they are" for the unchanged photos, and "other backgrounds".
+    (float), and two columns with macro F1: "unchanged" for the unchanged photos, and "other backgrounds".
     """
     rows = []
     for run in runs:
         penalty = run.spec["layers"][2][1]["kernel_regularizer"]["config"]["l2"]
         row = {"pixels": run.spec["image_size"], "views": run.spec["views"]["count"], "penalty": penalty}
-        scores = {"as they are": run.result["validation_macro_f1"]}
+        scores = {"unchanged": run.result["validation_macro_f1"]}
         rows.append(row | scores | {"other backgrounds": on_other_backgrounds(run, split, origins)})
     return pd.DataFrame(rows)
 
@@ -238,15 +238,15 @@ def ways_on(heads, tails, split):
 def ways_table(networks, split, origins):
     """List the macro F1 of each network of `ways_on`: DataFrame, one row per network.
 
-    The column "as they are" is the score of repeat 0 on unchanged photos, and "other backgrounds" its score on
-    photos with other backgrounds, see `candidates_table`. The column "as they are, all repeats" is the mean over the
+    The column "unchanged" is the score of repeat 0 on unchanged photos, and "other backgrounds" its score on
+    photos with other backgrounds, see `candidates_table`. The column "unchanged, all repeats" is the mean over the
     repeats, each scored on the unchanged photos that it held out.
     """
     rows = {}
     for name, runs in networks.items():
-        rows[name] = {"as they are": runs[0].result["validation_macro_f1"]}
+        rows[name] = {"unchanged": runs[0].result["validation_macro_f1"]}
         rows[name] |= {"other backgrounds": on_other_backgrounds(runs[0], split, origins)}
-        rows[name] |= {"as they are, all repeats": mean_score(runs)}
+        rows[name] |= {"unchanged, all repeats": mean_score(runs)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -259,8 +259,6 @@ def kept_in_words(table):
     name = table["other backgrounds"].idxmax()
     row = table.loc[name]
     text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the frozen network was trained"
-    scores = (
-        f"{row['other backgrounds']:.3f} on other backgrounds and {row['as they are']:.3f} on the photos as they are"
-    )
+    scores = f"{row['other backgrounds']:.3f} on other backgrounds and {row['unchanged']:.3f} on the unchanged photos"
     note = ", somewhat optimistic because these photos made the choices" if len(table) > 1 else ""
     return f"{text}. Macro F1 of repeat 0 on validation: {scores}{note}."

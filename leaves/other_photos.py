@@ -141,15 +141,15 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
     -------
     DataFrame of float
         The columns `OTHER` and `ALONE` have the scores on the pictures of `pictures_elsewhere`. These pictures are made
-        only from the test photos in `usable_rows`. The column "as they are" has the scores on the same test photos,
-        unchanged. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "as they are" has the scores on all
+        only from the test photos in `usable_rows`. The column "unchanged" has the scores on the same test photos,
+        unchanged. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "unchanged" has the scores on all
         test photos. With `external` there is also a column "second test set". A second test set may have fewer classes
         than the test subset. Therefore `attrs["classes"]` maps the name of each column to the number of classes over
         which the macro F1 in this column is averaged.
     """
     rows = usable_rows(leaf_masks(split, "test")) if elsewhere else np.arange(len(on_test.truth))
     same = Answers(on_test.truth[rows], {label: on_test.probabilities[label][rows] for label in labels})
-    of_column = {"as they are": same} | elsewhere | ({"second test set": external} if external else {})
+    of_column = {"unchanged": same} | elsewhere | ({"second test set": external} if external else {})
     scores = {name: [answers.macro_f1(label) for label in labels] for name, answers in of_column.items()}
     table = pd.DataFrame(scores, labels)
     table.attrs["classes"] = {name: len(np.unique(answers.truth)) for name, answers in of_column.items()}
@@ -194,14 +194,14 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     parts = []
     for label in {best: 0, for_any: 0}:
         row = table.loc[label]
-        parts.append(f"{label} {row['as they are']:.3f} on the test photos as they are")
+        parts.append(f"{label} {row['unchanged']:.3f} on the unchanged test photos")
         parts[-1] += f", {row[OTHER]:.3f} on other backgrounds" if elsewhere else ""
         if "second test set" in row:
             count = table.attrs["classes"]["second test set"]
             parts[-1] += f", {row['second test set']:.3f} on the second test set ({count} species)"
     told = f"Macro F1{' on the leaves that could be cut out' if elsewhere else ''}: {'; '.join(parts)}."
     if elsewhere:
-        lost = 1 - table.loc[best, OTHER] / table.loc[best, "as they are"]
+        lost = 1 - table.loc[best, OTHER] / table.loc[best, "unchanged"]
         fate = f"loses {lost:.0%} of its macro F1" if lost >= 0.005 else "loses nothing"
         told = f"On other backgrounds {best} {fate}. {told}"
     if not elsewhere:

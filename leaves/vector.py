@@ -156,6 +156,8 @@ def make_narrow(figure):
             axes.set_yticks([*names], texts)
             beside = max(len(line) for text in texts for line in text.splitlines())
             needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # equally spaced names
+        if any(label.get_rotation() for label in axes.get_xticklabels()):  # slanted names would overlap
+            axes.tick_params(axis="x", rotation=90)
         letters = LETTERS["title"] - round(0.75 * beside)
         axes.title.set_text(textwrap.fill(axes.get_title(), letters))
         axes.set_xlabel(textwrap.fill(axes.get_xlabel(), letters))

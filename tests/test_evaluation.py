@@ -371,10 +371,10 @@ def test_the_models_on_the_pareto_front_are_told():
 
 
 def test_the_network_for_any_background_that_is_kept_is_told():
-    table = pd.DataFrame({"as they are": [0.9, 0.8], "other backgrounds": [0.5, 0.7]}, index=["frozen", "fine-tuned"])
+    table = pd.DataFrame({"unchanged": [0.9, 0.8], "other backgrounds": [0.5, 0.7]}, index=["frozen", "fine-tuned"])
     told = any_background.kept_in_words(table)
     assert told.startswith('Validation chooses "fine-tuned". Macro F1 of repeat 0 on validation: 0.700 on other')
-    assert "0.800 on the photos as they are" in told
+    assert "0.800 on the unchanged photos" in told
     alone = any_background.kept_in_words(table[:1])
     assert alone.startswith("Only the frozen network was trained.") and "optimistic" not in alone
 

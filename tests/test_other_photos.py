@@ -89,12 +89,12 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     labels = [*elsewhere[other_photos.OTHER].probabilities]
     on_test = answers((0, 0, 2, 0, 0, 2), GOOD, HALF)  # the first model errs on the two other photos only
     table = other_photos.holding_table(labels, on_test, elsewhere, None, answers(HALF, HALF, HALF))
-    assert table["as they are"].tolist() == [1, 1, part(GOOD, GOOD, HALF).macro_f1(labels[2])]
-    assert table["other backgrounds"].tolist() == [1, 0, table["as they are"].iloc[2]]
+    assert table["unchanged"].tolist() == [1, 1, part(GOOD, GOOD, HALF).macro_f1(labels[2])]
+    assert table["other backgrounds"].tolist() == [1, 0, table["unchanged"].iloc[2]]
     assert table["background alone"].tolist() == [0, 0, 0]
     told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
     assert (
-        "X, transfer learning 1.000 on the test photos as they are, 1.000 on other backgrounds, 0.500 on the second"
+        "X, transfer learning 1.000 on the unchanged test photos, 1.000 on other backgrounds, 0.500 on the second"
         in told
     )
     assert "second test set (3 species)" in told
@@ -248,7 +248,7 @@ def test_a_frozen_network_its_tail_and_their_mean(project, tail):
     table = any_background.ways_table(any_background.ways_on([frozen], [run], project), project, origins)
     assert (mean.folder / "result.json").stat().st_mtime_ns == modified  # it is made once
     assert [*table.index] == ["frozen", "mean of both", "fine-tuned"]
-    assert table.loc["fine-tuned", "as they are"] == run.result["validation_macro_f1"]
+    assert table.loc["fine-tuned", "unchanged"] == run.result["validation_macro_f1"]
 
     # Familiarity compares features that no leaf has shaped.
     learnt, same = (familiarity.learn(of, project) for of in (run, mean))

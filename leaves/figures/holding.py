@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-MARKS = {"as they are": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
+MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
 
 
 def draw_holding(table, chance):
@@ -22,7 +22,7 @@ def draw_holding(table, chance):
     -------
     figure, caption, and `table` sorted like the rows of the figure
     """
-    column = OTHER if OTHER in table else "as they are"
+    column = OTHER if OTHER in table else "unchanged"
     ordered = table.sort_values(column)
     figure, axis = plt.subplots(figsize=(9, 0.4 * len(ordered) + 1.9))
     axis.hlines(ordered.index, ordered.min(axis=1), ordered.max(axis=1), color="0.8", zorder=0)
@@ -30,7 +30,7 @@ def draw_holding(table, chance):
         marker, colour = MARKS[name]
         axis.plot(values, ordered.index, marker, color=colour, label=name, markersize=8)
     axis.axvline(chance, color="0.4", linestyle=":", label="guessing")
-    where = "the test photos" if column == "as they are" else column
+    where = "the test photos" if column == "unchanged" else column
     axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"Best on {where}: {ordered.index[-1]}")
     figure.legend(loc="outside lower center", ncols=5, fontsize="small")
     return figure, f"Macro F1 of each model on the test photos: {', '.join(table)}.", ordered
