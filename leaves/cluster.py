@@ -17,7 +17,7 @@ from leaves.progress import training_name
 import cloudpickle
 import dask
 import toolz
-from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
 
 TOPIC = "leaf-epochs"
 ONE_AT_A_TIME = threading.Lock()  # a worker with several threads trains one run at a time
@@ -135,6 +135,8 @@ def ended(futures, events, progress):
 def reason_of(future):
     """Say in one line why the training of a future did not finish: str."""
     error = future.exception()
+    if isinstance(error, KilledWorker):
+        return "its worker processes were killed or stopped answering; if the memory was full, use fewer workers"
     return [*str(error).strip().splitlines(), type(error).__name__][0] if error else future.status
 
 

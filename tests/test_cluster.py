@@ -4,12 +4,13 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import helpers
 from leaves import cluster, custom_cnn, files, places, runs
 
 import pytest
-from distributed import WorkerPlugin
+from distributed import KilledWorker, WorkerPlugin
 
 
 class Paths(WorkerPlugin):
@@ -47,6 +48,12 @@ def outcome(runs):
         )
         for run in runs
     ]
+
+
+def test_the_death_of_workers_is_told_in_plain_words():
+    error = KilledWorker("call_of_loads-ed68", SimpleNamespace(address="tcp://127.0.0.1:1"), 2)
+    told = cluster.reason_of(SimpleNamespace(exception=lambda: error, status="error"))
+    assert told.startswith("its worker processes were killed or stopped answering")
 
 
 @pytest.mark.long
