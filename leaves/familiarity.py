@@ -160,7 +160,7 @@ def parts_of_answer(network):
 
 
 def of_whole_picture(features):
-    """Return the features of the whole picture; those of windows are left out, see `backbones.window_means`."""
+    """Return the features of the whole picture; those of windows are skipped, see `backbones.window_means`."""
     return features[:, 0] if len(features.shape) == 3 else features
 
 

@@ -7,7 +7,7 @@ import re
 import textwrap
 
 from leaves.files import atomic_path, write_atomic
-from leaves.plots import MODEL_COLOURS, SERIES, category_ticks
+from leaves.plots import PALETTE, SERIES, category_ticks
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -99,13 +99,13 @@ def unique(name, counts):
 
 
 def page_colour(found):
-    """Replace a grey, or FinalModel's blue, in an SVG style by a CSS variable, and leave other colours as they are.
+    """Replace a grey, or the palette's blue, in an SVG style by a CSS variable, and leave other colours as they are.
 
     `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb).
     """
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    if colour == MODEL_COLOURS["FinalModel"]:
+    if colour == PALETTE[0]:  # too dark on a dark page
         return f"{use}: var(--blue)"
     if not red == green == blue:
         return found[0]

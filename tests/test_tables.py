@@ -100,7 +100,7 @@ def test_a_drawing_takes_its_ink_from_the_page_and_keeps_its_colours(curves):
     svg = vector.svg_of(curves, "curves")
     assert "currentColor" in svg
     assert "var(--line)" in svg
-    assert "var(--blue)" in svg  # FinalModel's colour, which is lighter on a dark page
+    assert "var(--blue)" in svg  # lighter on a dark page
     assert plots.PALETTE[0] not in svg
     orange = f"fill: {plots.PALETTE[1]}"
     assert vector.page_colour(re.match(r"(\w+): (#\w+)", orange)) == orange
