@@ -59,7 +59,7 @@ def with_keras(size, precision):
     spec = {"optimizer": {"class_name": "Adam", "config": {"learning_rate": 0.001}}, "label_smoothing": 0.0}
     keras.utils.set_random_seed(0)
     model = training.compiled_like(
-        custom_cnn.build_model(layers, (size, size, 3), "m"), spec | {"precision": precision}
+        custom_cnn.build_model(layers, (size, size, 3), "m"), spec | {"precision": precision}, steps=1
     )
     images = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3)).astype(np.float32)
     batch = images, np.eye(CLASSES, dtype=np.float32)[np.arange(BATCH) % CLASSES]
@@ -122,14 +122,15 @@ def own_epoch(size, precision):
     layers = custom_cnn.final_model_layers(CLASSES, FILTERS)
     tf.config.experimental.enable_op_determinism()  # as in every training of this project
     with training.seeded(0):
-        model = training.compiled_like(custom_cnn.build_model(layers, (size, size, 3), "m"), spec)
+        network, steps = custom_cnn.build_model(layers, (size, size, 3), "m"), PHOTOS // BATCH
+        model = training.compiled_like(network, spec, training.steps_at_once(steps))
     images, labels = photos(size)
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file.name, images)
         mapped = np.load(file.name, mmap_mode="r")
         targets = np.eye(CLASSES, dtype=np.float32)[labels]
         data, clock = training_batches(mapped, targets, rows_of_epoch(labels, "none"), spec), stopwatch()
-        epochs = {"epochs": spec["epochs"], "steps_per_epoch": PHOTOS // BATCH}
+        epochs = {"epochs": spec["epochs"], "steps_per_epoch": steps}
         with training.computing_in([model], precision):
             model.fit(data, **epochs, callbacks=[clock], shuffle=False, verbose=0)
     return {f"{EPOCH_KIND}this project, {precision}": [PHOTOS / seconds for seconds in clock.seconds[1:-1]]}

@@ -346,8 +346,8 @@ def logged(run, folder, kind):
     Parameters
     ----------
     folder, kind : str
-        The folder "layers" has the kinds "gradient" and "change" (numbers, see `LayerLog`), the folder "train" the kind
-        "histogram" (arrays of shape (buckets, 3): left edge, right edge, count). A tag contains the name of a layer.
+        The folder "layers" has the kinds "gradient" and "change" (numbers, see `LayerLog`) and "histogram" (arrays of
+        shape (buckets, 3): left edge, right edge, count). A tag contains the name of a layer.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:

@@ -289,7 +289,7 @@ def test_the_log_of_the_layers_has_every_kernel_and_epoch(project):
     run = train(tiny_spec(project, log_layers=True), project)
     gradients = runs.logged(run, "layers", "gradient/")
     changes = runs.logged(run, "layers", "change/")
-    histograms = runs.logged(run, "train", "kernel/histogram")
+    histograms = runs.logged(run, "layers", "kernel/histogram")
     assert [len(found) for found in (gradients, changes, histograms)] == [4, 4, 4]
     for found in (*gradients.values(), *changes.values()):
         assert len(found) == 2
