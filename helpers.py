@@ -41,7 +41,7 @@ def provenance(split: pd.DataFrame | None = None) -> str:
 
 
 def train(spec: dict, split: pd.DataFrame, prepare: Callable) -> Run:
-    """Train one spec, the settings of a training, see `train_all`; InputError if the loss became NaN or infinite."""
+    """Train one spec with `train_all` and return its Run; InputError if the loss became NaN or infinite."""
     [run] = train_all([spec], split, prepare)
     if run.result["diverged"]:
         raise InputError(
@@ -55,7 +55,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
     """Train each spec of a list once, in this process or on the workers of a Dask cluster; the results are the same.
 
     A finished run is not trained again, and an interrupted one resumes from its last checkpoint. If a run diverged, its
-    result says so. To train on a cluster, set the environment variable DASK_SCHEDULER_ADDRESS to its address.
+    result says so. To use a cluster, set the environment variable DASK_SCHEDULER_ADDRESS to its scheduler's address.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
         Called only if the spec has not been trained yet.
     needs : str or list of str
         The file that the caller will read from every run, or a list with one file per spec, see
-        `leaves.runs.find_runs`. A spec is not trained if results/runs has this file for it.
+        `leaves.runs.find_runs`. If results/runs has a spec's run with this file, this run is used instead of training.
 
     Returns
     -------
@@ -114,12 +114,12 @@ def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # If another chapter trained the same spec first, the folder has the name from that chapter.
+    # If another chapter trained the same spec first, its chapter and name are in the folder: replace them.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
 def recorded(chapter: str, kind: str) -> list | dict:
-    """Return what `record_runs` got for a chapter: "evidence" (list of dict) or "repeats" (dict of lists of Run)."""
+    """Read one kind of record from `record_runs`: "evidence" (list of dict) or "repeats" (dict of lists of Run)."""
     record = read_json(places.RUNS / f"{chapter}.json")
     if kind not in record:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
@@ -137,7 +137,7 @@ def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
     `table` is the DataFrame or Series from which the figure was drawn. If an axis has names, the drawn marks are
-    compared with the table (see `plots.check_drawn`). The file's metadata record whether they were compared.
+    compared with it; ValueError if they differ, see `plots.check_drawn`. The file's metadata say if they were compared.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

@@ -1,4 +1,4 @@
-"""Compare the speed of FinalModel's training step with PyTorch's, and that of its epoch with plain Keras's.
+"""Compare how fast FinalModel trains in this project, in PyTorch (single steps) and in plain Keras (whole epochs).
 
     .venv/bin/python benchmarks/custom_cnn.py [--size 128] [--torch PYTHON] [--quick]
 
@@ -48,7 +48,10 @@ def fit_rate(model, data):
 
 
 def with_keras(size, precision):
-    """Measure the images per second of this project's training step, on one batch in memory: dict of label to list."""
+    """Measure the images per second of this project's training step: dict of label to list of float, one per round.
+
+    Every step trains on the same batch, which is in memory.
+    """
     from leaves import custom_cnn, training
 
     import keras
@@ -69,9 +72,9 @@ def with_keras(size, precision):
 
 
 def plain_epoch(size):
-    """Measure the images per second of plain Keras with augmentation layers, over whole epochs: dict of label to list.
+    """Measure the images per second of plain Keras, with augmentation: dict of label to list of float, one per epoch.
 
-    The network computes in float32, and the images are in memory.
+    Keras layers augment the images, which are in memory. The network computes in float32.
     """
     from leaves import custom_cnn
     from leaves.batches import AUGMENTATION
@@ -104,7 +107,7 @@ def plain_epoch(size):
 
 
 def own_epoch(size, precision):
-    """Measure the images per second of this project, over whole epochs: dict of label to list.
+    """Measure the images per second of this project, with augmentation: dict of label to list of float, one per epoch.
 
     Augmentation is one affine transform per image, and the images are read from a memory-mapped file.
     """
@@ -137,10 +140,10 @@ def own_epoch(size, precision):
 
 
 def stopwatch():
-    """Make a callback that records the seconds of each epoch.
+    """Make a Keras callback that records the seconds of each epoch in its list `seconds`.
 
-    The callers ignore the first epoch, because Keras traces the network in it, and the last epoch, in which no batches
-    of a next epoch are prefetched.
+    The callers ignore the first and the last epoch. During the first epoch, Keras traces the network. During the last
+    one, no batches are prefetched for a next epoch.
     """
     import keras
 
@@ -177,9 +180,10 @@ def matrix_peak(precision):
 
 
 def with_torch(size, precision, compiled):
-    """Measure the images per second of PyTorch's training step, in both memory layouts: dict of label to list.
+    """Measure the images per second of PyTorch's training step: dict of label to list of float, one per round.
 
-    If `compiled` is true, the network is compiled, but not the loss and the optimizer.
+    There is one label for each memory layout: channels last and channels first. If `compiled` is true, the network is
+    compiled, but the loss and the optimizer are not.
     """
     import torch
     from torch import nn
@@ -244,11 +248,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
-    parser.add_argument("--quick", action="store_true", help="see in a minute that it runs; its figures mean nothing")
+    parser.add_argument("--quick", action="store_true", help="check in a minute that it can run; ignore its figures")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not shutil.which(options.torch):
-        parser.error(f"--torch {options.torch} is no program that can be run")
+        parser.error(f"--torch {options.torch} is not an executable program")
     globals().update(QUICK if options.quick else {})
     if options.contestant:
         print(json.dumps(contestants(("float32", "bfloat16"))[options.contestant](options.size)))
@@ -279,7 +283,10 @@ def main():
 
 
 def report(measured, size):
-    """Print the tables of steps and epochs, this project's speed relative to the fastest other one, and the peaks."""
+    """Print a table of steps and one of epochs, and then the peak of each precision, see `matrix_peak`.
+
+    After each table, the speed of this project is given relative to the fastest other contestant.
+    """
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}
     print()

@@ -92,7 +92,7 @@ def main():
                 forget_state(copy)
             seconds, memory = run(copy, *chosen, *options)
             print(f"The whole report with {state}: {seconds:.0f} s, {memory:.2f} GB", flush=True)
-    print("\n| chapter alone | cold, s | warm, s | peak memory, GB |\n|---|---|---|---|")
+    print("\n| chapter alone | nothing cached, s | everything cached, s | peak memory, GB |\n|---|---|---|---|")
     with copy_of_project() as copy:
         first = {chapter: run_chapter(copy, chapter, *options) for chapter in asked.chapters}
         for chapter, (cold, most) in first.items():

@@ -52,7 +52,10 @@ def otsu(values):
 
 
 def segment(lab):
-    """Return the mask of the leaf: bool, shape (h, w). Paper is nearly grey, and leaves are yellow-green to red."""
+    """Return the mask of the leaf in an image from `to_lab`: bool, shape (h, w).
+
+    The mask is found by colour: a leaf is yellow-green to red, and its background, such as paper, is nearly grey.
+    """
     score = ndimage.gaussian_filter(lab[..., 2] - 0.5 * np.minimum(lab[..., 1], 0), 1)
     labels, _ = ndimage.label(score > np.clip(otsu(score), 6, 16))
     sizes = np.bincount(labels.ravel())
@@ -95,7 +98,7 @@ def shape_features(mask):
         disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius + 0.3
         rough += [(mask & ~ndimage.binary_opening(mask, disc)).sum() / perimeter]
         rough += [(ndimage.binary_closing(np.pad(mask, 6), disc)[6:-6, 6:-6] & ~mask).sum() / perimeter]
-    # Radius of the outline by angle from the long axis, then the strength of its waves.
+    # The radius of the outline as a function of the angle from the long axis, then its Fourier amplitudes.
     along, across = points @ vectors[:, 1], points @ vectors[:, 0]
     sector = ((np.arctan2(across, along) / (2 * np.pi) + 0.5) * 64).astype(int) % 64
     radius = np.zeros(64)
@@ -106,7 +109,17 @@ def shape_features(mask):
 
 
 def texture_features(lightness, mask, axis):
-    """Compute gradient orientations relative to the long axis, and contrast, inside the leaf at three scales."""
+    """Compute features of the leaf's texture at three scales: array of float.
+
+    For each scale they are a histogram of the directions of the gradient, relative to the leaf's long axis, and three
+    measures of contrast.
+
+    Parameters
+    ----------
+    lightness : array of float, shape (h, w), the first channel from `to_lab`
+    mask : from `segment`
+    axis : from `shape_features`
+    """
     inner = ndimage.binary_erosion(mask, iterations=4)
     inner = inner if inner.sum() > 100 else mask
     features = []

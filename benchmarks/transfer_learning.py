@@ -113,8 +113,21 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
     return rows
 
 
+def one_round(split, views, common):
+    """Measure both methods once: list of dict, see `usual_way` and `cached_way`; `common` has their other arguments."""
+    with tempfile.TemporaryDirectory() as cache:
+        places.CACHE = Path(cache)  # nothing is cached at the start; both ways get decoded images
+        size, classes = common["size"], len(split.attrs["classes"])
+        data = {part: dataset.load_images(split, part, size) for part in ("train", "validation")}
+        data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
+        backbones.load_parts.cache_clear()  # the last block in this cache has been fine-tuned by an earlier round
+        rows = usual_way(classes=classes, data=data, **common)
+        backbones.load_parts.cache_clear()
+        return rows + cached_way(split=split, data=data, views=views, **common)
+
+
 def main():
-    """Measure both methods one after the other; print a table, the ratios of time and the differences of macro F1."""
+    """Measure both methods in turn; print a table of medians, the ratios of time and the differences of macro F1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="data/weights", metavar="DIR", help="a folder with <Backbone>.weights.h5")
     parser.add_argument("--backbone", choices=backbones.BACKBONES, default="ResNet50")
@@ -122,22 +135,19 @@ def main():
     parser.add_argument("--epochs", type=int, default=50, help="of the head (default: 50)")
     parser.add_argument("--tuning-epochs", type=int, default=10, help="of fine tuning (default: 10)")
     parser.add_argument("--views", type=int, default=2, help="augmented views of each photo (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="each measures both methods (default: 3)")
     options = parser.parse_args()
     split = dataset.load_split()
     source = backbones.find_weights([options.backbone], options.weights)[options.backbone]
     print(helpers.provenance(split), f"{options.backbone}, {source['kind']} weights from {source['source']}", sep="\n")
     common = {"name": options.backbone, "source": source, "size": options.size}
     common |= {"epochs": options.epochs, "tuning_epochs": options.tuning_epochs}
-    with tempfile.TemporaryDirectory() as cache:
-        places.CACHE = Path(cache)  # nothing is cached at the start; both ways get decoded images
-        data = {part: dataset.load_images(split, part, options.size) for part in ("train", "validation")}
-        data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
-        rows = usual_way(classes=len(split.attrs["classes"]), data=data, **common)
-        backbones.load_parts.cache_clear()  # the last block in this cache is fine-tuned now
-        rows += cached_way(split=split, data=data, views=options.views, **common)
-    table = pd.DataFrame(rows)
+    rounds = [
+        row | {"round": number} for number in range(options.rounds) for row in one_round(split, options.views, common)
+    ]
+    table = pd.DataFrame(rounds)
     print(table.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
-    seconds, scores = (table.pivot_table(value, "stage", "way", "sum") for value in ("seconds", "macro F1"))
+    seconds, scores = (table.pivot_table(value, "stage", "way", "median") for value in ("seconds", "macro F1"))
     for stage, parts, count in (
         ("head", ["features", "head"], options.epochs),
         ("tail", ["tail"], options.tuning_epochs),

@@ -65,20 +65,20 @@ def resampled(scores, repeats, variants, rng, effect=0.0):
 
 
 def simulate(scores, repeats, variants, effect=0.0, runs=RUNS, seed=0):
-    """Apply the rules of verdicts to many simulated runs of the report, and measure how often they are right.
+    """Apply the rules of verdicts to many simulated reports, and measure how often they are right.
 
     Parameters
     ----------
     scores, repeats, variants, effect : see `resampled`
     runs : int
-        The number of simulated runs, each of which compares all variants with FinalModel.
+        The number of simulated reports; each report compares all variants with FinalModel.
     seed : int
 
     Returns
     -------
-    dict of float: wrong (share of runs with "higher" or "lower" for any variant without an effect), found (share of
-    runs in which the planted effect is found), covered (share of 95 % intervals that contain the true difference), same
-    (share of variants without an effect that are shown to be the same as FinalModel)
+    dict of float: wrong (share of reports with "higher" or "lower" for any variant without an effect), found (share
+    of reports in which the planted effect is found), covered (share of 95 % intervals that contain the true
+    difference), same (share of variants without an effect that are shown to be the same as FinalModel)
     """
     rng = np.random.default_rng(seed)
     wrong = found = covered = same = 0
@@ -105,7 +105,7 @@ def main():
         trained().to_csv(TRAININGS, index=False)
     scores = pd.read_csv(TRAININGS).pivot_table(index="seed", columns="fold", values="macro_f1")
     spread = np.sqrt(scores.var().mean())
-    print(f"{scores.size} trainings of FinalModel, standard deviation over seeds {spread:.3f}; {RUNS} runs each.")
+    print(f"{scores.size} trainings of FinalModel, standard deviation over seeds {spread:.3f}; {RUNS} reports per row.")
     rows = []
     for repeats, variants in ((3, 3), (3, 7), (5, 7)):
         for effect in (0.0, 0.1):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-# The group of each variant is found by the first setting that it changes. Brackets name the claims about the group.
+# A variant belongs to the group of the first setting that it changes. The claims about the group are in brackets.
 GROUPS = {
     "image_size": "resolution (C1)",
     "batch_size": "batch size (C2)",
@@ -30,10 +30,10 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
-LEAST_NETWORKS = 8  # per fold: with fewer networks, a rank correlation would be mostly chance
-FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" names the runs of `refit.train_refits`, which test C13
-SLOW_UPDATE = 8  # a step with a batch of one photo takes as long as this many photos in a large batch
-HIGH_ACCURACY, MISSED = 0.8, 0.5  # least accuracy that counts as high; a class with a recall below 0.5 is missed
+LEAST_NETWORKS = 8  # in each fold; a rank correlation over fewer networks would be mostly chance
+FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" is the name for the runs of `refit.train_refits`
+SLOW_UPDATE = 8  # with batches of one photo, a training takes this many times as long
+HIGH_ACCURACY, MISSED = 0.8, 0.5  # an accuracy of 0.8 or more is high; a class with a recall below 0.5 is missed
 # The name of the figure that shows each measure.
 FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}
 INTERVAL = ["difference", "low", "high"]
@@ -62,7 +62,7 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Return the names of the variants that are impossible or pointless at `size` pixels per side: set of str."""
+    """Return the names of variants that cannot be trained at `size` pixels or equal FinalModel there: set of str."""
     smallest = 2 ** len(filters)  # with so many pixels per side, one is left after the last pooling
     if size >= 2 * smallest:
         return set()
@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of each variant; those of FinalModel come last, as chapter 2 may still be training FinalModel.
+    """List the specs of all variants, then those of FinalModel: chapter 2 trains it too and may finish it meanwhile.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def comparison_table(trainings, differences):
 
 
 def dead_filters_of(runs, split):
-    """Find the dead filters (see `dead_units`) of each network on the photos that the network held out.
+    """Find each network's dead filters: filters with one constant output on all photos that the network held out.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            # A measure is missing only if no network learnt. Then no pair converged, and the score is never computed.
+            # "dead units" is missing if no network learnt. Then no pair converged, and the lambda is never called.
             score = scores.get(measure, lambda run: np.nan)
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
@@ -360,7 +360,7 @@ def accuracy_record(said, networks):
     counts = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else [0, 0]
     least, most = counts
     reason = (
-        f"it takes {LEAST_NETWORKS} networks in each of {claims.LEAST_REPEATS} folds, but this run has {most} at most"
+        f"needs {LEAST_NETWORKS} converged networks in each of {claims.LEAST_REPEATS} folds; no fold has over {most}"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"

@@ -30,7 +30,7 @@ import pandas as pd
 
 CODE = code_hash(Path(__file__), backgrounds.CODE, evaluation.CODE)
 NAME = "{} (any background)"
-WINDOW = 0.7  # side of the windows that the head classifies, as a share of the picture's side
+WINDOW = 0.7  # side of a window as a share of the picture's side; the head classifies several windows of a picture
 PENALTIES = 0.001, 0.003  # weight decays, factors of the squared weights in the loss; validation chooses one
 PASSES, BATCH = 20, 128  # passes through all views of the photos, and photos per batch
 PEAK_RATE = 0.006  # Adam's learning rate at the start; it falls to 0 along a cosine
@@ -64,14 +64,14 @@ def head_layers(classes, penalty):
 
 
 def best_backbone(heads):
-    """Return the name of the backbone whose heads have the highest mean macro F1 on the held-out photos.
+    """Return the name of the backbone on which the heads have the highest mean macro F1 on their held-out photos.
 
     The mean is over the repeats, see `mean_score`.
 
     Parameters
     ----------
     heads : dict of backbone to list of Run
-        The heads on each backbone, one per repeat. Every backbone must have ImageNet weights.
+        The heads on each backbone, one per repeat. All backbones should have ImageNet weights; this is not checked.
     """
     return max(heads, key=lambda name: mean_score(heads[name]))
 
@@ -79,7 +79,7 @@ def best_backbone(heads):
 def candidate_specs(head, split, sizes, views):
     """List the specs of all candidates: one for each combination of image size, number of views and penalty.
 
-    A view is one version of all photos: unchanged, or with the leaves on other backgrounds.
+    A view is a copy of the photos in which the leaves lie on other backgrounds.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def candidate_specs(head, split, sizes, views):
     sizes : list of float
         Image sizes, as multiples of the photos' side, see `dataset.shrunk_side`.
     views : list of int
-        Numbers of views with other backgrounds; each candidate also learns from the view of unchanged photos.
+        Numbers of views. Each candidate also learns from the unchanged photos.
 
     Returns
     -------
@@ -109,7 +109,10 @@ def candidate_specs(head, split, sizes, views):
 
 
 def falling_rate(spec, split, peak=PEAK_RATE):
-    """Return the Keras config (dict) of an Adam optimizer whose learning rate falls from `peak` to 0 along a cosine."""
+    """Return the Keras config (dict) of an Adam optimizer with a falling learning rate.
+
+    The learning rate falls along a cosine, from `peak` to 0 at the last step of the training that `spec` describes.
+    """
     photos = ((split["split"] != "test") & (split["fold"] != spec["fold"])).sum()
     steps = -(-int(photos) // spec["batch_size"])
     rate = {"module": "keras.optimizers.schedules", "class_name": "CosineDecay"}
@@ -127,7 +130,7 @@ def check_weights(head, origins):
     """Raise InputError if the current weights of a head's backbone are not those that chapter 4 used for the head."""
     name = head.spec["backbone"]
     if origins[name]["hash"] != head.spec["weights"]["hash"]:
-        raise InputError(f"The weights of {name} are not those of chapter 4: use the same weights, or run it again.")
+        raise InputError(f"The weights of {name} are not those of chapter 4: use those, or run chapter 4 again.")
 
 
 def on_other_backgrounds(run, split, origins):
@@ -260,5 +263,5 @@ def kept_in_words(table):
     row = table.loc[name]
     text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the frozen network was trained"
     scores = f"{row['other backgrounds']:.3f} on other backgrounds and {row['unchanged']:.3f} on the unchanged photos"
-    note = ", somewhat optimistic because these photos made the choices" if len(table) > 1 else ""
+    note = ", somewhat optimistic because the network was chosen on these photos" if len(table) > 1 else ""
     return f"{text}. Macro F1 of repeat 0 on validation: {scores}{note}."

@@ -47,10 +47,10 @@ BACKBONES = {
 def find_weights(names, folder, seed=0, timeout=5):
     """Find the initial weights of each backbone.
 
-    For each backbone, the function uses the first available of these sources: a file in `folder`, named
-    `<name>.weights.h5` or as Keras names its download; for EfficientNetLite0, an installed package; ImageNet weights
-    from Keras, downloaded if needed; random numbers drawn with `seed`. If Keras's server does not answer within
-    `timeout` seconds, no other download is tried. After any other failure, the next backbone's download is still tried.
+    For each backbone, the function uses the first available source: a file in `folder` with the name
+    `<name>.weights.h5` or with Keras's own name for it; the installed package of EfficientNetLite0; a download by
+    Keras; random numbers, drawn with `seed`. If Keras's server does not answer within `timeout` seconds, no other
+    download is tried. After any other failure, the next backbone's download is still tried.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def is_silence(error):
 
 
 def reason_of(error, message):
-    """Say briefly why a download failed: str; `message` is Keras's error message, which may contain the address."""
+    """Say briefly why a download failed: str, with the file's address if Keras's error `message` has the address."""
     address = re.search(r"URL fetch failure on (\S+): ", message)
     of_file = f" for {address[1]}" if address else ""
     if isinstance(error, urllib.error.HTTPError):
@@ -231,14 +231,14 @@ def load_backbone(name, source, size):
 
 # Patterns that match Keras's messages about weights that do not fit, for both of its file formats. The shorter clause
 # beside a pattern replaces the message.
-OTHER_SHAPE = "its layer {} expects weights of shape {}, the file has {}"
-OTHER_COUNT = "its layer {} expects {} arrays of weights, the file has {}"
+OTHER_SHAPE = "the layer {} expects weights of shape {}, the file has {}"
+OTHER_COUNT = "the layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {
     r"name=([^,>]+).* variable\.shape=(\([^)]*\)), Received: value\.shape=(\([^)]*\))": OTHER_SHAPE,
     r"\(named ([^ )]+).* expects shape (\([^)]*\))\. .* with shape (\([^)]*\))": OTHER_SHAPE,
     r"name=([^,>]+).* expected (\d+) variables, but received (\d+) ": OTHER_COUNT,
     r"\(named ([^ )]+).* expects (\d+) weight\(s\)\. Received (\d+) ": OTHER_COUNT,
-    r"expected (\d+) layers, found (\d+) saved": "it expects {} layers with weights, the file has {}",
+    r"expected (\d+) layers, found (\d+) saved": "the network expects {} layers with weights, the file has {}",
 }
 
 
@@ -251,7 +251,7 @@ def misfit(error):
     if isinstance(error, OSError):
         return "the file is truncated or damaged"
     if layer := re.search(r"error message for object <\w+ name=([^,>]+)", message):
-        return f"the file has no weights of its layer {layer[1]}"
+        return f"the file has no weights for the layer {layer[1]}"
     return message if len(message) < 200 else "Keras cannot read the file"
 
 
@@ -315,7 +315,7 @@ def cut_backbone(name, network, kind, windows=None):
 
 
 def window_means(maps, share):
-    """Average each feature map over the whole picture and over windows on a grid, two to four per side.
+    """Average each feature map over the whole picture and over a grid of at most 4 x 4 windows, usually 3 x 3.
 
     A head that classifies each window and averages the predictions also recognises a leaf that does not fill the
     picture. One pass through the backbone serves all windows, whereas each crop of the photo would need its own pass.

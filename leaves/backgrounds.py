@@ -1,6 +1,6 @@
 """Separate leaf and background by colour, and place the leaf on other backgrounds.
 
-The score on photos of one collection can be high for the wrong reason: the paper behind the leaf reveals the species
+A score on photos of one collection can be high for the wrong reason: the background of a leaf reveals its species
 (Noyan 2022, "Uncovering bias in the PlantVillage dataset", arXiv:2206.04374).
 """
 
@@ -23,9 +23,9 @@ from sklearn.ensemble import RandomForestClassifier
 CODE = code_hash(Path(__file__))
 LIGHT = 0.4  # weight of lightness (1 for the two colour axes): a shadow differs from paper mostly in lightness
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
-LEAST_PLAIN = 0.5  # smallest share of photos with a plain background with which `background_control` runs
-NEAR_CHANCE = 0.05  # macro F1 above chance that still counts as near chance
-MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and less of the border than of the middle
+LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the photos has a plain background
+NEAR_CHANCE = 0.05  # near chance: the upper end of the interval of macro F1 is less than this above chance
+MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border; of the middle it covers a larger share
 NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be in its shadow or on its edge
 LEAST_OF_FOREGROUND = 0.7  # smallest share of the foreground in its largest connected piece
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
@@ -124,8 +124,8 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        Largest shift, as a share of `size`. With a small `scale` the leaf may shift further, until the edge of the
-        scaled photo reaches the edge of the square.
+        Largest shift from the middle, as a share of `size`; (1 - `scale`) / 2 if this is larger. For example, a leaf
+        at half its size may shift by a quarter of `size`.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
@@ -215,11 +215,11 @@ def replace_background(image, mask, other, rng):
 
 @dataclass(frozen=True)
 class OtherBackgrounds:
-    """One view of photos: a version of each photo with its leaf on another background.
+    """A view of all photos: the leaf of each photo lies on another background.
 
-    A picture of the view is a pure function of the seed, the number of the view and the row of the photo. A blurred
-    background is taken from a photo in the same group, see `groups`. If the groups are the folds, the training photos
-    never get a background from a held-out photo.
+    The random choices for a picture depend only on the seed, the number of the view and the row of the photo. A blurred
+    background is taken from a photo of the same group; `groups` holds the group of each photo. If the groups are the
+    folds, a training photo never gets a background from a held-out photo.
 
     The view is used like an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
     an array of int or a slice.
@@ -239,10 +239,10 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """Return the rows from which `Generator.choice` may draw the photo for a blurred background behind photo `row`.
+        """Return the rows of the photos in the group of photo `row`, as the first argument of `Generator.choice`.
 
-        With groups, this is an array of the rows in the same group. Without groups, it is the number of all photos, n,
-        which `Generator.choice` reads as the rows 0 to n - 1.
+        With groups, this is an array of rows. Without groups, it is the number of all photos, n, which
+        `Generator.choice` reads as the rows 0 to n - 1.
         """
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 
@@ -313,7 +313,7 @@ def background_control(split, draws=1000, seed=0):
     -------
     dict with the keys "photos" (int, the number of photos that were predicted), "macro F1", "low" and "high" (the ends
     of the 95 % bootstrap interval of the macro F1), and "chance" (the macro F1 of guessing each class as often as it
-    occurs); None if fewer than half of the photos have a plain background, or if all that do are in one fold
+    occurs); None if fewer than half of the photos have a plain background, or if these photos are all in one fold
     """
     images, truth = load_images(split, DEVELOPMENT, shrunk_side(split, 2))
     pixels, rows = border_pixels(images, leaf_masks(split, DEVELOPMENT))
@@ -341,7 +341,7 @@ def in_words(control):
     measured = f"Eight background pixels alone give a macro F1 of {score:.3f} (95 % interval {low:.3f} to {high:.3f}, "
     measured += f"{control['photos']} photos, chance {chance:.3f})."
     if low > chance:
-        return f"{measured} The background reveals the species, so part of every score below may come from the paper."
+        return f"{measured} The background reveals the species, so it may explain a part of every score below."
     if high < chance + NEAR_CHANCE:
         return f"{measured} That is near chance: the background does not reveal the species."
     return f"{measured} That cannot be distinguished from chance with so few photos, so the question stays open."

@@ -22,10 +22,10 @@ QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of a number of
 
 @dataclass(frozen=True)
 class Views:
-    """Photos in one or more views, indexed like one array of shape (views * photos, ...), view after view.
+    """Photos in one or more views, indexed like one array of shape (views * photos, ...).
 
-    A view is one version of the photos: unchanged, augmented, or with other backgrounds. Index 0 is the first photo in
-    the first view, and the second view begins after the last photo of the first view.
+    Each view holds all photos: unchanged, augmented or with other backgrounds. All photos of the first view come first,
+    then all photos of the second view, and so on.
     """
 
     arrays: tuple  # for each view, an array of shape (n, ...)
@@ -47,7 +47,10 @@ class Views:
         return values
 
     def of(self, photos, views=None):
-        """Return a `Views` of the photos at some positions in `self.photos`, with the first `views` views or all."""
+        """Return a `Views` of the selected photos, in the first `views` views, or in all views if `views` is None.
+
+        The parameter `photos` is an array of positions in `self.photos`.
+        """
         return Views(self.arrays[:views], self.photos[photos])
 
 
@@ -212,7 +215,7 @@ def evaluation_batches(x, targets):
 
 
 def in_batches(images):
-    """Yield images in batches of 64 or, to save memory, of fewer if the images have more than 128 pixels per side."""
+    """Yield images in batches of 64; if images are larger than 128 x 128 pixels, the batches are smaller."""
     count = max(1, min(64, 64 * 128 * 128 * 3 // int(np.prod(images.shape[1:]))))
     for first in range(0, len(images), count):
         yield images[first : first + count]
@@ -226,7 +229,10 @@ def without_autotuning(dataset):
 
 
 def rows_of(x, index):
-    """Make a float32 tensor for `Dataset.map` that reads rows of an array or memory map whenever a batch is made."""
+    """Read the rows `index` of `x`, an array or memory map, inside a function for `Dataset.map`: float32 tensor.
+
+    The rows are read when tf.data makes the batch, not earlier.
+    """
 
     def read(rows):
         batch = np.asarray(x[rows], np.float32)

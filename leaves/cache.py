@@ -79,7 +79,7 @@ def source_of(part):
 
 
 def plain_code(source):
-    """Remove comments, docstrings and empty lines from source code: str that is equal in all versions of Python."""
+    """Return source code without comments, docstrings and empty lines: a str, the same in all versions of Python."""
     source = textwrap.dedent(source)
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

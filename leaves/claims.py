@@ -11,14 +11,14 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # largest probability of finding any difference although there is no effect
 LEAST_REPEATS = 3
-REFIT = "refit"  # the measure of claim C13: before the refit, networks learn from one fold fewer than all others
+REFIT = "refit"  # the measure of claim C13; the training before a refit has one fold fewer than any other training
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
 MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
 MOVING = 0.001  # share of a kernel's norm: the smallest change in an epoch that counts as moving
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
-FAR_FEWER = 10  # this many times fewer parameters count as far fewer
+FAR_FEWER = 10  # a network has "far fewer" parameters than one with at least this many times as many
 SMALL_LOSS = 0.1  # a loss of macro F1 below this is small; a little more than the study's loss of 0.085
-FOLD_GAIN = 0.1  # gain that the study claims for its refit; confirmed if ours is shown to exceed this minus the margin
+FOLD_GAIN = 0.1  # the gain of the study's refit; C13 is confirmed if our gain is shown to exceed FOLD_GAIN - MARGIN
 
 # The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
 RULES = {
@@ -98,9 +98,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. A single variance is returned unchanged. The scores of
-        FinalModel occur in all differences and cause half of each variance, so any two variances correlate by 1/4.
-        Therefore a moderated variance has at most the degrees of freedom of the mean of all variances.
+        The moderated variances and their degrees of freedom. A single variance is returned unchanged. FinalModel's
+        scores occur in all differences. So two differences should correlate by 1/2, and their variances by 1/4. With
+        this correlation, the mean of all variances has a limited number of degrees of freedom. No result has more.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:
@@ -131,7 +131,7 @@ class Comparison:
     def p_values(self, repeats=None):
         """Compute the p-values of three hypotheses: the difference is 0, >= the margin, or <= minus the margin.
 
-        If `repeats` is given, the p-values are computed for that number of repeats with the same mean and variance.
+        Returns three floats in this order. `repeats` replaces the number of repeats; the mean and variance are kept.
         """
         count = repeats or self.repeats
         error = np.sqrt(self.variance * (1 / count + self.overlap))
@@ -145,9 +145,9 @@ class Comparison:
     def outcome(self, different, at_most, at_least):
         """Return the outcome of the tests: "same", "higher", "lower", "not higher", "not lower" or "undecided".
 
-        The three bools say which of the hypotheses of `p_values` are rejected, in the same order. Without a margin,
-        only the first hypothesis counts. With enough repeats, the outcome is "same" if the true difference is inside
-        the margin, and "higher" or "lower" if it is beyond the margin.
+        The three bools say if the three hypotheses of `p_values` are rejected, in that order. `at_most` and `at_least`
+        together give "same". Otherwise `different` gives "higher" or "lower" if the mean is not inside the margin.
+        Otherwise `at_most` gives "not higher", and `at_least` "not lower". Without a margin, only `different` counts.
         """
         if self.margin and at_most and at_least:
             return "same"
@@ -161,10 +161,10 @@ class Comparison:
 def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
 
-    The mean of the differences varies more than a mean of independent differences, because the training sets of the
-    repeats share most photos. The variance of the mean is the variance of one difference times (1 / repeats + held-out
-    photos per training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different
-    folds, so the interval covers both the repeats and the choice of the photos.
+    The training sets of the repeats share most photos, so the mean of the differences varies more than a mean of
+    independent differences. Its variance is the variance of one difference times (1 / repeats + held-out photos per
+    training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different folds, so
+    the interval allows for other photos as well as for other repeats.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def compare(differences, folds, margins=None):
     folds : int
         The number of folds, see `dataset.load_split`.
     margins : dict of name to float, optional
-        The margin of each variant that has another margin than `MARGIN`.
+        The margins of some variants; all other variants have `MARGIN`.
 
     Returns
     -------
@@ -253,7 +253,7 @@ def repeats_needed(row, must_be, count):
 
 
 def pairs(variant, baseline, score):
-    """Compute how much two networks' scores differ in each pair of trainings, and why the pairs may be no evidence.
+    """Compute the differences of two networks' scores, pair by pair; give a reason if the pairs are no evidence.
 
     Parameters
     ----------
@@ -411,7 +411,7 @@ def judge_one(row, compared, shown, count):
 
 
 def joint_verdict(verdicts):
-    """Combine verdicts on a claim's comparisons: "refuted" if one is, "confirmed" if all tested ones are confirmed."""
+    """Combine tested verdicts: "refuted" if any is, "confirmed" if all are, "not tested" if none, else "undecided"."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

@@ -49,7 +49,7 @@ def connect(address):
 
 
 def share_out(number, count):
-    """Bind this process, worker `number` of `count` on one computer, to its share of the cores and to one GPU."""
+    """Bind this process (worker `number` of `count` on this computer) to its share of the cores and to one GPU."""
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number)
     if not hasattr(os, "sched_setaffinity"):  # macOS cannot bind a process to cores
         return
@@ -68,6 +68,8 @@ def gpu_of(number):
 
 def train_on_worker(spec, split_hash, prepare, count, threads):
     """Train one spec on a worker; the worker reads the split itself and reports each epoch to the client.
+
+    The worker writes the run to the project folder, see `runs.train_once`. Nothing is returned.
 
     An operation of TensorFlow must use as many threads on a worker as in the client's process, because the number of
     threads affects the last digits of the results.
@@ -95,8 +97,8 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
 
     if threads != THREADS:
         raise InputError(
-            f"The worker {worker.address} uses {THREADS} threads per operation, but the command uses {threads}, which "
-            "would change the last digits: set TF_NUM_INTRAOP_THREADS to the same number for both."
+            f"The worker {worker.address} uses {THREADS} threads per operation, but the command uses {threads}: set "
+            "TF_NUM_INTRAOP_THREADS to the same number for both, because it affects the last digits of the scores."
         )
     split, hashed = dataset.load_split(), runs.spec_hash(spec)
     if split.attrs["hash"] != split_hash:

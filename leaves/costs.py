@@ -6,20 +6,22 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
 def seconds_parts(run, head=None):
-    """List the seconds spent on a training, on the backbone features it used, and on training the head it started from.
+    """List the seconds of a model's training, in parts: the training itself, the features and the head's training.
 
-    Each part of the cost has a name. If several models share a part, the part has the same name in the dicts of all
-    these models, so `total_cost` counts it once.
+    If several models share a part, it has the same name in the dicts of all these models, so `total_cost` counts it
+    once.
 
     Parameters
     ----------
     run : Run
     head : Run, optional
-        The head that a fine-tuned network started from.
+        If `run` is a fine-tuned network, the head from which fine-tuning started.
 
     Returns
     -------
-    dict of part (its name) to {"train_seconds": float}
+    dict of str to {"train_seconds": float}
+        The keys are "<folder>, training", one for `run` and one for `head`, and "<name>, features" for the backbone's
+        features, if there is a backbone.
     """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
     if "seconds_before" in run.result:  # a tail's value includes the training of its head: use the head's value
@@ -36,13 +38,15 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     milliseconds : dict of str to float
         Milliseconds per photo: "whole" for the whole network and, if measured, "front" for its frozen layers.
     head : Run, optional
-        The head that a fine-tuned network started from.
+        If `run` is a fine-tuned network, the head from which fine-tuning started.
     teacher : dict from `teacher_parts`, optional
         The training seconds of the teacher, if the model is a distilled network.
 
     Returns
     -------
-    dict of part (its name) to a dict with some of the keys in `COSTS`
+    dict of str to dict
+        The keys name the parts: the model's own layers, the parts of `seconds_parts` and, if there is a backbone, its
+        frozen layers. The dict of a part has the keys of `COSTS` to which the part contributes.
     """
     params, ms = run.result["params"], milliseconds["whole"]
     own = {"params": params, "trainable_params": run.result["trainable_params"], "ms_per_image": ms}
@@ -102,7 +106,7 @@ def cost_rows(models, times, ensembles):
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
         rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
     for label, members in ensembles.items():
-        # If its members started from different weights, an ensemble gets the first of imagenet, none and random.
+        # If the members differ, the table shows one of their values, the first in the alphabet: imagenet, none, random.
         kinds = {models[member].result["initial_weights"] for member in members}
         rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}
         rows[label] |= total_cost(*(parts[member] for member in members))

@@ -110,24 +110,24 @@ CHOICES = {
     ),
     "activation": Parameter(
         "layer after each convolution",
-        'a layer of Keras like ["ReLU", {}]',
+        'a Keras layer like ["ReLU", {}]',
         lambda value: is_list(value, lambda _: True, 2, 2) and isinstance(value[0], str) and isinstance(value[1], dict),
     ),
     "initializer": Parameter(
         "initial weights",
-        'the name of an initializer of Keras like "he_uniform"',
+        'the name of a Keras initializer like "he_uniform"',
         lambda value: isinstance(value, str) or is_described(value),
     ),
     "l2": number("weight decay", 0, 1),
     "batch_normalization": Parameter("normalise", "True or False", lambda value: isinstance(value, bool)),
     "reduction": Parameter(
         "from feature maps to features",
-        'the name of a layer of Keras like "Flatten"',
+        'the name of a Keras layer like "Flatten"',
         lambda value: isinstance(value, str),
     ),
     "dropout": Parameter(
         "dropout after the reduction and after the dense layer",
-        "a pair of numbers from 0 to below 1",
+        "a pair of numbers that are at least 0 and below 1",
         lambda value: is_list(value, is_share, 2, 2),
     ),
     "dense_units": whole("units of the dense layer", 1, 65_536),
@@ -147,7 +147,7 @@ CHOICES = {
         is_described,
     ),
     "mixup": number("parameter of MixUp's beta distribution", 0, 1),
-    "label_smoothing": Parameter("label smoothing", "a number from 0 to below 1", is_share),
+    "label_smoothing": Parameter("label smoothing", "a number that is at least 0 and below 1", is_share),
     "precision": choice("precision of feature maps", *PRECISIONS),
     "fold": whole("fold that is held out", 0, 49),
     "without": whole("fold that is not used", 0, 49, none=True),
@@ -164,8 +164,8 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     chapter, name : str
         Labels of the run, for example "03" and "few filters"; they do not affect the training.
     split : DataFrame, see `dataset.load_split`
-    size : int
-        Pixels per side.
+    size, epochs, seed : int
+        Pixels per side (unless `changes` has an image_size), epochs at most, and the seed of the training.
     layers : list of [class name, config], optional
         Replaces FinalModel's layers.
     changes
@@ -218,7 +218,7 @@ def final_model_settings(filters, augmentation, learning_rate, **settings):
 
 
 def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
-    """List the specs of all repeats of one custom CNN: list of dict, see `cnn_spec` and `runs.repeat`."""
+    """List the specs of `repeats` trainings of one custom CNN, see `runs.repeat`; `changes`: see `cnn_spec`."""
     return [
         cnn_spec(chapter, name, split, size, epochs, **repeat(number, seed, split), **changes)
         for number in range(repeats)
@@ -226,11 +226,11 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Raise InputError with one sentence about the first setting whose name or value `CHOICES` does not allow.
+    """Check settings against the constant `CHOICES`; InputError describes the first wrong setting.
 
     Parameters
     ----------
-    choices : dict of setting to value, the settings to check
+    choices : dict of the name of a setting to its value
     name : str
         The model's name, for the message.
     """
@@ -242,7 +242,7 @@ def check_choices(choices, name):
 
 
 def unlike(kind, name, known):
-    """Say in a clause that a name is unknown, which similar name may be meant, and which names are known: str."""
+    """Say that `name` is not in `known`: str like "there is no choice 'l3' (did you mean l2?): it can be l2"."""
     near = difflib.get_close_matches(str(name), known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {kind} {name!r}{meant}: it can be {', '.join(known)}"
@@ -270,7 +270,7 @@ def make_layer(position, description):
         near = difflib.get_close_matches(str(class_name), known, n=3)
         raise InputError(
             f"Keras has no layer {class_name!r} (layer {position}): "
-            f"{'did you mean ' + ' or '.join(near) if near else 'their names are at https://keras.io/api/layers'}?"
+            f"{'did you mean ' + ' or '.join(near) if near else 'is the name at https://keras.io/api/layers'}?"
         )
     signature = list(inspect.signature(kind.__init__).parameters.values())[1:]
     named = [argument.name for argument in signature if argument.kind is not argument.VAR_KEYWORD]
@@ -280,7 +280,7 @@ def make_layer(position, description):
         raise InputError(f"{where}: {unlike('argument', wrong.pop(), valid)}.")
     required = [argument.name for argument in signature if argument.default is argument.empty]
     if missing := [name for name in required if name in named and name not in given]:
-        raise InputError(f"{where}: the argument {missing[0]!r} is missing; it takes {', '.join(valid)}.")
+        raise InputError(f"{where}: the argument {missing[0]!r} is missing; the arguments are {', '.join(valid)}.")
     try:
         description = {"module": "keras.layers", "class_name": class_name, "config": dict(config)}
         if class_name == "Rescaling":  # its from_config has no default for the offset
@@ -288,7 +288,7 @@ def make_layer(position, description):
         return keras.layers.deserialize(description)
     except (TypeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{where}: Keras cannot build it with {config}: {reason}") from error
+        raise InputError(f"{where}: Keras cannot build the layer with {config}: {reason}") from error
 
 
 def make_layers(layers, input_shape, name):
@@ -321,7 +321,7 @@ def make_layers(layers, input_shape, name):
         except Exception as error:  # Keras layers raise many types of exceptions for a wrong shape
             where, sides = f"{name}: layer {position}, {description[0]}", " x ".join(map(str, shape[1:]))
             if "zero or negative" in str(error):
-                way_out = "take fewer poolings or larger images"
+                way_out = "use fewer pooling layers or larger images"
                 raise InputError(f"{where}, would shrink {sides} to less than one pixel: {way_out}.") from error
             raise InputError(f"{where}, does not take {sides}: {str(error).strip().splitlines()[0]}") from error
     return built, shape
@@ -343,7 +343,7 @@ def check_layers(layers, input_shape, classes, name):
     last = built[-1]
     softmax = getattr(last, "activation", None) is keras.activations.softmax or isinstance(last, keras.layers.Softmax)
     if not softmax:
-        raise InputError(f"{name}: the last layer must end in softmax, because its outputs must be probabilities.")
+        raise InputError(f"{name}: the last layer must apply softmax, because its outputs must be probabilities.")
 
 
 def build_model(layers, input_shape, name):
@@ -391,8 +391,8 @@ def evidence_that_weights_move(runs):
     reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # why the runs are no evidence, or None
     ends = [*dict.fromkeys(f"{value:.2g}" for value in (min(ratios), max(ratios)))]
     note = (
-        f"in the worst epoch of a training the weakest gradient of a convolution is {' to '.join(ends)} "
-        "times the strongest of a dense layer (both divided by the norm of their kernel)"
+        "in each epoch the weakest gradient of a convolution was divided by the strongest of a dense layer, both "
+        f"relative to the norm of their kernel; the smallest ratio of a training is {' to '.join(ends)}"
     )
     return {"comparisons": [claims.known(what, change >= claims.MOVING, reason)], "note": note}
 

@@ -11,13 +11,13 @@ SPAN = 1e-6  # a smaller range of outputs is a rounding error
 
 
 def dead_filters(network, images):
-    """Find the filters whose output after the activation is the same for every pixel of every image.
+    """Find the filters that output, after the activation, the same number at every position of every image.
 
     Parameters
     ----------
     network : keras.Sequential
         Each block of convolution and activation ends in a MaxPooling2D.
-    images : array of uint8, shape (n, size, size, 3), read 64 at a time
+    images : array of uint8, shape (n, size, size, 3); the network computes 64 images at a time
 
     Returns
     -------

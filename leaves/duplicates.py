@@ -1,4 +1,4 @@
-"""Find equal files, near duplicates, photos that show one leaf twice, and photos that appear under two labels."""
+"""Find equal files, near duplicates, two shots of one leaf, and photos that appear under two labels."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from leaves.photos import check_class_counts, issue_table, issues_of, usable
 import numpy as np
 import pandas as pd
 
-# Two photos count as shots of the same leaf, or as the same photo, if the correlation of their grey levels at 16 x 16
-# pixels is at least as high as this constant. Among 1,402 real photos, pairs with similar perceptual hashes had a
-# correlation of at most 0.90 if they showed different leaves, and of 0.96 and 0.97 if they showed one leaf twice. After
-# a photo was saved again, resized or brightened, its correlation with the original was 0.988 or more.
+# Two photos count as shots of the same leaf if the correlation of their grey levels at 16 x 16 pixels is at least
+# `SAME_LEAF`, and as the same photo if it is at least `SAME_PHOTO`. Some pairs of 1,402 real photos had similar
+# perceptual hashes: pairs of different leaves had a correlation of at most 0.90, and pairs of the same leaf had 0.96 or
+# 0.97. A photo that was saved again, resized or brightened had a correlation of 0.988 or more with the original.
 SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 
@@ -52,7 +52,7 @@ def keep_usable(images, issues, folder, distance):
 def hash_array(phashes):
     """Convert the perceptual hashes of n photos from hex digits to an array of uint64, shape (n, 8).
 
-    Each row has the hashes of one photo: first as it is, then for the seven other ways to turn and mirror it.
+    Each row has the hashes of one photo: first of the unchanged photo, then of its seven turned or mirrored versions.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def hash_distances(left, right):
     Returns
     -------
     array of uint8, shape (n, m)
-        Exchanging `left` and `right` only transposes the array, because both are tried: the second photo of a pair is
-        turned to match the first, and the first to match the second.
+        If `left` and `right` are exchanged, the array is only transposed, because each photo of a pair is turned to
+        match the other one.
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):

@@ -85,7 +85,7 @@ def label_models(recorded):
 
 
 def label_repeats(recorded):
-    """Label the runs in `recorded`, a dict of chapter to dict of name to list of Run: dict of label to list of Run."""
+    """Convert {chapter: {name: list of Run}} to {label: list of Run}; the labels are those of `label_of`."""
     by_chapter = recorded.items()
     return {label_of(chapter, name, runs[0]): runs for chapter, names in by_chapter for name, runs in names.items()}
 
@@ -113,7 +113,7 @@ def compared_models(models):
         notes.append(
             f"Not compared, because no ImageNet weights were found: {names}. `report/scores.csv` has their rows, which "
             "only check the pipeline. To compare them, give `--weights DIR`, a folder with `<Backbone>.weights.h5`, or "
-            "run the chapters on a network from which Keras can download the weights."
+            "run the chapters on a computer with internet access; Keras downloads the weights."
         )
     return {label: run for label, run in models.items() if label not in same | controls}, " ".join(notes)
 
@@ -171,7 +171,7 @@ class Answers:
     """The answers of several models to the same photos: the class probabilities that each model predicts."""
 
     truth: np.ndarray  # int, shape (n,): true classes, as positions in the sorted classes; None for unlabelled photos
-    probabilities: dict  # of each model's label to array of float32, shape (n, classes)
+    probabilities: dict  # a model's label to its array of float32, shape (n, classes)
 
     @functools.cached_property
     def predicted(self):
@@ -244,7 +244,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Return the cached `measure_on_backbone`: dict of run folder to dict of "probabilities", "front" and "whole"."""
+    """Cache `measure_on_backbone`; return for each run's folder a dict of "probabilities", "front" and "whole"."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -308,7 +308,7 @@ def milliseconds(predict, batch):
 
 
 def with_ensembles(ensembles, models, split, subset, answers):
-    """Add the answers of ensembles to the `Answers` of single models; answers to mirrored photos are cached on disk.
+    """Return the `Answers` of single models and ensembles together; answers to mirrored photos are cached on disk.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Add test-time augmentation, `augmented`, and the ensemble, a mean of its members, to a dict of probabilities."""
+    """Return `probabilities` with `augmented` as test-time augmentation and the mean of the ensemble's members."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 

@@ -43,7 +43,7 @@ def disagreement_in_words(ranked, scores):
     if first == best:
         told = f"Validation and test agree on the best single model, {first}."
     else:
-        count = f"number {place} of these {len(ranked)} single models"
+        count = f"number {place} of the {len(ranked)} single models"
         told = f"Validation ranks {first} first; on test it is {count}, and {best} is first."
     moved = (ranked - on_test).abs()
     label = moved.idxmax()
@@ -65,7 +65,7 @@ def confidence_in_words(calibrated, label):
     if abs(row["temperature"] - 1) < NO_CORRECTION:
         wrong = "neither too confident nor too cautious"
     before, after = row["calibration error, before"], row["calibration error, after"]
-    changed = f"{before:.3f} without the temperature and {after:.3f} with it"
+    changed = f"{before:.3f} without temperature scaling and {after:.3f} with it"
     return f"On validation, {label} is {wrong} (temperature {temperature}). Its calibration error on test is {changed}."
 
 
@@ -76,8 +76,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     ----------
     large : str, the label of a network on a backbone with ImageNet weights, or None if there is none
     small : list of str
-        Labels of small networks. The claim is about the first one. The note compares all of them with the large network
-        on the test subset.
+        Labels of small networks. The claim is about the first one.
     models : dict of label to Run
     repeats : dict of label to list of Run; a model that is missing here has one repeat, its Run in `models`
     on_test : `evaluation.Answers` to the test subset
@@ -86,7 +85,8 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
 
     Returns
     -------
-    dict with the keys comparisons and note, see `claims.judge`
+    dict with the keys comparisons (see `claims.judge`) and note (str: the macro F1 that each small network loses on
+    the test subset, compared with the large one)
     """
     if not large:
         return {

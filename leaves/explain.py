@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 CODE = code_hash(Path(__file__), evaluation.CODE)
-FINE = 16  # smallest side of a feature map, in places (positions); a smaller map is too coarse to interpret
+FINE = 16  # least positions per side of a feature map; a smaller map is too coarse to interpret
 
 
 def fine_layer(network):
@@ -34,7 +34,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list to which each eager call of a layer adds the layer's output; the layer may be in a nested model."""
+    """Yield a list; in this context each eager call of a layer, even in a nested model, adds its output to the list."""
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):
@@ -108,9 +108,8 @@ def stored_heat(run, split, rows):
 def heat_examples(labels, models, on_test, split):
     """Compute each model's maps for up to three test photos that it classifies correctly and three that it does not.
 
-    Test photos with a leaf mask are sorted before those without one, because the figure draws the outline of the leaf.
-    In this order, the first three misclassified photos are taken, and up to three evenly spaced correctly classified
-    ones.
+    Test photos with a leaf mask come before those without one, because the figure draws the outline of the leaf. In
+    this order, the misclassified photos are the first three, and the correctly classified ones are evenly spaced.
 
     Parameters
     ----------
@@ -191,4 +190,4 @@ def attention_in_words(table):
     shares = table["weight on the leaf"].astype(float).dropna()
     weights = ", ".join(f"{label} {share:.0%}" for label, share in shares.items())
     area = table["area of the leaf"].astype(float).mean()
-    return f"The leaf covers {area:.0%} of the picture, and the maps have this share of their weight on it: {weights}."
+    return f"The leaf covers {area:.0%} of the picture. Mean share of a map's weight on the leaf: {weights}."

@@ -79,13 +79,12 @@ def external_photos(folder, split, sizes):
         inspected = usable(inspected, copies)
     seen = known_to_models(inspected, split, size)
     if seen.any():
-        print(
-            f"Skipped: {seen.sum()} photos that equal or nearly equal photos that the models learnt from or were "
-            "selected on."
-        )
+        print(f"Skipped: {seen.sum()} photos that repeat or closely resemble a training or validation photo.")
     inspected = inspected[~seen]
     if inspected.empty:
-        raise InputError(f"None of the {len(listed)} photos in {folder} is readable and new: name another as external.")
+        raise InputError(
+            f"None of the {len(listed)} photos in {folder} is readable and new: name another folder as external."
+        )
     return inspected
 
 
@@ -119,6 +118,11 @@ def external_answers(folder, split, models, ensembles, familiar):
         The true classes of the photos (None if the folder has no sub-folders) and the predicted probabilities.
     scores : array of float, shape (n,)
         The familiarity of each photo, 0 to 1, see `familiarity.Familiarity`.
+
+    Raises
+    ------
+    InputError
+        When the folder has no usable photo or cannot be read, see `external_photos`.
     """
     sizes = {run.spec["image_size"] for run in models.values()}
     table = external_photos(folder, split, sizes)

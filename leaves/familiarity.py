@@ -1,13 +1,13 @@
 """Decide, from the nearest training photos and the predicted probabilities, whether a photo shows a known species.
 
-Two scores use a frozen backbone, which was not trained on leaves. The first score is the cosine of the angle to the
-fifth nearest training photo (deep nearest neighbours, Sun et al. 2022, arXiv:2204.06507); it detects pictures that show
-no leaf. The second score is the largest probability that the head predicts; it detects unknown species that resemble
-several known ones. Both scores are higher for more familiar photos.
+Two scores use a frozen backbone, which was not trained on leaves. The first score is the cosine of the angle between
+the photo's features and those of the fifth nearest training photo (deep nearest neighbours, Sun et al. 2022,
+arXiv:2204.06507); it detects pictures that show no leaf. The second score is the largest probability that the head
+predicts; it detects unknown species that resemble several known ones. Both scores are higher for more familiar photos.
 
-Each score of a photo is converted to a share: the share of validation photos that do not score higher. Such a share is
-a kind of conformal p-value (Bates et al. 2023). As in Fisher's method, the logarithms of the two shares are added. This
-module calls their sum the *joined score*.
+Each score of a photo is converted to the share of validation photos with an equal or lower score. This share is a kind
+of conformal p-value (Bates et al. 2023). As in Fisher's method, the logarithms of the two shares are added. This module
+calls their sum the *joined score*.
 
 `leave_species_out` excludes each species once and treats it as unknown. It compares both scores and the joined
 score with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
@@ -50,24 +50,31 @@ BOTH = "angle and probability joined"
 
 
 def similarity(features, known):
-    """Compute the cosine of the angle between each photo and its fifth nearest known photo: float, shape (n,).
+    """Compute the cosine of the angle between each photo and its fifth nearest training photo: float, shape (n,).
+
+    With fewer than five training photos, the farthest one is used.
 
     Parameters
     ----------
     features : array of float, shape (n, channels)
-    known : array of float, shape (k, channels), each row of length 1, see `known_photos`
+        Features of the photos.
+    known : array of float, shape (k, channels)
+        Features of the training photos, each row of length 1, see `known_photos`.
     """
     cosines = np.sort(normalize(features) @ known.T, axis=1)
     return cosines[:, -min(NEIGHBOUR, len(known))]
 
 
 def blur(usual):
-    """Return the smoothing width for `share_below`: a fifth of the standard deviation of `usual`, at least 1e-4."""
+    """Compute the smoothing width for `share_below`: float, at least 1e-4.
+
+    The width is a fifth of the standard deviation of `usual`, the values of the validation photos.
+    """
     return max(float(np.std(usual)) / 5, 1e-4)
 
 
 def share_below(values, usual):
-    """Compute for each value which share of the validation photos' values is not higher: float, shape (n,), 0 to 1.
+    """Compute for each value the share of validation photos with an equal or lower value: float, shape (n,), 0 to 1.
 
     The share is smoothed a little, so a higher value always gets a higher share.
 
@@ -96,7 +103,7 @@ def join(nearness, probability, usual_nearness, usual_probability):
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Measure how familiar a photo is: the share of validation photos whose joined score is not above the photo's.
+    """Measure how familiar a photo is: the share of validation photos with an equal or lower joined score.
 
     The share is smoothed, see `share_below`. A photo with a familiarity below `cut` counts as unfamiliar.
     """
@@ -160,7 +167,10 @@ def parts_of_answer(network):
 
 
 def of_whole_picture(features):
-    """Return the features of the whole picture; those of windows are skipped, see `backbones.window_means`."""
+    """Return the features of the whole picture: shape (n, channels).
+
+    `features` has this shape or, with windows, (n, 1 + number of windows, channels), see `backbones.window_means`.
+    """
     return features[:, 0] if len(features.shape) == 3 else features
 
 
@@ -177,7 +187,7 @@ def stored_features(run, split):
 
 
 def on_frozen_backbone(run):
-    """Return the run of the head that `run` started from if `run` is a fine-tuned network, otherwise `run` itself."""
+    """Return the run of the head from which `run` was fine-tuned; if `run` was not fine-tuned, return `run` itself."""
     return read_run(places.RUNS / run.spec["starts_from"].split()[0]) if "starts_from" in run.spec else run
 
 
@@ -258,6 +268,11 @@ def two_columns(logits):
 def judge(run, split):
     """Test all methods on excluded species, and return the arrays from which `leave_species_out` makes its table.
 
+    Parameters
+    ----------
+    run : Run of a head on a frozen backbone
+    split : DataFrame with four or more species, see `dataset.load_split`
+
     Returns
     -------
     dict with the keys methods (list of str), areas (for each method, a list of the AUROC of each group of excluded
@@ -320,13 +335,15 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Say for which share of the photos of excluded species, and of the pictures without a leaf, a warning is given.
+    """Write how often the model warns: str.
+
+    One share is for the photos of excluded species, and one for the pictures without a leaf.
 
     Parameters
     ----------
     table : DataFrame from `leave_species_out`, or None
-    leafless : array of bool, shape (n,)
-        True for each picture without a leaf that is classified as familiar; n may be 0.
+    leafless : array of bool, shape (n,), one value for each picture without a leaf
+        True if the picture is classified as familiar, and so gets no warning; n may be 0.
     """
     parts = []
     if table is None:
@@ -334,11 +351,11 @@ def sentence(table, leafless):
     else:
         row = table.loc[BOTH]
         parts.append(
-            f"It warns for {row['warned']:.0%} of the photos of excluded species (AUROC {row['AUROC']:.3f}); its "
-            f"threshold is set to warn for {FALSE_WARNINGS:.0%} of the validation photos"
+            f"The model warns for {row['warned']:.0%} of the photos of excluded species (AUROC {row['AUROC']:.3f}); "
+            f"the threshold is set to warn for {FALSE_WARNINGS:.0%} of the validation photos"
         )
         if row["AUROC"] <= table.loc[PROBABILITY, "AUROC"]:
-            parts.append("on these photos the largest probability alone would be as good")
+            parts.append("in this test, the largest probability alone would be at least as good")
     if len(leafless):
-        parts.append(f"it warns for {1 - np.mean(leafless):.0%} of {len(leafless)} pictures without a leaf")
+        parts.append(f"the model warns for {1 - np.mean(leafless):.0%} of {len(leafless)} pictures without a leaf")
     return "; ".join(parts) + "."

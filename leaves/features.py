@@ -49,13 +49,17 @@ class View:
 
 @dataclass(frozen=True)
 class FrozenOutputs:
-    """The activations and features of a frozen backbone for one subset of the split: float16, memory-mapped."""
+    """The activations at the cut and the features of a frozen backbone, for one subset: float16, memory-mapped.
+
+    With windows, see `backbones.window_means`, only one of the two is computed, and the other is None.
+    """
 
     at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows
-    # shape (views * n, channels), with windows (views * n, 1 + number of windows, channels); None for tail with windows
+    # shape (views * n, channels), or with windows (views * n, 1 + number of windows, channels); None for a tail with
+    # windows
     features: Views | None
     labels: np.ndarray  # int, shape (n,): one per photo, the same for every view
-    seconds: float  # how long the computation took; if the outputs were read from disk, how long it took then
+    seconds: float  # how long the outputs took to compute, even if they are now read from disk
 
 
 def fold_data(values, labels, split, fold):
@@ -257,7 +261,7 @@ def check_room(shapes, title):
 
 
 def open_whole(file, expected=None):
-    """Open a stored array as a memory map; return None if the file is missing or damaged, or has another hash."""
+    """Open a stored array as a memory map; return None if it is missing or damaged, or its hash is not `expected`."""
     try:
         if expected in (None, file_hash(file)):
             return np.load(file, mmap_mode="r")

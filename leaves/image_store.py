@@ -2,10 +2,12 @@
 
 Each image size has its own store: two files that only grow. The file images-<size>-<code>.uint8 holds the decoded
 images one after another. The .txt file beside it has one line per image: the SHA-256 of the image file and the CRC-32
-of the image's pixels, which is checked whenever the pixels are read. The store finds an image by the SHA-256 of its
-file, so no image is decoded a second time after files were renamed or moved, or photos were added. If a run was
-interrupted and left incomplete images at the end, the next run overwrites them. Another version of this code or of
-Pillow may decode images differently, so each version has its own store.
+of the image's pixels, which is checked whenever the pixels are read. <code> is the hash of this module's code and of
+Pillow's version, because another version may decode images differently.
+
+The store finds an image by the SHA-256 of its file, so no image is decoded a second time after files were renamed or
+moved, or photos were added. If a run was interrupted and left incomplete images at the end, the next run overwrites
+them.
 """
 
 import fcntl
@@ -95,7 +97,7 @@ class StoredImages:
         shape = self.pixels.shape[1:]
         if [*map(checksum, images.reshape(-1, *shape))] != np.atleast_1d(self.checksums[index]).tolist():
             name = Path(self.pixels.filename).name
-            raise InputError(f"data/cache/{name} is damaged: delete it and run again, which decodes the photos again.")
+            raise InputError(f"data/cache/{name} is damaged: delete it and run the chapter again.")
         return images
 
 
@@ -155,7 +157,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """Open the stored images of the files with these SHA-256 as `StoredImages`; KeyError if an image is not stored."""
+    """Open stored images by the SHA-256 of their files: `StoredImages` in this order; KeyError if one is not stored."""
     lines, rows = read_index(folder, size), stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(lines), size, size, 3))
     rows = np.array([rows[name] for name in sha256], int)

@@ -36,7 +36,7 @@ def fewer_photos(split, fraction, seed):
 
 
 def backbone_outputs(transfer, split, subset):
-    """Return the `FrozenOutputs` of a subset's photos from the backbone of `transfer`, the Run of a head."""
+    """Return the outputs of a head's frozen backbone for a subset: FrozenOutputs; `transfer` is the head's Run."""
 
     def load():
         whole = transfer.load_model()
@@ -51,8 +51,8 @@ def prepare_smaller(spec, split, seed, transfer):
     Parameters
     ----------
     seed : int, see `smaller_specs`
-    transfer : Run of a head on the spec's backbone, or None
-        For a spec of FinalModel, which has no backbone, it is not used.
+    transfer : Run of a head on the spec's backbone
+        A spec of FinalModel has no backbone, so `transfer` is not read and may be None.
     """
     smaller = fewer_photos(split, spec["fraction"], seed)
     if "backbone" not in spec:

@@ -70,7 +70,7 @@ def backgrounds_alone(split, size):
 def pictures_elsewhere(split, size):
     """Make pictures of the test leaves on other backgrounds, and of the test photos' backgrounds alone.
 
-    All models get the same pictures, each model in its image size.
+    `size` is the model's image size. No random choice depends on it, so all models get the same pictures.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
         Labels of the model that validation chose, and of the model for any background.
     elsewhere : dict from `answers_elsewhere`
     draws : int
-        Bootstrap resamples for the interval.
+        Bootstrap resamples for the 95 % interval of the score on backgrounds without the leaf.
     """
     parts = []
     for label in {best: 0, for_any: 0}:

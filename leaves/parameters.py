@@ -34,7 +34,7 @@ def is_number(value, low, high):
 
 
 def is_list(value, accepts, least, most=math.inf):
-    """Return whether a value is a list or tuple of `least` to `most` entries, for each of which `accepts` is true."""
+    """Return whether a value is a list or tuple of `least` to `most` entries, and `accepts` is true for each."""
     return isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(accepts, value))
 
 
@@ -51,7 +51,7 @@ def number(meaning, low, high):
 
 def numbers(meaning, low, high, least):
     """Describe a parameter that takes a list of at least `least` numbers, each between two bounds."""
-    takes = f"a list of {'numbers' if least == 0 else 'one number or more'} from {low:g} to {high:g}"
+    takes = f"a list of {'numbers' if least == 0 else 'one or more numbers'} from {low:g} to {high:g}"
     return Parameter(meaning, takes, lambda value: is_list(value, lambda one: is_number(one, low, high), least))
 
 
@@ -89,7 +89,7 @@ SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "na
 
 
 def are_variants(value):
-    """Return whether a value maps variant names to dicts of changes that have no key in `SHARED_BY_VARIANTS`."""
+    """Return whether a value is a dict of names to dicts of changes, without changes of `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -165,7 +165,7 @@ PARAMETERS = {
     "background_sizes": numbers("image sizes of the model for any background", 0.1, 4, least=1),
     "background_views": Parameter(
         "views with other backgrounds",
-        "a list of one whole number or more from 1 to 100",
+        "a list of one or more whole numbers from 1 to 100",
         lambda value: is_list(value, lambda one: is_whole(one, 1, 100), 1),
     ),
     "background_passes": whole("passes of fine-tuning through all these views", 0, 100),
@@ -174,7 +174,7 @@ PARAMETERS = {
     "photo": text("a photo of yours", "the path of a photo or an empty text", place="file"),
     "saved_model": choice("the model in best_model.keras", "best", "any background"),
     "draws": whole("bootstrap resamples", 100, 100_000),
-    "probe_images": whole("test photos for the robustness at most", 1, 1_000_000),
+    "probe_images": whole("largest number of test photos for the robustness", 1, 1_000_000),
     "fractions": numbers("shares of the training photos", 0.001, 0.999, least=0),
 }
 

@@ -41,7 +41,7 @@ CHECKS = {
     "name": ("excluded", "the file name is not valid UTF-8 or contains a carriage return"),
     "near duplicate": ("kept", "it stays in the same subset as the photo that it resembles"),
     "same leaf": ("kept", "it seems to be another shot of a leaf and stays in the same subset"),
-    "wrong extension": ("kept", "the content decides how it is read"),
+    "wrong extension": ("kept", "its content, not its name, decides how it is read"),
     "grayscale": ("kept", "the grey value is copied to all three channels"),
     "CMYK": ("kept", "converted to RGB"),
     "palette": ("kept", "converted to RGB"),
@@ -79,7 +79,7 @@ def find_images(folder):
     if not folder.is_dir():
         raise InputError(f"There is no data folder {folder}: name a folder with one sub-folder of images per class.")
     if folder.resolve().is_relative_to(places.DATA / "split"):
-        raise InputError(f"The folder {folder} is written by chapter 1: name the folder that it was made from.")
+        raise InputError(f"The folder {folder} is written by chapter 1: name the folder with the original photos.")
     if not can_be_written(str(folder)):
         raise InputError(f"The path {str(folder)!a} is not UTF-8 or has a carriage return in it: rename it.")
     images, issues = [], []
@@ -114,7 +114,7 @@ def find_in_class(folder):
         )
     label, disease = fold_class(folder.name)
     if {label[:1], disease[:1]} & {*"=+-@"}:
-        raise InputError(f"The class folder {folder.name!a} begins as a spreadsheet's formula does: rename it.")
+        raise InputError(f"The class folder {folder.name!a} begins like a spreadsheet formula: rename it.")
     images, issues = [], []
     for entry in visible(folder):
         if not can_be_written(entry.name):
@@ -130,8 +130,8 @@ def find_in_class(folder):
     if not images:
         held = ", ".join(sorted({check for _, _, check, *_ in issues})) or "nothing"
         raise InputError(
-            f"The class folder {folder} holds no JPEG or PNG images, but {held}: move the photos directly into it, "
-            "move it away, or name the folder that holds the classes."
+            f"The class folder {folder} holds no JPEG or PNG images, but {held}: move the photos directly into "
+            "this folder, move this folder away, or name the folder that holds the classes."
         )
     return images, issues
 
@@ -206,9 +206,9 @@ def inspect_image(path, size):
     Returns
     -------
     facts : dict
-        sha256; width and height (pixels, of the upright photo if it opens); phashes (eight 64-bit perceptual hashes in
-        hex, one for each way to turn and mirror the photo; Zauner 2010, computed with imagehash); thumb (16 x 16 grey
-        levels in hex); checks (JSON of a dict from names in `CHECKS` to details).
+        sha256; width and height (in pixels, upright if the photo can be decoded); phashes (eight
+        64-bit perceptual hashes in hex, one per way to turn and mirror the photo; Zauner 2010, made with imagehash);
+        thumb (16 x 16 grey levels in hex); checks (JSON of a dict from names in `CHECKS` to details).
     pixels : uint8 array of shape (size, size, 3), or None if the image does not open
     """
     facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0, "checks": "{}"}
@@ -330,7 +330,7 @@ def inspect_images(images, size=None):
 
 
 def half_median_side(known):
-    """Return half the median of the images' shorter sides; sides that `known` lacks are read from the file headers."""
+    """Return half the median of the shorter sides in the table `known`; missing sides are read from file headers."""
     sides = known[["width", "height"]].to_numpy(float)
     unknown = np.flatnonzero(known["sha256"].isna())
     if len(unknown):
@@ -363,7 +363,7 @@ def stamp(path):
 
 
 def header_size(path):
-    """Read width and height from a file's header; both NaN if the file does not open, is too large or not regular."""
+    """Read width and height from a file's header; both NaN if it does not open, is too large or no regular file."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > files.LARGEST_FILE:

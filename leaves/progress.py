@@ -1,4 +1,4 @@
-"""Show the progress of long work: progress bars, a time forecast for a queue of trainings, and the trainings' names."""
+"""Show progress bars, forecast the time of a queue of trainings, and name trainings in messages."""
 
 import math
 import os
@@ -15,8 +15,8 @@ else:
 
 BAR = {} if AS_TEXT else {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"}
 
-# Largest ratio of the sizes (see `training_size`) of two similar trainings. A much smaller training spends its time on
-# preparation, so its time does not predict the time of a large one.
+# The sizes (see `training_size`) of two similar trainings differ by at most this factor. A much smaller training spends
+# its time on preparation, so its time does not predict the time of a large one.
 ALIKE = 32
 
 # For each chapter that trains backbones: the words that follow a backbone's name in the label of its run.
@@ -42,8 +42,8 @@ def training_size(spec):
 def estimated_seconds(waiting, finished, photos=None):
     """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
 
-    The most similar trainings are those whose size (see `training_size`) differs by the smallest factor, rounded to a
-    power of two. Among several such trainings, those with the same name are preferred.
+    The most similar trainings are those with the ratio of sizes closest to 1, see `training_size`. The ratio is rounded
+    to a power of two. Among trainings with an equal ratio, those with the same name are preferred.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def estimated_seconds(waiting, finished, photos=None):
 
     Returns
     -------
-    list of float, the seconds for each waiting training; a training is skipped if no finished training of the same kind
-    (whole network, head or fine-tuning) has a size that differs by at most the factor `ALIKE`
+    list of float, the seconds for each waiting training; the list has no entry for a training if no finished training
+    of the same kind (whole network, head or fine-tuning) has a size that differs by at most the factor `ALIKE`
     """
 
     def size(spec):

@@ -62,14 +62,14 @@ def introduction(study, split_hash):
     sentences = [
         f"The study on real photos: {photos}, {made}, commit {facts['commit']}.",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
-        "This section shows its scores, and the table of claims shows its verdicts.",
+        "This section shows the study's scores, and the table of claims shows its verdicts.",
     ]
     if "variants" in facts["parameters"]:
         trained = ", ".join(f'"{name}"' for name in facts["parameters"]["variants"]) or "none"
         sentences.append(f"Chapter 3's variants so far: {trained}. Claims about the other variants are not tested yet.")
         if trials := facts["parameters"].get("search_trials"):
-            sentences.append(f"Its search had {count_text(trials, 'trial')} so far.")
-        sentences.append("Its verdicts are preliminary, because all claims of a run are corrected together.")
+            sentences.append(f"The study's search had {count_text(trials, 'trial')} so far.")
+        sentences.append("The study's verdicts are preliminary, because all claims of a run are corrected together.")
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")
     return sentences
@@ -107,10 +107,10 @@ def labels(scores):
 
 
 def listed(scores):
-    """Select and label the rows of a scores.csv to compare: none with random weights, each network once.
+    """Select the rows of a scores.csv (a DataFrame) that are compared, and label their models: DataFrame.
 
-    If the search found nothing better than FinalModel, FinalModel (tuned) is the same network with the same numbers, so
-    only one of these two rows is kept.
+    Networks with random initial weights are removed. If the search found nothing better than FinalModel, FinalModel
+    (tuned) is the same network with the same numbers. Then only the row of FinalModel is kept.
     """
     rows = scores.assign(model=labels(scores))[scores["initial_weights"] != "random"]
     original = rows.loc[rows["model"] == "FinalModel", "train_seconds"]

@@ -26,12 +26,12 @@ import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
-SCHEMA = 3  # version of the runs: raised when a change of the code changes results, files or `Run.reading` arrays
+SCHEMA = 3  # version of the runs: raise it when new code gives other results, files or `Run.reading` arrays
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: its folder, its spec (the settings) and its result (scores, times), two JSON-able dicts."""
+    """A finished training: its folder, and two dicts: its spec (the settings) and its result (scores and times)."""
 
     folder: Path
     spec: dict
@@ -84,7 +84,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision`; "auto" becomes `fast_precision`, or float32 if `size` is below 64 and there is no GPU."""
+    """Return `precision`; "auto" becomes `fast_precision`, but float32 if `size` (of the images) < 64 without a GPU."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -150,7 +150,7 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If runs/ does not have the run, evidence from results/runs (see `keep_evidence`) is used if it has the file `needs`,
-    which the caller will read, or if the run diverged. It is not used if `needs` is `WEIGHTS`, which evidence lacks.
+    which the caller will read. Evidence of a diverged run is used without this file, but never if `needs` is `WEIGHTS`.
     With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
@@ -220,7 +220,7 @@ def fault_of_run(folder, spec=None):
 
 
 def without_labels(spec):
-    """Return a copy of a spec as JSON stores it, without the chapter and the name, which only label the run."""
+    """Return a spec without the chapter and the name, which only label the run; tuples become lists, as in JSON."""
     return json.loads(json.dumps({key: value for key, value in spec.items() if key not in ("chapter", "name")}))
 
 
@@ -303,8 +303,8 @@ def write_run(folder, spec, training, history, seconds):
 def state_of_training(spec, training, history):
     """Return the state of a training, see `scoring.state_of`.
 
-    A refit holds out too few photos for a reliable score, and an earlier training chose its number of epochs. Its state
-    is therefore judged by the macro F1 on its training subset, and is never "still rising".
+    A refit holds out too few photos for a reliable score, so the state of a refit is judged by its training macro F1. A
+    refit is never "still rising", because an earlier training chose its number of epochs.
     """
     if spec.get("refit"):
         score, (_, truth), epochs = "macro_f1", training.train, math.inf
@@ -329,7 +329,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged; for the others, name the parameter to change, `epochs` or `rate`."""
+    """Say how many trainings converged; for the others, name a parameter to change (the str `epochs` or `rate`)."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",
@@ -346,8 +346,8 @@ def logged(run, folder, kind):
     Parameters
     ----------
     folder, kind : str
-        The folder "layers" has the kinds "gradient" and "change" (numbers, see `LayerLog`) and "histogram" (arrays of
-        shape (buckets, 3): left edge, right edge, count). A tag contains the name of a layer.
+        A folder in the run's tensorboard/, and a part of the tags to read. In the folder "layers", a tag has a layer's
+        name and "gradient" or "change" (numbers) or "histogram" (arrays of shape (buckets, 3): two edges, count).
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:
@@ -386,9 +386,9 @@ def smallest_change(runs):
 
 
 def gradient_ratios(runs):
-    """Return for each run the smallest ratio of the weakest convolution gradient to the strongest dense layer gradient.
+    """Compute how weak the gradients of the convolutions are, compared with those of the dense layers, in each run.
 
-    The ratio is computed for each epoch, from gradients relative to the norm of their kernel, see `training.LayerLog`.
+    In each epoch, the weakest convolution gradient is divided by the strongest dense layer gradient, see `layer_log`.
 
     Parameters
     ----------
@@ -396,7 +396,7 @@ def gradient_ratios(runs):
 
     Returns
     -------
-    list of float: for each run that did not diverge, the smallest of the ratios in its epochs
+    list of float: for each run that did not diverge, the smallest of these ratios over its epochs
     """
     ratios = []
     for run in (run for run in runs if not run.result["diverged"]):

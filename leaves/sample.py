@@ -23,6 +23,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +62,8 @@ class Teeth:
 class Blade:
     """The outline of a leaf.
 
-    The half width of a pinnate blade is proportional to t**base * (1 - t)**apex, where t runs from 0 at the base to 1
-    at the apex. A palmate blade has ``lobes`` around the stalk.
+    A pinnate blade has one midrib; its half width is proportional to t**base * (1 - t)**apex, where t runs from 0 at
+    the base to 1 at the apex. A palmate blade has ``lobes`` that spread from the stalk like the fingers of a hand.
     """
 
     aspect: Range  # width / length
@@ -84,7 +85,7 @@ class Venation:
     angle: Range = (45, 55)
     arch: float = 0.10
     rungs: int = 3  # small veins that link neighbouring side veins
-    basal: bool = False  # a strong first pair from the very base (three main veins)
+    basal: bool = False  # the first pair of side veins starts at the base of the blade
     contrast: float = 0.30  # how much paler the veins are than the blade
     midrib: float = 1.0  # factor for the thickness of the midrib
     colour: RGB = (172, 188, 128)
@@ -136,7 +137,7 @@ class Spots:
 
 @dataclass(frozen=True)
 class Blotch:
-    """A discolouration that covers a share of the blade, in patches of about the frame's side / ``cells``."""
+    """A discolouration of a share of the blade, in patches about 1 / ``cells`` as wide as the frame."""
 
     colour: RGB
     cover: Range
@@ -412,7 +413,7 @@ class Anatomy:
     """The polylines of one leaf: arrays of shape (n, 2) that hold u and v, in leaf lengths."""
 
     outlines: list[np.ndarray]  # one closed polygon per leaflet, the last one on top
-    veins: list[list[tuple[np.ndarray, int]]]  # per leaflet: (polyline, order: 1 midrib, 2 side vein, 3 rung)
+    veins: list[list[tuple[np.ndarray, int]]]  # per leaflet: (polyline, order: 1 midrib, 2 side vein, 3 small vein)
     stalks: list[np.ndarray]
 
 
@@ -421,7 +422,7 @@ def _draw(rng, bounds):
 
 
 def _add_teeth(half, teeth, rng):
-    """Push the margin outwards (and towards the apex when serrate) by one layer of teeth."""
+    """Push the margin outwards by one layer of teeth. They lean towards the apex, serrate teeth the most."""
     steps = np.hypot(*np.diff(half, axis=0).T)
     s = np.concatenate([[0.0], np.cumsum(steps)])
     s /= s[-1]
@@ -474,7 +475,7 @@ def _vein(half, start, angle, arch, reach=0.97):
 
 
 def _pinnate_half(half, venation, rng):
-    """Return the side veins of one half of a blade, and the rungs between them: list of (polyline, order)."""
+    """Return the side veins (order 2) of half a blade and the small veins between them (order 3): (polyline, order)."""
     pairs = rng.integers(venation.pairs[0], venation.pairs[1] + 1)
     length = half[-1, 0]
     starts = length * (0.03 + 0.85 * (np.arange(pairs) + rng.uniform(-0.18, 0.18, pairs).clip(-0.1)) / pairs)
@@ -617,7 +618,7 @@ class Pose:
         return self.shape(points) @ self.matrix.T + self.offset
 
     def lay_out(self, anatomy):
-        """Return the anatomy with every polyline in pixels (one call of `to_pixels` for all points is far faster)."""
+        """Return the anatomy in pixels; one call of `to_pixels` for all polylines is faster than one call for each."""
         lines = [*anatomy.outlines, *anatomy.stalks, *(line for veins in anatomy.veins for line, _ in veins)]
         ends = np.cumsum([len(line) for line in lines])
         placed = iter(np.split(self.to_pixels(np.concatenate(lines)), ends[:-1]))
@@ -642,7 +643,7 @@ class Pose:
 
 
 def choose_pose(species, anatomy, n, rng):
-    """Choose at random how a leaf lies in an n x n frame, according to its habit; return the `Pose`."""
+    """Choose at random how a leaf lies in an n x n frame, as `species.habit` describes; return the `Pose`."""
     habit = species.habit
     k = 4
     ripples = np.column_stack([
@@ -846,7 +847,7 @@ def paint_blade(species, disease, canvas):
     image *= 1 + tone
     image[2] *= 1 + 0.045 * fractal_noise(rng, n, 8, 4)  # chlorophyll is uneven: yellower and bluer regions
     if species.veins.kind == "parallel":
-        # Parallel veins are less than a pixel apart, so they are stripes of noise that varies only across the blade.
+        # Parallel veins are less than a pixel apart. They are painted as noise that varies only across the blade.
         stripes = rng.normal(size=512).astype(np.float32)
         fine, coarse = (stripes[(canvas.v * k).astype(int) % 512] for k in (320, 90))
         image *= 1 + 0.07 * fine + 0.06 * coarse
@@ -929,7 +930,7 @@ def _shifted(image, dx, dy):
 
 
 def _shadow(coverage, light, rng, n):
-    """Return the share of its light that each pixel of the paper loses in the leaf's shadow: float32, shape (n, n).
+    """Return the share of light that the leaf's shadow takes from each pixel of the paper: float32, shape (n, n).
 
     The edges of the shadow are soft under clouds. In the sun the shadow is hard and offset.
     """
@@ -1137,12 +1138,22 @@ def _render_all(tasks, workers):
             _render_file(task)
         return
     # Spawned workers inherit no threads or locks of a library (TensorFlow, say) that is already loaded.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
         for _ in tqdm(pool.map(_render_file, tasks, chunksize=8), **bar):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent():
+    """Let this worker process end when its parent process ends, even if the parent is killed."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments=None):

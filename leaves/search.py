@@ -18,12 +18,12 @@ import optuna
 import pandas as pd
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a progress bar shows the trials
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about Optuna's sampler and plots
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's sampler and plots are experimental
 FINAL = 0  # the number of the trial that is FinalModel
 AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
 REDUCTION = 3  # one in three challengers enters the next round, with three times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-EDGE = 0.2  # share of the range of learning rates (log scale) at each end; a winner there widens the range
+EDGE = 0.2  # a winner in this outer share of the range of learning rates (log scale), at either end, widens it
 WIDER = 3  # factor by which the range grows on the winner's side
 WIDENINGS = 2  # the range grows at most this many times
 
@@ -126,11 +126,11 @@ def round_budgets(first, full):
 def run_rounds(train, trials, champions, budgets, repeats):
     """Train all trials in rounds, and find the trial with the best mean score after the last round.
 
-    FinalModel and the winners of earlier calls are the champions, and take part in every round. All other trials are
-    challengers, and the best third of them reaches the next round. These rounds train one repeat of each trial. If
-    `repeats` is more than 1, a last round trains all repeats of the champions and of the close challengers: those whose
-    score in the round before is at most `MARGIN` below the highest score of any trial. The trial with the highest mean
-    score wins. FinalModel wins ties. A challenger that diverged or did not train cannot win.
+    The champions are FinalModel and the winners of earlier calls; they take part in every round. All other trials are
+    challengers, and the best third of these reaches the next round. Each round trains one repeat of each of its trials.
+    If `repeats` is more than 1, another round trains all repeats of the champions and of the challengers that scored at
+    most `MARGIN` below the best trial of the round before. The trial with the highest mean score wins. FinalModel wins
+    ties. A challenger that diverged or did not train cannot win.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def round_table(rounds, study):
 
 
 def depths(filters, size):
-    """Return the fewest and the most blocks to try; a block halves the image's side, and one pixel must remain."""
+    """Return the smallest and largest number of blocks to try; each halves the side, and one pixel must remain."""
     return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
 
 

@@ -51,7 +51,7 @@ def photos_in_words():
 
 
 def chosen_data(data):
-    """Decide which data the parameter `data` means; None means the data of the last run or, if none, the sample.
+    """Resolve the parameter `data`; None stands for the data of the last run or, before the first run, for the sample.
 
     Returns
     -------
@@ -111,6 +111,11 @@ def locate(data, sample_count, sample_size, seed):
     -------
     folder : Path
     source : str
+
+    Raises
+    ------
+    InputError
+        When `chosen_data` or `fetch_plant_village` raises it, or the sample cannot be written to the disk.
     """
     data = chosen_data(data)
     if data == "plant_village":
@@ -224,7 +229,7 @@ def fetch_plant_village(folder, url, sha256, photos, timeout=30):
                 with packed.open(member) as source, open(target, "wb") as copy:
                     shutil.copyfileobj(source, copy)
     if (count := sum(1 for _ in unfinished.glob("*/*"))) != photos:
-        raise InputError(f"The archive of PlantVillage holds {count} photos instead of {photos}: {archive} is not it.")
+        raise InputError(f"{archive} holds {count} photos instead of {photos}: it is not the archive of PlantVillage.")
     unfinished.rename(folder)
     shutil.rmtree(Path(archive).parent)
     return folder

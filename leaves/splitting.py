@@ -43,11 +43,11 @@ def split_photos(photos, pairs, validation, test, seed, before):
     pairs : DataFrame from `find_duplicates`
     validation, test : float
         Fractions: `test` of all photos, then `validation` of the remaining photos.
+    seed : int, 0 or more
     before : dict of SHA-256 to subset
-        The subset of each photo in an earlier split. A photo keeps its subset unless it is excluded. A new photo that
-        resembles photos of two subsets is excluded. If earlier photos in different subsets turn out to be similar, only
-        those in the test subset are kept. If none of them is in the test subset, only those in the validation subset
-        are kept. The others are excluded.
+        The subset of each photo in an earlier split. A photo keeps its subset unless it is excluded. First, each new
+        photo that resembles photos of two subsets is excluded. Then, if earlier photos of different subsets resemble
+        each other, only the test photos among them are kept; if there are none, only the validation photos are kept.
 
     Returns
     -------
@@ -105,11 +105,11 @@ def fold_sentence(split):
     lacking = counts.index[(counts == 0).any(axis=1)]
     if lacking.empty:
         return f"{sentence}, each with all classes."
-    return f"{sentence}; not every fold has {' and '.join(lacking)}: macro F1 is the mean over the classes of a fold."
+    return f"{sentence}; not every fold has {' and '.join(lacking)}; a fold's macro F1 covers only its own classes."
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that resemble photos of two subsets; return the rest, and an `issue_table` tuple per exclusion."""
+    """Exclude photos that resemble photos of two subsets; return the rest, and a list of tuples for `issue_table`."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -125,7 +125,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Move a group of new photos (`is_free`) of a class to each subset that lacks the class, or raise InputError."""
+    """Give each subset that lacks a class one group of new photos (`is_free`) of this class, or raise InputError."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -137,9 +137,9 @@ def fill_gaps(photos, is_free):
             spare = photos.assign(size=size)[pure & photos["split"].isin(groups.index[groups > 1])]
             if spare.empty:
                 raise InputError(
-                    f"No photo of the class {label} can be given to {subset}: they are too few, too similar or fixed "
-                    "by an earlier split; add photos, lower phash_distance, or split again with another data_seed "
-                    "or after deleting data/splits."
+                    f"No photo of the class {label} can be given to {subset}: the class has too few photos, or they "
+                    "are too similar or fixed by an earlier split; add photos, lower phash_distance, or split again "
+                    "with another data_seed or after deleting data/splits."
                 )
             fullest = spare["split"].map(photos.loc[own, "split"].value_counts())
             chosen = spare.assign(fullest=-fullest).sort_values(["fullest", "size", "group"])["group"].iloc[0]
@@ -181,8 +181,8 @@ def split_sentences(photos, before, bridges):
     """Say how many photos kept their subset, are new, were excluded or resemble others, see `split_photos`."""
     old, group_sizes = photos["sha256"].isin(before), photos["group"].value_counts()
     return (
-        f"{old.sum()} photos keep their subset, {(~old).sum()} are new, and {len(bridges)} are excluded as bridges.\n"
-        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another one."
+        f"{old.sum()} photos keep their subset, {(~old).sum()} are new, {len(bridges)} resemble photos of two subsets "
+        f"and are excluded.\nOf {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another one."
     )
 
 
@@ -224,7 +224,7 @@ def memory_of_split(**settings):
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
         if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
-            print(f"Not read: {', '.join(sorted(others))}, from an earlier version; the photos are divided again.")
+            print(f"Not read: {', '.join(sorted(others))}, written by older code; the photos are divided again.")
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])
@@ -273,7 +273,7 @@ def write_split(photos, issues, data, name, settings):
 
 
 def link_folders(split, folder):
-    """Fill a folder with hard links <subset>/<class>/<file name> to the photos, or copies on another file system.
+    """Link each photo as <subset>/<class>/<file name> in `folder`, or copy it if a hard link is impossible.
 
     If the folder is already complete for this split, it is kept. The original photos are never changed.
 

@@ -39,7 +39,7 @@ MOST_STEPS = 20  # taken in one call, see `steps_at_once`; Ctrl-C waits for the 
 
 @dataclass
 class Training:
-    """A model to be trained or trained by `fit`, the whole network that contains it, and the data."""
+    """The model that `fit` trains, the whole network that contains this model, and the data."""
 
     model: keras.Model
     whole: keras.Model
@@ -164,14 +164,14 @@ def seeded(seed):
 def steps_at_once(steps):
     """Return how many steps TensorFlow takes in one call: the largest divisor of `steps` that is at most `MOST_STEPS`.
 
-    The scores do not depend on it. It saves Keras's work between two steps, which takes longer than a step of a small
-    classification head.
+    The scores do not depend on this number. Several steps in one call save Keras's work between the steps, which takes
+    longer than a step of a small classification head.
     """
     return next(count for count in range(min(steps, MOST_STEPS), 0, -1) if steps % count == 0)
 
 
 def compiled_like(model, spec, steps):
-    """Return a compiled copy of a model, with the same weights, for the start of a training with `steps` at once.
+    """Return a compiled copy of a model, with the same weights, for a training that takes `steps` steps in one call.
 
     Trainings that differ only in seed, data or learning rate share one copy, so TensorFlow traces it only once. Each
     call sets the copy's weights to those of `model`, and the variables of its optimizer to their initial values.
@@ -190,7 +190,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON; `precision` is part of the cache's key, because tracing fixes it."""
+    """Compile a model from its JSON; each `precision` has its own model in the cache, because tracing stores it."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)
@@ -306,11 +306,11 @@ class EpochLog(keras.callbacks.TensorBoard):
 
 
 class LayerLog(keras.callbacks.Callback):
-    """Log to TensorBoard, after each epoch, a histogram of each weight, and how large two things are for each kernel.
+    """Log to TensorBoard, after each epoch, a histogram of each weight and, for each kernel, two norms.
 
-    The first is the gradient of the loss, computed on a few training images, the same in every epoch, without
-    augmentation and dropout. The second is the kernel's change: the kernel at the end of the epoch minus the kernel at
-    the start. Both norms are divided by the norm of the kernel, so kernels of different sizes can be compared.
+    The first is the norm of the loss's gradient. It is computed on a few training images, the same in every epoch,
+    without augmentation and dropout. The second is the norm of the kernel's change: the kernel at the end of the epoch
+    minus the kernel at the start. Both norms are divided by the kernel's norm, so different kernels can be compared.
     """
 
     def __init__(self, folder, images, targets):

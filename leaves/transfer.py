@@ -23,7 +23,7 @@ import pandas as pd
 # A backbone with random weights only serves to check the pipeline, so its head and its tail are trained briefly.
 CHECK = {"learning_rates": [0.001], "repeats": 1, "epochs": 2, "image_size": 32}
 CHECK_TAIL_EPOCHS = 1
-MOST_STEPS = 3  # the most steps by which a grid of learning rates is widened on each side
+MOST_STEPS = 3  # a grid of learning rates gets at most this many further rates on each side
 STUDY = ("ResNet50", "EfficientNetB4", "VGG16")  # backbones of the original study, in the order of claim C16
 
 # ---------------------------------------------------------------- heads
@@ -82,7 +82,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """Summarise the stored outputs: DataFrame of cut, shapes, photos and views, and seconds, one row per backbone."""
+    """List the cut of each backbone, and the shapes, number and computing time of its stored outputs: DataFrame."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -202,9 +202,9 @@ def control_specs(heads, seed):
 
 
 def parts_of_control(spec, split, most=256):
-    """Build the front and the last block of a backbone with random weights, and estimate batch statistics on photos.
+    """Build the front and the last block of a backbone with random weights; measure batch statistics on photos.
 
-    The batch normalisation layers (Ioffe and Szegedy 2015) use these statistics of at most `most` photos. Without them,
+    At most `most` photos are used. Without these statistics in its batch normalisation layers (Ioffe and Szegedy 2015),
     the signal of an untrained network vanishes from layer to layer.
     """
     network = load_backbone(spec["backbone"], spec["weights"], spec["image_size"])
@@ -219,7 +219,7 @@ def parts_of_control(spec, split, most=256):
 
 
 def prepare_control(spec, split):
-    """Prepare the `Training` for a spec from `control_specs`; its model is the head alone: no control is fine-tuned."""
+    """Prepare the `Training` for a spec from `control_specs`; only the head is trained and saved, no backbone."""
     outputs = frozen_outputs(spec, split, DEVELOPMENT, functools.cache(lambda: parts_of_control(spec, split)))
     with seeded(spec["seed"]):  # loading may have used random numbers
         head = build_model(spec["layers"], outputs.features.shape[1:], "head")
@@ -252,8 +252,8 @@ def starting_heads(heads, repeats):
         count = 1 if is_check(runs) else repeats
         if len(runs) < count:
             raise InputError(
-                f"repeats is {count}, more than the {len(runs)} of chapter 4: run notebook 04_transfer_learning again "
-                "with that many, or lower it."
+                f"repeats is {count}, but chapter 4 trained only {len(runs)}: use fewer repeats, or run notebook "
+                "04_transfer_learning again with more."
             )
         chosen += runs[:count]
     return chosen

@@ -16,9 +16,9 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.1  # the most pixels on the page for each point of a figure's width
+PIXELS = 1.1  # on the page, a figure has at most this many pixels per point (1/72 inch) of its width
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
-DARK, LIGHT = 0x60, 0xC0  # a grey below DARK becomes the page's text colour, above LIGHT its line colour, else `quiet`
+DARK, LIGHT = 0x60, 0xC0  # greys below DARK get the page's text colour, above LIGHT its line colour, others `--quiet`
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {6: 3, 8: 4, 10: 4}  # photos per row of a figure: photos per row of its narrow version
 LINE = 0.23  # inches that a line of text takes in a narrow figure
@@ -99,9 +99,10 @@ def unique(name, counts):
 
 
 def page_colour(found):
-    """Replace a grey, or the palette's blue, in an SVG style by a CSS variable, and leave other colours as they are.
+    """Return an SVG style with a CSS variable or `currentColor` for a grey or the palette's blue; keep other colours.
 
-    `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb).
+    `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb). The result is a
+    str such as "fill: var(--blue)". A white stroke stays white.
     """
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
@@ -168,7 +169,7 @@ def make_narrow(figure):
 
 
 def move_below(figure, legend):
-    """Replace a legend that is outside the panels by one below them that is narrow enough for a phone."""
+    """Move a legend from outside the panels to below them, and make it narrow enough for a phone."""
     handles, texts = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.remove()

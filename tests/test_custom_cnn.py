@@ -66,7 +66,7 @@ def test_a_difference_goes_to_the_layers_or_to_the_training(split):
 @pytest.mark.parametrize("side", [1, 31])
 def test_images_too_small_for_the_poolings_are_named_before_keras_builds(side):
     layers = custom_cnn.final_model_layers(14)
-    sentence = "^FinalModel: layer .*, MaxPooling2D, would shrink 1 x 1 x .* take fewer poolings or larger images"
+    sentence = "^FinalModel: layer .*, MaxPooling2D, would shrink 1 x 1 x .* use fewer pooling layers or larger images"
     with pytest.raises(files.InputError, match=sentence):
         custom_cnn.build_model(layers, (side, side, 3), "FinalModel")
 
@@ -84,14 +84,14 @@ WRONG_LAYERS = [
         [["Conv2D", {"filtres": 4, "kernel_size": 3}]],
         "layer 1, Conv2D: there is no argument 'filtres'.*mean filters.*pad",
     ),
-    ([["Conv2D", {"filters": 4}]], "layer 1, Conv2D: the argument 'kernel_size' is missing; it takes filters, ker"),
-    ([["Conv2D", {"filters": 4, "kernel_size": 3, "padding": "some"}]], "layer 1, Conv2D: Keras cannot build it"),
+    ([["Conv2D", {"filters": 4}]], "layer 1, Conv2D: the argument 'kernel_size' is missing; the arguments are fil"),
+    ([["Conv2D", {"filters": 4, "kernel_size": 3, "padding": "some"}]], "layer 1, Conv2D: Keras cannot build"),
     ([["Flatten"]], "a layer is \\[class name, config\\]"),
     (
         [["Flatten", {}], ["Dense", {"units": 10, "activation": "softmax"}]],
         "returns 10 numbers, but there are 14 classes",
     ),
-    ([["Flatten", {}], ["Dense", {"units": 14}]], "must end in softmax"),
+    ([["Flatten", {}], ["Dense", {"units": 14}]], "must apply softmax"),
     ([["MaxPooling2D", {"pool_size": 2}]] * 7, "layer 7, MaxPooling2D, would shrink 1 x 1 x 3 to less than one pixel"),
     ([["Flatten", {}], ["Conv2D", {"filters": 4, "kernel_size": 3}]], "layer 2, Conv2D, does not take 12288"),
 ]
@@ -117,22 +117,22 @@ WRONG_CHANGES = [
     ({"filters": [8, "16"]}, "filters takes .*, not \\[8, '16'\\]"),
     ({"kernel_size": 0}, "kernel_size takes a whole number from 1 to 99 or a pair of them, not 0"),
     ({"kernel_size": [3, 3, 3]}, "kernel_size takes"),
-    ({"activation": "relu"}, "activation takes a layer of Keras like .*, not 'relu'"),
+    ({"activation": "relu"}, "activation takes a Keras layer like .*, not 'relu'"),
     ({"activation": ["ReLUU", {}]}, "Keras has no layer 'ReLUU'"),
-    ({"initializer": None}, "initializer takes the name of an initializer of Keras like .*, not None"),
+    ({"initializer": None}, "initializer takes the name of a Keras initializer like .*, not None"),
     ({"l2": -0.1}, "l2 takes a number from 0 to 1, not -0.1"),
     ({"l2": float("nan")}, "l2 takes a number from 0 to 1, not nan"),
     ({"batch_normalization": "yes"}, "batch_normalization takes True or False, not 'yes'"),
-    ({"reduction": 2}, "reduction takes the name of a layer of Keras like .*, not 2"),
+    ({"reduction": 2}, "reduction takes the name of a Keras layer like .*, not 2"),
     ({"reduction": "Flaten"}, "Keras has no layer 'Flaten' .*did you mean Flatten"),
-    ({"dropout": 0.3}, "dropout takes a pair of numbers from 0 to below 1, not 0.3"),
-    ({"dropout": [0.3, 1]}, "dropout takes a pair of numbers from 0 to below 1, not \\[0.3, 1\\]"),
+    ({"dropout": 0.3}, "dropout takes a pair of numbers that are at least 0 and below 1, not 0.3"),
+    ({"dropout": [0.3, 1]}, "dropout takes a pair of numbers that are at least 0 and below 1, not \\[0.3, 1\\]"),
     ({"dropout": [0.3]}, "dropout takes"),
     ({"dense_units": 0}, "dense_units takes a whole number from 1 to 65536, not 0"),
     ({"image_size": 0}, "image_size takes a whole number from 1, not 0"),
     ({"image_size": "64"}, "image_size takes a whole number from 1, not '64'"),
     ({"mixup": 1.5}, "mixup takes a number from 0 to 1, not 1.5"),
-    ({"label_smoothing": 1}, "label_smoothing takes a number from 0 to below 1, not 1"),
+    ({"label_smoothing": 1}, "label_smoothing takes a number that is at least 0 and below 1, not 1"),
     ({"precision": "auto"}, "precision takes one of float32, bfloat16, not 'auto'"),
     ({"log_layers": 1}, "log_layers takes True or False, not 1"),
     ({"refit": {"folds": 2, "fold": 2}}, "refit takes None or a dict like"),
@@ -142,7 +142,7 @@ WRONG_CHANGES = [
     ({"image_size": 16}, "would shrink 1 x 1 x 256 to less than one pixel"),
     ({"optimizer": {"class_name": "Adamm", "config": {}}}, "cannot make the optimizer.*Adamm"),
     ({"optimizer": {"class_name": "Adam", "config": {"rate": 1}}}, "cannot make the optimizer"),
-    ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build it.*he_unifrom"),
+    ({"initializer": "he_unifrom"}, "Conv2D: Keras cannot build the layer.*he_unifrom"),
     ({"augmentation": {"flips": True}}, "augmentation takes None or a dict like .*, not {'flips': True}"),
     ({"augmentation": batches.AUGMENTATION | {"zoom": 1}}, "augmentation takes .*zoom up to 0.9"),
     ({"fold": 50}, "^mine: fold takes a whole number from 0 to 49, not 50"),

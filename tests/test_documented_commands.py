@@ -204,8 +204,8 @@ COMMANDS = {
     "leaves": ".venv/bin/python -m leaves.sample --out synthetic --count 70 --size 48 --seed 0",
     "sample_realism": ".venv/bin/python benchmarks/sample_realism.py synthetic --count 70",
     "transfer_learning": "./run_all.sh --only 01 --data synthetic --profile tiny "
-    "&& .venv/bin/python benchmarks/transfer_learning.py --weights my_weights --backbone VGG16 --size 32 --epochs 1 "
-    "--tuning-epochs 1 --views 1",
+    "&& .venv/bin/python benchmarks/transfer_learning.py --weights my_weights --backbone VGG16 --size 32 --rounds 1 "
+    "--epochs 1 --tuning-epochs 1 --views 1",
     "data_chapter": ".venv/bin/python benchmarks/data_chapter.py synthetic --count 30",
     "custom_cnn": ".venv/bin/python benchmarks/custom_cnn.py --torch .venv/bin/python --size 32 --quick",
     "checkpoints": ".venv/bin/python benchmarks/checkpoints.py --epochs 1 --size 32 --rounds 1",

@@ -121,7 +121,7 @@ def test_controls_and_second_labels_are_not_compared_and_a_footnote_says_so(reco
     assert list(compared) == ["FinalModel", "FinalModel (refit)", *pretrained, "FinalModel (distilled)"]
     assert "FinalModel (tuned) is not listed: the search found nothing better than FinalModel." in footnote
     assert "no ImageNet weights were found: VGG16." in footnote
-    for way in ("`--weights DIR`", "`<Backbone>.weights.h5`", "Keras can download"):
+    for way in ("`--weights DIR`", "`<Backbone>.weights.h5`", "Keras downloads"):
         assert way in footnote
     assert evaluation.compared_models(compared) == (compared, "")
 
@@ -322,7 +322,7 @@ def test_a_disagreement_of_validation_and_test_is_told():
     ranked = pd.Series({"A": 0.9, "B": 0.8, "C": 0.7})
     scores = pd.DataFrame({"test_macro_f1": {"A": 0.5, "B": 0.78, "C": 0.6, "Ensemble": 0.99}})
     told = evidence.disagreement_in_words(ranked, scores)
-    assert told.startswith("Validation ranks A first; on test it is number 3 of these 3 single models, and B is first.")
+    assert told.startswith("Validation ranks A first; on test it is number 3 of the 3 single models, and B is first.")
     assert told.endswith(
         "The validation and test scores of A differ most: 0.900 on average on the held-out folds, 0.500 on test."
     )
@@ -343,7 +343,7 @@ def test_the_direction_of_the_confidence_and_its_errors_are_told():
     table = pd.DataFrame([(1.4, 0.05, 0.03), (0.8, 0.04, 0.06), (1.0, 0.02, 0.02)], ["A", "B", "C"], columns)
     told = {label: evidence.confidence_in_words(table, label) for label in table.index}
     assert told["A"].startswith("On validation, A is too confident (temperature 1.40). ")
-    assert told["A"].endswith("on test is 0.050 without the temperature and 0.030 with it.")
+    assert told["A"].endswith("on test is 0.050 without temperature scaling and 0.030 with it.")
     assert "B is too cautious" in told["B"]
     assert "C is neither too confident nor too cautious" in told["C"]
 
@@ -352,7 +352,7 @@ def test_the_weight_on_the_leaf_is_told_beside_its_area():
     columns = {"weight on the leaf": [0.62, 0.4], "area of the leaf": [0.3, 0.3], "places": ["4 x 4", "8 x 8"]}
     told = explain.attention_in_words(pd.DataFrame(columns, index=["A", "B"]))
     assert told.startswith("The leaf covers 30% of the picture")
-    assert told.endswith("share of their weight on it: A 62%, B 40%.")
+    assert told.endswith("Mean share of a map's weight on the leaf: A 62%, B 40%.")
     assert "cannot be compared" in explain.attention_in_words(pd.DataFrame())
 
 
@@ -367,7 +367,7 @@ def test_the_models_on_the_pareto_front_are_told():
         {"params": [10, 20, 30], "ms_per_image": [5, 1, 2], "test_macro_f1": [0.5, 0.4, 0.9]}, index=["A", "B", "C"]
     )
     told = cost_figures.front_in_words(table)
-    assert "by parameters: A; C. By time per image these are: B; C." in told
+    assert "by parameters: A; C. These are on the front by time per image: B; C." in told
 
 
 def test_the_network_for_any_background_that_is_kept_is_told():

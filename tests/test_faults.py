@@ -55,14 +55,14 @@ class Stopped(BaseException):
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Ends the process, as far as a training can see, while an epoch is under way."""
+    """Ends the process, as far as a training can see, after steps of an epoch, before the epoch's end."""
 
     def __init__(self, epoch):
         super().__init__()
         self.last = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.epoch == self.last and batch == 1:
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == self.last:
             raise Stopped
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -76,8 +76,8 @@ def test_finds_the_images_of_each_class(photos):
         (lambda folder: (folder / os.fsdecode(b"Esp\xe8ce")).mkdir(), r"'Esp\\udce8ce' is not UTF-8 or has"),
         (lambda folder: (folder / os.fsdecode(b"Oak___\xff")).mkdir(), r"'Oak___\\udcff' is not UTF-8 or has"),
         (lambda folder: (folder / "two\rlines").mkdir(), r"'two\\rlines' is not UTF-8 or has a carriage return"),
-        (lambda folder: (folder / "=1+1").mkdir(), r"'=1\+1' begins as a spreadsheet's formula does: rename it"),
-        (lambda folder: (folder / "Oak___@SUM").mkdir(), r"'Oak___@SUM' begins as a spreadsheet's formula does"),
+        (lambda folder: (folder / "=1+1").mkdir(), r"'=1\+1' begins like a spreadsheet formula: rename it"),
+        (lambda folder: (folder / "Oak___@SUM").mkdir(), r"'Oak___@SUM' begins like a spreadsheet formula"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_named(photos, spoil, sentence):

@@ -129,7 +129,7 @@ def train(project, name, filters, capsys):
 
 def test_a_plan_ends_at_the_first_queue_that_is_not_trained(chapter, project, capsys):
     told = planned_lines([chapter], {}, capsys)
-    assert told[0] == "02_small: 0 trainings cached, at least 2 to train, no training like them was measured yet"
+    assert told[0] == "02_small: 0 trainings cached, at least 2 to train, no similar training has been measured yet"
     assert told[2] == "What depends on results that do not exist yet cannot be counted."
     trained = train(project, "Small", (4, 8), capsys)
     told = planned_lines([chapter], {}, capsys)
@@ -169,7 +169,7 @@ def test_another_share_or_sample_makes_another_split(project, capsys):
         places.SOURCE_JSON.write_text(json.dumps({"data": before, "settings": settings}))
         return planned_lines(CHAPTERS[:1], values, capsys)[0]
 
-    stands = "01_data_split: is executed; the split is taken to stand"
+    stands = "01_data_split: is executed; the plan assumes that the split stays the same"
     assert told("/photos").startswith(stands)
     assert "makes another split first (test_share changed)" in told("/photos", test_share=0.3)
     assert "makes another split first (data changed)" in told("/photos", data="/other")
@@ -224,8 +224,8 @@ def test_the_published_times_count_where_there_are_no_others():
         return plan.time_in_words(waiting, own, published, photos)
 
     head, tail = spec_of(backbone="VGG16"), spec_of(backbone="VGG16", cut="a")
-    elsewhere = " by times in results/runs, perhaps of another machine"
-    assert (told(spec_of()), told(tail)) == ("about a minute", "no training like them was measured yet")
+    elsewhere = " (estimated from times in results/runs, perhaps of another machine)"
+    assert (told(spec_of()), told(tail)) == ("about a minute", "no similar training has been measured yet")
     assert told(spec_of(), head) == f"about 11 minutes{elsewhere}"
     assert told(spec_of(), head, tail) == f"about 11 minutes for 2 of them{elsewhere}"
     assert told(spec_of(), tail) == "about a minute for 1 of them"

@@ -306,7 +306,7 @@ def test_a_study_is_published_in_stages_and_says_which_variants_it_has(study):
     facts = published.Study(record, *[None] * 3)
     told = " ".join(published.introduction(facts, ""))
     assert 'variants so far: "no dropout", "ReLU". Claims about the other' in told
-    assert "Its search had 1 trial so far." in told
+    assert "The study's search had 1 trial so far." in told
     assert "preliminary" in told
 
 

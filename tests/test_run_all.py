@@ -32,7 +32,7 @@ WRONG_OPTIONS = [
     (["-p", "image_size", "64.5"], "image_size takes a whole number from 32 to 512 or None, not 64.5"),
     (["-p", "image_size", "31"], "image_size takes a whole number from 32 to 512 or None, not 31"),
     (["-p", "image_size", "10000"], "image_size takes a whole number from 32 to 512 or None, not 10000"),
-    (["-p", "learning_rates", "[]"], "learning_rates takes a list of one number or more from 1e-07 to 1"),
+    (["-p", "learning_rates", "[]"], "learning_rates takes a list of one or more numbers from 1e-07 to 1"),
     (["-p", "repeats", "0"], "repeats takes a whole number from 1 to 100, not 0"),
     (["-p", "seeds", "2"], "no chapter has a parameter seeds"),
     (["-p", "variants", "some"], "variants takes a list of names of variants or .all., not 'some'"),
@@ -41,9 +41,9 @@ WRONG_OPTIONS = [
     (["-p", "photo", "no/such.jpg"], "no/such.jpg is not a file"),
     (["-p", "balance", "smote"], "balance takes one of none, class_weight, oversample, sqrt_oversample, not 'smote'"),
     (["--data", "./~two"], "./~two is not a folder"),
-    (["--only", "01", "--test", "."], "--test is read by chapter 6 alone: add it to --only"),
-    (["--only", "06", "--weights", "."], "--weights is read by chapter 4 and 5 alone: add it to --only"),
-    (["--only", "04", "-p", "epochs", "3"], "-p epochs is read by chapter 2 and 3 alone"),
+    (["--only", "01", "--test", "."], "--only names no chapter that reads --test: add chapter 6"),
+    (["--only", "06", "--weights", "."], "--only names no chapter that reads --weights: add chapter 4 or 5"),
+    (["--only", "04", "-p", "epochs", "3"], "--only names no chapter that reads -p epochs: add chapter 2 or 3"),
     (["--only", "02", "--data", "."], "read by chapter 1, and there is no split yet: add 01 to --only"),
     (["--only", "01", "--force"], "--force is about trainings, and chapter 1 trains nothing"),
     (["--test", "no/such/folder"], "no/such/folder is not a folder"),
@@ -342,7 +342,7 @@ def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, r
     assert "Skipped: the class Soil, which no model knows." in page
     assert re.search(r"Skipped: \S*broken.jpg, does not open", page)
     learnt = len(list((copy / "data" / "split" / "train" / "Corn").iterdir()))
-    assert f"Skipped: {learnt} photos that equal or nearly equal photos that the models learnt" in page
+    assert f"Skipped: {learnt} photos that repeat or closely resemble a training or validation photo" in page
     assert "second test set" in page
 
 

@@ -1,7 +1,9 @@
 """The rendered data set: repeatable, in proportion, of the asked size, and never half done."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from leaves import sample
@@ -124,3 +126,17 @@ def test_interrupted_render_leaves_nothing(stop, tmp_path, monkeypatch):
     with pytest.raises(stop):
         render_dataset(tmp_path / "leaves", count=SMALL, size=32, workers=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_end_when_the_program_is_killed(tmp_path):
+    command = [sys.executable, "-m", "leaves.sample", "--out", tmp_path / "leaves", "--count", "20000"]
+    program = subprocess.Popen(command, cwd=sample.__file__.removesuffix("leaves/sample.py"), start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not [*tmp_path.rglob("*.jpg")] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    program.kill()
+    program.wait()
+    with pytest.raises(ProcessLookupError):  # no process is left in the program's group
+        while time.monotonic() < deadline:
+            os.killpg(program.pid, 0)
+            time.sleep(0.1)

@@ -357,4 +357,4 @@ def test_a_point_is_told_by_its_differences_from_final_model():
 def test_a_search_of_final_model_alone_is_called_none(small, split):
     found = World(lambda spec: 0.8).search(split, trials=1)
     assert found.number == search.FINAL
-    assert figures.finding(found) == "There was no search: its only trial was FinalModel."
+    assert figures.finding(found) == "There was no search, because FinalModel was the only trial."

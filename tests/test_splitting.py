@@ -427,8 +427,8 @@ def test_a_class_that_is_not_in_every_fold_is_named():
     split = pd.DataFrame({"label": [*"aaabbbccc"], "fold": [0, 1, 2, 0, 1, -1, 0, 0, 2]})
     told = splitting.fold_sentence(split)
     assert told == (
-        "Train and validation make up 3 folds of about 3 photos; not every fold has b and c: "
-        "macro F1 is the mean over the classes of a fold."
+        "Train and validation make up 3 folds of about 3 photos; not every fold has b and c; "
+        "a fold's macro F1 covers only its own classes."
     )
     told = splitting.fold_sentence(split.assign(label="a"))
     assert told == "Train and validation make up 3 folds of about 3 photos, each with all classes."
@@ -585,5 +585,5 @@ def test_copies_are_made_where_links_are_impossible(split, photos, working_folde
 
 def test_the_folders_made_are_no_input(split, working_folder):
     splitting.link_folders(split, places.DATA / "split")
-    with pytest.raises(InputError, match="is written by chapter 1: name the folder that it was made from"):
+    with pytest.raises(InputError, match="is written by chapter 1: name the folder with the original photos"):
         find_images(places.DATA / "split" / "train")

@@ -148,7 +148,7 @@ def test_a_tail_goes_on_from_its_head_with_the_same_seed_and_fold(project):
 def test_tails_start_from_the_first_repeats_and_a_check_from_its_one():
     heads = {LITE: repeats_of([0.7, 0.8, 0.9]), "VGG16": repeats_of([0.1], kind="random")}
     assert transfer.starting_heads(heads, 2) == [*heads[LITE][:2], *heads["VGG16"]]
-    with pytest.raises(files.InputError, match=r"repeats is 4, more than the 3 of chapter 4"):
+    with pytest.raises(files.InputError, match=r"repeats is 4, but chapter 4 trained only 3"):
         transfer.starting_heads(heads, 4)
 
 

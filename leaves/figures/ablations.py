@@ -22,7 +22,7 @@ def style_comparison(table):
 
 
 def plot_differences(table):
-    """Draw the difference of each variant from FinalModel with its 95 % interval.
+    """Draw the macro F1 of each variant minus that of FinalModel, with the 95 % interval of the difference.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def plot_differences(table):
     title = f"{count} of {len(rows)} variants differ from FinalModel: the interval excludes zero"
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    caption = "Macro F1 of each variant minus FinalModel's on the held-out photos, mean over the repeats with 95 % "
-    caption += f"interval. The grey band marks differences below {MARGIN}."
+    caption = "Macro F1 of each variant minus that of FinalModel, on the held-out photos. A mark is the mean over the "
+    caption += f"repeats, and its line is the 95 % interval. The grey band marks differences below {MARGIN}."
     return figure, caption, rows[["low", "difference", "high"]].set_axis(names)
 
 
@@ -88,7 +88,7 @@ def plot_gaps(table):
 
 
 def plot_dead_units(dead, activations):
-    """Draw the share of dead units in each block, for each activation: mean and range over the networks.
+    """Draw the share of dead units in each block, for each activation: mean and range over all trainings.
 
     Parameters
     ----------

@@ -12,7 +12,10 @@ BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legen
 
 
 def look(label):
-    """Return the colour and marker of the model that a label names before its comma: dict of Matplotlib keywords."""
+    """Return the colour and marker of a model: dict of Matplotlib keywords.
+
+    The model's name is the part of `label` before the first comma, or the whole label.
+    """
     name = label.partition(", ")[0]
     return {"color": MODEL_COLOURS[name], "marker": MODEL_MARKERS[name]}
 
@@ -56,7 +59,7 @@ def draw_scores(scores, against, best):
     better = (against["verdict"] == "better").sum()
     # The title has two lines, because one line would be wider than the figure.
     shown = {0: "No model is", 1: "One model is"}.get(better, f"{better} models are")
-    axis.set_title(f"Validation chose {best}.\n{shown} shown to be better on test.")
+    axis.set_title(f"Validation chose {best}.\n{shown} shown to be better than this model on test.")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
@@ -122,6 +125,6 @@ def draw_robustness(robust, count):
     figure.supylabel(f"macro F1 on {count} test images")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
-        f"Macro F1 on {count} test images with six kinds of corruption, against its strength (0: none), with 95 % "
+        f"Macro F1 on {count} test images against the strength of a corruption (0: none), for six kinds, with 95 % "
         "bootstrap intervals. These images are a sample of the test subset: compare the scores within this figure only."
     )

@@ -99,7 +99,7 @@ def draw_costs(scores):
     figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
         "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
-        "front. In half-filled marks only the head was trained."
+        "front. A half-filled mark means that only the head was trained."
     )
 
 
@@ -113,5 +113,5 @@ def front_in_words(scores):
     fronts = {cost: "; ".join(pareto_front(scores, cost).index) for cost in ("params", "ms_per_image")}
     return (
         f"These models are on the Pareto front by parameters: {fronts['params']}. "
-        f"By time per image these are: {fronts['ms_per_image']}."
+        f"These are on the front by time per image: {fronts['ms_per_image']}."
     )

@@ -41,8 +41,8 @@ def draw_heat(examples, classes):
 
     Parameters
     ----------
-    examples : dict of label to dict from `explain.heat_examples`
-    classes : list of str
+    examples : dict of each model's label to its photos and maps, see `explain.heat_examples`
+    classes : list of str, the names of the classes
 
     Returns
     -------

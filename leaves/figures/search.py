@@ -15,7 +15,7 @@ def finding(search):
     """Describe the result of a `search.Search` in a few sentences."""
     (scores, repeats), trials = last_scores(search), search.rounds["number"].nunique()
     if trials == 1:
-        return "There was no search: its only trial was FinalModel."
+        return "There was no search, because FinalModel was the only trial."
     rounds, over = search.rounds["round"].nunique(), f"mean of {count_text(repeats, 'repeat')}"
     text = f"The search compared {count_text(trials, 'network')} in {count_text(rounds, 'round')}; one is FinalModel."
     if search.number == FINAL:
@@ -23,7 +23,7 @@ def finding(search):
     best, final = scores[search.number], scores[FINAL]
     return (
         f"{text} Trial {search.number} has a validation macro F1 of {best:.3f} and FinalModel {final:.3f} ({over}). "
-        f"The difference of {best - final:+.3f} is optimistic: these photos selected the best of {trials} trials."
+        f"The difference of {best - final:+.3f} is optimistic: the best of {trials} trials was chosen by this score."
     )
 
 

@@ -109,7 +109,7 @@ def draw_leak_pairs(pairs, pictures, twins):
     Parameters
     ----------
     pairs : DataFrame from `splitting.closest_pairs`
-    pictures, twins : uint8 arrays, shape (pairs, size, size, 3)
+    pictures, twins : uint8 arrays, shape (len(pairs), size, size, 3), the first and the second photo of each pair
 
     Returns
     -------

@@ -89,7 +89,7 @@ def style_scores(scores, against, repeats, best):
 
 
 def with_bold_row(style, best):
-    """Print the row of one model in bold, its name included, in a table of scores: pandas Styler."""
+    """Make the row of one model bold, with its name, in a table of scores: pandas Styler."""
     style = style.set_table_attributes('class="cards scores"')
     style = style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
     return style.apply_index(lambda names: ["font-weight: bold" if name == best else "" for name in names])
@@ -132,7 +132,7 @@ def tally_html(verdicts, title):
 
     Parameters
     ----------
-    verdicts : DataFrame of claim, said and verdict
+    verdicts : DataFrame with the columns claim, said and verdict
     title : str
         The table's caption, which names the data on which the verdicts are based.
     """

@@ -30,13 +30,14 @@ def draw_neighbours(alike):
         row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="x-small")
     caption = (
         f"One {true} leaf of the validation subset and its nearest training photos by each backbone's features. "
-        "The percentage is the share of the same species among the five nearest photos, over all validation leaves."
+        "The percentage on the left is a mean over all validation leaves: the share of the five nearest photos that "
+        "show the same species."
     )
     return figure, caption
 
 
 def draw_switch(heads, tails):
-    """Draw macro F1 by epoch, one panel per backbone: first of the head up to its best epoch, then of its fine-tuning.
+    """Draw macro F1 by epoch, one panel per backbone: transfer learning up to its best epoch, then fine-tuning.
 
     Each panel has a dashed line for the training photos and a solid line for the validation photos.
 
@@ -69,7 +70,7 @@ def draw_repeats(models):
     Parameters
     ----------
     models : dict of label to list of Run, one per repeat
-        A label is the name of a model, or the name, a comma and other text.
+        A label is the name of a model. After a comma it may have more text, as in "VGG16, fine-tuned".
 
     Returns
     -------

@@ -14,8 +14,8 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(
-            "\nrun_all.sh: stopped; finished trainings are kept, and the same command (without --force) goes on after "
-            "the last epoch of the one under way."
+            "\nrun_all.sh: stopped; finished trainings are kept, and the same command (without --force) "
+            "continues interrupted trainings from their last checkpoints."
         )
     except InputError as error:
         sys.exit(f"run_all.sh: {error}")

@@ -1,7 +1,7 @@
-"""Select the code of a chapter on which its trainings depend, for `run_all.sh --plan`.
+"""Select the code that the trainings of a chapter need, because `run_all.sh --plan` executes only this code.
 
 The statements of the notebook are read backwards, starting from those that train. Statements that only compute
-features, draw or print are skipped, so a plan takes seconds and writes only into a folder of its own.
+features, draw or print are skipped, so planning takes seconds and writes only into a temporary folder.
 """
 
 import ast
@@ -45,7 +45,7 @@ class WithoutEvidence(ast.NodeTransformer):
 
 
 def needed_statements(statements):
-    """Select, in order, the statements that a notebook's trainings and its calls of functions in `KEPT` need.
+    """Select the statements that are needed to train and to call the functions in `KEPT`, and keep their order.
 
     A statement is needed if `training_statements` finds it. It is also needed if it assigns or changes a name that a
     needed statement below it reads.
@@ -65,8 +65,8 @@ def needed_statements(statements):
 def training_statements(statements):
     """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
-    A statement trains if it contains a call and uses helpers.train, helpers.train_all, or a function or variable that
-    was defined with one of them.
+    A statement trains if it contains a call and uses helpers.train or helpers.train_all. It may use them by another
+    name, for example the name of a function that calls helpers.train. The definition of this function does not count.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
@@ -80,7 +80,7 @@ def training_statements(statements):
 
 
 def is_helper(node, names):
-    """Return whether a node of the syntax tree is an attribute of helpers, such as helpers.train, named in `names`."""
+    """Return whether a node of the syntax tree is helpers.NAME, such as helpers.train, with a NAME in `names`."""
     of_helpers = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "helpers"
     return of_helpers and node.attr in names
 
@@ -122,10 +122,10 @@ def inner_names(statement):
 
 
 def changed(statement, imported):
-    """Return the names of the objects whose methods a statement calls, such as queue in queue.append(spec): set of str.
+    """Return the names of objects that a method call may change, such as queue in queue.append(spec): set of str.
 
-    Such a call may change the object, if it is a statement of its own; other calls are ignored. Names in `imported` are
-    not returned.
+    Only calls that are statements by themselves count, so queue in `total = queue.count(1)` is not returned. Names that
+    an import defines (`imported`) are not returned either.
     """
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]

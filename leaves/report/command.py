@@ -42,7 +42,7 @@ def main():
             print(f"{chapter.stem}: unchanged, so it is not executed again")
         changed = [chapter for chapter in options.chapters if chapter not in unchanged]
         if not changed:
-            print(f"\nThe report is {places.REPORT / 'report.html'}, as it was.")
+            print(f"\nThe report {places.REPORT / 'report.html'} is unchanged.")
             return
         keep.keep_last_report()
         if options.force:
@@ -81,7 +81,7 @@ def effective_parameters(options):
 
 
 def check_scheduler(address):
-    """Pass a Dask scheduler's address to the kernels; first check that it answers, unless the address is local:N."""
+    """Pass a Dask scheduler's address to the kernels; InputError if no scheduler answers (except local:N)."""
     if not address.startswith("local:"):
         from leaves import cluster  # importing Dask takes a second
 
@@ -122,13 +122,13 @@ def runs_of(chapters):
 def say_which_data(options, values):
     """Print whether chapter 1 uses the photos of the last run again, and which of the given parameters have no effect.
 
-    If the command names no photos, those of the last run are used. With other photos than the synthetic sample, the
-    parameters `sample_count` and `sample_size` have no effect. PlantVillage is downloaded here and not in chapter 1,
-    because here the terminal can show a progress bar.
+    If the command names no photos, those of the last run are used. The parameters `sample_count` and `sample_size` have
+    an effect only on the synthetic sample. If the parameter `data` names the data set PlantVillage, this function, and
+    not chapter 1, downloads the photos, because here the terminal can show a progress bar.
     """
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):
-        print(f"Using the photos of {data}, as in the last run (--data sample: the synthetic sample).")
+        print(f"Using the photos of {data}, as in the last run (use --data sample for the synthetic sample).")
     unused = {"sample_count", "sample_size"} & {*options.parameters}
     if data not in (None, "sample") and unused:
         print(f"{' and '.join(sorted(unused))}: not used, because the photos are those of {data}.")

@@ -31,7 +31,7 @@ def start_kernel():
 
 
 def stop_kernel(kernel):
-    """Stop a kernel without delay: its chapter has already written all its files, or is to be interrupted."""
+    """Stop a kernel at once; call this only when its chapter has ended or is to be interrupted."""
     with LOCK:
         if kernel.has_kernel:
             run_sync(kernel.shutdown_kernel)(now=True)
@@ -121,7 +121,7 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
 
 
 def merge_logs(outputs):
-    """Merge a cell's stderr outputs into one, placed last, and consecutive stdout outputs into one: list of outputs.
+    """List a cell's outputs, with all stderr outputs merged into one at the end, and consecutive stdout outputs merged.
 
     Only the last state of each progress bar is kept, in stdout too, because Keras writes its bars to stdout.
     """

@@ -50,9 +50,8 @@ def keep_last_report():
 
     A file in report/ is always replaced and never overwritten, so the links keep the old content.
 
-    An interrupted command may have left an older report in report/.last. If both reports have the same split, the older
-    report stays in report/.last, and no links are made. If their splits differ, the older report is set aside, and
-    report/.last gets links to the report in report/.
+    An interrupted command may have left an older report in report/.last. If the older report has the same split as the
+    one in report/, it stays in report/.last, and no links are made. Otherwise it is first moved to report/earlier.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -69,17 +68,17 @@ def keep_last_report():
 
 
 def split_of(report):
-    """Return the hash of the split that a report's last chapter has read; "" if this chapter is missing or damaged."""
+    """Return the hash of the split that chapter 6 of a report has read; "" if this chapter is missing or damaged."""
     executed = read_executed(report / CHAPTERS[-1].name)
     return executed["metadata"].get("read", {}).get("01", "") if executed else ""
 
 
 def settle_last_report(stale):
-    """Delete the last finished report in report/.last, or set it aside if it no longer fits the data.
+    """Delete the report in report/.last after chapters were executed, or move it to report/earlier.
 
-    The report no longer fits if any chapter is stale, or if the split of the report is not the current one. If the
-    report fits, but the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last
-    good execution are moved back to report/ before the report is deleted.
+    The report is moved if any chapter is stale, or if its split is not the current one. Otherwise it is deleted. But
+    if the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last good execution
+    are first moved from report/.last back to report/.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ def forget_stale():
 
     Returns
     -------
-    list of str, the numbers of the deleted chapters; a chapter does not count if only its failed execution was deleted
+    list of str, the numbers of the chapters that lost their last good execution
     """
     stale = set()
     for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):

@@ -23,8 +23,8 @@ class Said:
     def write(self, text):
         """Keep the last state of a progress bar in `text`; tqdm begins every state with a carriage return.
 
-        The text comes from two sources. The code of a cell shows bars of its own progress. Papermill shows one bar with
-        the number of the cell, as in "cell 3 of 20". While the code shows no bar, the state is this number.
+        `text` comes from a cell that shows a progress bar, or from Papermill, which shows the number of the running
+        cell, as in "cell 3 of 20". When a cell clears its bar, the state is Papermill's again.
         """
         for state in re.findall(r"\r([^\r\n\x1b]*)", text):
             state = state.strip().replace(", ? left", "")

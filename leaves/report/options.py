@@ -40,14 +40,14 @@ def argument_parser():
     parser.add_argument(
         "--data",
         metavar="DIR|plant_village|sample",
-        help="a folder with one sub-folder of images per class, plant_village to download that data set, or sample for "
-        "the synthetic leaves (default: the data used last, at first the sample)",
+        help="a folder with one sub-folder of images per class; or plant_village, to download that data set; or "
+        "sample, the synthetic leaves (default: the data used last; the first time, sample)",
     )
     parser.add_argument(
         "--test",
         metavar="DIR",
-        help="a second folder of photos: photos in sub-folders named like classes are scored, photos without are "
-        "classified",
+        help="a second folder of photos: photos in its sub-folders are scored, if these have the names of classes; if "
+        "it has no sub-folders, its photos are only classified",
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
@@ -56,7 +56,7 @@ def argument_parser():
     )
     parser.add_argument("--force", action="store_true", help="train these chapters' models again")
     parser.add_argument(
-        "--scheduler", metavar="ADDRESS|local:N", help="a Dask scheduler, or N processes here, for the trainings"
+        "--scheduler", metavar="ADDRESS|local:N", help="train on a Dask scheduler, or in N processes on this computer"
     )
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the notebooks"
@@ -89,11 +89,11 @@ def read_options(arguments):
         if value is None:
             continue
         if name not in readers:
-            parser.error(f"no chapter has a parameter {name}: they are {', '.join(sorted(readers))}")
+            parser.error(f"no chapter has a parameter {name}: the parameters are {', '.join(sorted(readers))}")
         options.parameters[name] = read_value(parser, option, name, value)
         others = [int(number) for number in readers[name] if number not in numbers]
         if len(others) == len(readers[name]) and name != "data":
-            parser.error(f"{option} is read by chapter {' and '.join(map(str, others))} alone: add it to --only")
+            parser.error(f"--only names no chapter that reads {option}: add chapter {' or '.join(map(str, others))}")
     if "data" in options.parameters and "01" not in numbers:
         if (present := last_data()) != options.parameters["data"]:
             now = f"the present split is made from {present}" if present else "there is no split yet"
@@ -119,7 +119,7 @@ def read_value(parser, option, name, value):
     if place == "file" and not os.path.isfile(path):
         parser.error(f"{option} {value} is not a file that can be opened")
     if name == "data" and path.resolve().is_relative_to(places.ROOT / "data" / "split"):
-        parser.error(f"{option} {value} is written by chapter 1: name the folder that it was made from")
+        parser.error(f"{option} {value} is written by chapter 1: name the folder of the original photos")
     return str(path.resolve())
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 
 def print_plan(chapters, values, unchanged, forgotten):
-    """Print for each chapter, and in all, how many trainings are cached, how many wait and how long those waiting take.
+    """Print the numbers of cached and waiting trainings, and the time of the waiting ones, per chapter and in total.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def plan_of_split(notebook, values, unchanged):
         changed.append("the synthetic sample")
     if changed:
         return f"makes another split first ({', '.join(changed)} changed), {takes}", True
-    return "is executed; the split is taken to stand, which it does if the photos are the same", False
+    return "is executed; the plan assumes that the split stays the same, as it does if the photos are unchanged", False
 
 
 def is_of_sample(given):
@@ -163,7 +163,7 @@ def measured_runs():
 def time_in_words(waiting, own, published, photos):
     """Estimate in words how long the specs in `waiting` take to train; the other parameters are from `measured_runs`.
 
-    The times of published runs are used only if more of the specs can be estimated with them than without them.
+    The published runs are used only if `own` gives no estimate for some of the specs and the published runs give one.
     """
     from leaves.progress import estimated_seconds, in_words
 
@@ -171,9 +171,9 @@ def time_in_words(waiting, own, published, photos):
     if len(seconds) < len(waiting):
         with_published = estimated_seconds(waiting, own + published, photos)
         if len(with_published) > len(seconds):
-            seconds, elsewhere = with_published, " by times in results/runs, perhaps of another machine"
+            seconds, elsewhere = with_published, " (estimated from times in results/runs, perhaps of another machine)"
     if not seconds:
-        return "no training like them was measured yet"
+        return "no similar training has been measured yet"
     of_some = f" for {len(seconds)} of them" if len(seconds) < len(waiting) else ""
     return f"{in_words(sum(seconds))}{of_some}{elsewhere}"
 

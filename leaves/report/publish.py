@@ -82,7 +82,7 @@ def check_finished():
             raise InputError(f"Chapter {chapter.stem} read something that has changed: {WAY}.")
         for name, expected in metadata.get("left", {}).items():
             if not (places.REPORT / name).exists() or file_hash(places.REPORT / name) != expected:
-                raise InputError(f"report/{name} is not as chapter {chapter.stem} left it: {WAY}.")
+                raise InputError(f"report/{name} was changed or deleted after chapter {chapter.stem}: {WAY}.")
         given = chapter_parameters(chapter) | metadata["papermill"]["parameters"]
         expected = chapter_parameters(chapter) | wanted
         for name in sorted(given.keys() - CHOSEN_BY_THE_READER):
@@ -99,7 +99,8 @@ def check_finished():
 def publish(split, runs, recorded):
     """Copy the tables, the page and the figures of the study, write a table of its photos and, last, its provenance.
 
-    `recorded` is from `check_finished`.
+    `recorded` is from `check_finished`. Raise InputError before any file is changed if the page alone, or the page,
+    figures and runs together, exceed their limit in `MOST_BYTES`.
     """
     page = (places.REPORT / "report.html").read_text(encoding="utf-8")
     figures = [file for file in places.REPORT.glob("figures/*.png") if f'id="figure-{file.stem}"' in page]
@@ -108,7 +109,9 @@ def publish(split, runs, recorded):
     sizes["all"] += sum(file.stat().st_size for file in (places.RESULTS / "runs").glob("*/*"))
     for name, most in MOST_BYTES.items():
         if sizes[name] > most:
-            raise InputError(f"{name} takes {sizes[name] / 1e6:.1f} MB, and at most {most / 1e6:.0f} MB are published.")
+            raise InputError(
+                f"Too large to publish: {name} takes {sizes[name] / 1e6:.1f} MB; the limit is {most / 1e6:.0f} MB."
+            )
     record = provenance(split, runs, recorded)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
     published = [places.RESULTS / name for name in TABLES]

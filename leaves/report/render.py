@@ -94,10 +94,13 @@ def merge_chapters(chapters):
 
 
 def read_chapter(notebook, stopped):
-    """Read an executed notebook; add a notice below its title if a later execution of it stopped."""
+    """Return an executed notebook (NotebookNode), with a notice below its title if a later execution of it stopped.
+
+    `stopped` is a sentence that says why the later execution stopped, or None.
+    """
     chapter = nbformat.read(notebook, as_version=4)
     if stopped and not chapter.metadata.get("stopped"):
-        notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} Shown is the run before it."
+        notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} Below is the run before it."
         cell = nbformat.v4.new_markdown_cell(f'<div class="failed" role="alert"><p>{notice}</p></div>')
         chapter.cells.insert(1, cell)
     return chapter
@@ -182,8 +185,8 @@ def cover_facts(profile, command, seconds):
 def study_section(damaged):
     """Describe the published study for the page: dict, or None if there is no published study.
 
-    The keys of the dict are "answer", "sentences", "tally" and "tables" (dict of title to HTML). `damaged` is from
-    `damaged_files`.
+    The keys of the dict are "answer" (str), "sentences" (list of str) and "tally" (str), as the functions `answer`,
+    `introduction` and `tally` return them, and "tables" (dict of title to HTML). `damaged` is from `damaged_files`.
     """
     if not (study := published_study()):
         return None
@@ -201,7 +204,11 @@ def study_section(damaged):
 
 
 def provenance(chapters, profile, command):
-    """List the facts for reproducing the report: dict of "terms" (dict) and "chapters" (list of `chapter_facts`)."""
+    """List the facts for reproducing the report: dict with two keys.
+
+    "terms" is a dict of terms, such as "Python", to their values. "chapters" is a list with the `chapter_facts` of
+    each chapter.
+    """
     terms = {
         "Made by": command,
         "Profile": profile,

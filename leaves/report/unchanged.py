@@ -52,13 +52,13 @@ def files_digest():
 
 
 def code_digest():
-    """Hash the names, sizes and modification times of the code and of the published study."""
+    """Hash the names, sizes and modification times of the code and of the published study in results/."""
     code = [row for pattern in CODE for file in places.ROOT.glob(pattern) for row in listing(file)]
     return digest([sorted(row for row in code if "__pycache__" not in row[0]), listing(places.RESULTS)])
 
 
 def chapter_digests(chapters, values):
-    """Compute for each chapter a hash of the code, the chapter's parameters, and the photos and weights that they name.
+    """Compute a hash for each chapter: of the code, its parameters, and the files and folders that these name.
 
     Parameters
     ----------
