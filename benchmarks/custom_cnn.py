@@ -248,7 +248,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
-    parser.add_argument("--quick", action="store_true", help="check in a minute that it can run; ignore its figures")
+    parser.add_argument("--quick", action="store_true", help="run for a minute to check that the benchmark works; ignore the figures")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not shutil.which(options.torch):
@@ -283,9 +283,10 @@ def main():
 
 
 def report(measured, size):
-    """Print a table of steps and one of epochs, and then the peak of each precision, see `matrix_peak`.
+    """Print a table of steps, a table of epochs, and the peak speed in each precision, see `matrix_peak`.
 
-    After each table, the speed of this project is given relative to the fastest other contestant.
+    After each table, a line per precision gives the speed of this project divided by that of the fastest other
+    contestant.
     """
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}

@@ -114,7 +114,10 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 
 
 def one_round(split, views, common):
-    """Measure both methods once: list of dict, see `usual_way` and `cached_way`; `common` has their other arguments."""
+    """Measure both methods once: list of dict, the rows of `usual_way` and then those of `cached_way`.
+
+    The dict `common` has the arguments that both get: name, source, size, epochs and tuning_epochs.
+    """
     with tempfile.TemporaryDirectory() as cache:
         places.CACHE = Path(cache)  # nothing is cached at the start; both ways get decoded images
         size, classes = common["size"], len(split.attrs["classes"])

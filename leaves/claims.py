@@ -11,10 +11,10 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # largest probability of finding any difference although there is no effect
 LEAST_REPEATS = 3
-REFIT = "refit"  # the measure of claim C13; the training before a refit has one fold fewer than any other training
+REFIT = "refit"  # measure of claim C13; it compares a refit with a training that has one fold fewer than all others
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
 MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
-MOVING = 0.001  # share of a kernel's norm: the smallest change in an epoch that counts as moving
+MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
 FAR_FEWER = 10  # a network has "far fewer" parameters than one with at least this many times as many
 SMALL_LOSS = 0.1  # a loss of macro F1 below this is small; a little more than the study's loss of 0.085
@@ -98,9 +98,9 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. A single variance is returned unchanged. FinalModel's
-        scores occur in all differences. So two differences should correlate by 1/2, and their variances by 1/4. With
-        this correlation, the mean of all variances has a limited number of degrees of freedom. No result has more.
+        The moderated variances and their degrees of freedom. A single variance is returned unchanged. All
+        differences contain FinalModel's scores. So two differences should correlate by 1/2, and their variances by
+        1/4. With this correlation, the mean of all variances has `most` degrees of freedom: the limit of the result.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:

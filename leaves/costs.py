@@ -106,7 +106,7 @@ def cost_rows(models, times, ensembles):
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
         rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
     for label, members in ensembles.items():
-        # If the members differ, the table shows one of their values, the first in the alphabet: imagenet, none, random.
+        # If the members' initial weights differ, the row has the first kind in the alphabet: imagenet, none, random.
         kinds = {models[member].result["initial_weights"] for member in members}
         rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}
         rows[label] |= total_cost(*(parts[member] for member in members))

@@ -111,9 +111,9 @@ def compared_models(models):
     notes = [f"{label} is not listed: the search found nothing better than {other}." for label, other in same.items()]
     if names := ", ".join(dict.fromkeys(run.name for run in controls.values())):
         notes.append(
-            f"Not compared, because no ImageNet weights were found: {names}. `report/scores.csv` has their rows, which "
-            "only check the pipeline. To compare them, give `--weights DIR`, a folder with `<Backbone>.weights.h5`, or "
-            "run the chapters on a computer with internet access; Keras downloads the weights."
+            f"Not compared, because no ImageNet weights were found: {names}. Their scores in `report/scores.csv` are "
+            "those of backbones with random weights. To compare them, give `--weights DIR`, a folder with "
+            "`<Backbone>.weights.h5`, or run the chapters on a computer with internet access: Keras downloads them."
         )
     return {label: run for label, run in models.items() if label not in same | controls}, " ".join(notes)
 
@@ -244,7 +244,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Cache `measure_on_backbone`; return for each run's folder a dict of "probabilities", "front" and "whole"."""
+    """Cache `measure_on_backbone`: {folder of each of the two runs: dict of "probabilities", "front" and "whole"}."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -314,7 +314,7 @@ def with_ensembles(ensembles, models, split, subset, answers):
     ----------
     ensembles : dict of "Test-time augmentation" (one member) and "Ensemble" to lists of the members' labels
     models : dict of label to Run
-    answers : Answers of single models to the subset
+    answers : Answers of single models to the photos of `subset`
     """
     run = models[ensembles["Test-time augmentation"][0]]
 
@@ -331,7 +331,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Return `probabilities` with `augmented` as test-time augmentation and the mean of the ensemble's members."""
+    """Return `probabilities` plus "Test-time augmentation" (`augmented`) and "Ensemble" (mean of its members): dict."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 

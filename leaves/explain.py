@@ -34,7 +34,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list; in this context each eager call of a layer, even in a nested model, adds its output to the list."""
+    """Yield a list; in the `with` block each eager call of the layer, even in a nested model, adds its output to it."""
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):

@@ -275,9 +275,9 @@ def judge(run, split):
 
     Returns
     -------
-    dict with the keys methods (list of str), areas (for each method, a list of the AUROC of each group of excluded
-    species), warned (list of float: for each method, the share of photos of excluded species that get a warning) and
-    excluded (array of float: the familiarity of each photo of an excluded species)
+    dict with the keys methods (list of str), areas (for each method, a list of AUROCs, one per group of two or
+    three species excluded together), warned (list of float: for each method, the share of photos of excluded species
+    that get a warning) and excluded (array of float: the familiarity of each photo of an excluded species)
     """
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
@@ -335,9 +335,9 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Write how often the model warns: str.
+    """Write for which share of photos the model warns: str.
 
-    One share is for the photos of excluded species, and one for the pictures without a leaf.
+    The shares of photos of excluded species and of pictures without a leaf are given separately.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def sentence(table, leafless):
             f"the threshold is set to warn for {FALSE_WARNINGS:.0%} of the validation photos"
         )
         if row["AUROC"] <= table.loc[PROBABILITY, "AUROC"]:
-            parts.append("in this test, the largest probability alone would be at least as good")
+            parts.append("in this test, the largest predicted probability alone has at least the same AUROC")
     if len(leafless):
         parts.append(f"the model warns for {1 - np.mean(leafless):.0%} of {len(leafless)} pictures without a leaf")
     return "; ".join(parts) + "."

@@ -51,7 +51,8 @@ class View:
 class FrozenOutputs:
     """The activations at the cut and the features of a frozen backbone, for one subset: float16, memory-mapped.
 
-    With windows, see `backbones.window_means`, only one of the two is computed, and the other is None.
+    With windows (see `backbones.window_means`), only one of the two is computed: the features for a head, the
+    activations for a tail. The other one is None.
     """
 
     at_cut: Views | None  # shape (views * n, height, width, channels); None for a head with windows

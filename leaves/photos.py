@@ -206,7 +206,7 @@ def inspect_image(path, size):
     Returns
     -------
     facts : dict
-        sha256; width and height (in pixels, upright if the photo can be decoded); phashes (eight
+        sha256; width and height (pixels of the upright photo; from the header if it cannot be decoded); phashes (eight
         64-bit perceptual hashes in hex, one per way to turn and mirror the photo; Zauner 2010, made with imagehash);
         thumb (16 x 16 grey levels in hex); checks (JSON of a dict from names in `CHECKS` to details).
     pixels : uint8 array of shape (size, size, 3), or None if the image does not open
@@ -363,7 +363,7 @@ def stamp(path):
 
 
 def header_size(path):
-    """Read width and height from a file's header; both NaN if it does not open, is too large or no regular file."""
+    """Read width and height from a file's header; both NaN if it is unreadable, too large or not a regular file."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > files.LARGEST_FILE:

@@ -69,7 +69,7 @@ def introduction(study, split_hash):
         sentences.append(f"Chapter 3's variants so far: {trained}. Claims about the other variants are not tested yet.")
         if trials := facts["parameters"].get("search_trials"):
             sentences.append(f"The study's search had {count_text(trials, 'trial')} so far.")
-        sentences.append("The study's verdicts are preliminary, because all claims of a run are corrected together.")
+        sentences.append("The study's verdicts are preliminary: tests of more claims can change them.")
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")
     return sentences

@@ -84,7 +84,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision`; "auto" becomes `fast_precision`, but float32 if `size` (of the images) < 64 without a GPU."""
+    """Return `precision`; for "auto", return float32 if there is no GPU and `size` < 64, otherwise `fast_precision`."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -150,7 +150,7 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If runs/ does not have the run, evidence from results/runs (see `keep_evidence`) is used if it has the file `needs`,
-    which the caller will read. Evidence of a diverged run is used without this file, but never if `needs` is `WEIGHTS`.
+    which the caller will read. A diverged run may lack this file, unless `needs` is `WEIGHTS`.
     With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
@@ -329,7 +329,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged; for the others, name a parameter to change (the str `epochs` or `rate`)."""
+    """Write how many trainings converged, and advice for the others; `epochs` and `rate` are names of parameters."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 MARKERS = "os^Dv*P"
-READABLE = 0.35, 0.78  # the part of the colour map plasma with lines that stand out on light and on dark paper
+READABLE = 0.35, 0.78  # the part of the colour map plasma that is readable on light and on dark paper
 
 
 def plot_augmentation(image, augmentations, seed):

@@ -50,8 +50,9 @@ def keep_last_report():
 
     A file in report/ is always replaced and never overwritten, so the links keep the old content.
 
-    An interrupted command may have left an older report in report/.last. If the older report has the same split as the
-    one in report/, it stays in report/.last, and no links are made. Otherwise it is first moved to report/earlier.
+    An interrupted command leaves the finished report in report/.last, and report/ may then mix old and new chapters. So
+    if both have the same split, report/.last stays, and no links are made. Otherwise the report in report/.last is
+    moved to report/earlier, and the links are made.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
