@@ -124,6 +124,7 @@ def one_round(split, views, common):
         data = {part: dataset.load_images(split, part, size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
         backbones.load_parts.cache_clear()  # the last block in this cache has been fine-tuned by an earlier round
+        training.compiled_model.cache_clear()  # so each round traces its networks, as the usual method does
         rows = usual_way(classes=classes, data=data, **common)
         backbones.load_parts.cache_clear()
         return rows + cached_way(split=split, data=data, views=views, **common)

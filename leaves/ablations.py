@@ -360,7 +360,8 @@ def accuracy_record(said, networks):
     counts = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else [0, 0]
     least, most = counts
     reason = (
-        f"needs {LEAST_NETWORKS} converged networks in each of {claims.LEAST_REPEATS} folds; no fold has over {most}"
+        f"needs {LEAST_NETWORKS} converged networks with different scores in each of {claims.LEAST_REPEATS} folds; "
+        f"{claims.count_text(len(ranks), 'fold')} of this run have them, and no fold has over {most} networks"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"

@@ -77,9 +77,9 @@ def best_backbone(heads):
 
 
 def candidate_specs(head, split, sizes, views):
-    """List the specs of all candidates: one for each combination of image size, number of views and penalty.
+    """List the specs of all candidates: one for each combination of image size, number of views and weight decay.
 
-    A view is a copy of the photos in which the leaves lie on other backgrounds.
+    In each view of the photos, the leaves lie on other backgrounds.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def check_weights(head, origins):
     """Raise InputError if the current weights of a head's backbone are not those that chapter 4 used for the head."""
     name = head.spec["backbone"]
     if origins[name]["hash"] != head.spec["weights"]["hash"]:
-        raise InputError(f"The weights of {name} are not those of chapter 4: use those, or run chapter 4 again.")
+        raise InputError(f"Chapter 4 used other weights of {name}: use the same weights here, or run chapter 4 again.")
 
 
 def on_other_backgrounds(run, split, origins):

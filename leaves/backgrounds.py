@@ -24,10 +24,10 @@ CODE = code_hash(Path(__file__))
 LIGHT = 0.4  # weight of lightness (1 for the two colour axes): a shadow differs from paper mostly in lightness
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the photos has a plain background
-NEAR_CHANCE = 0.05  # near chance: the upper end of the interval of macro F1 is less than this above chance
-MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border; of the middle it covers a larger share
+NEAR_CHANCE = 0.05  # near chance: the interval of macro F1 ends less than this above chance
+MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and less of the border than of the middle
 NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be in its shadow or on its edge
-LEAST_OF_FOREGROUND = 0.7  # smallest share of the foreground in its largest connected piece
+LEAST_OF_FOREGROUND = 0.7  # the largest connected piece has at least this share of the foreground's pixels
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
 
@@ -124,8 +124,8 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        Largest shift from the middle, as a share of `size`; (1 - `scale`) / 2 if this is larger. For example, a leaf
-        at half its size may shift by a quarter of `size`.
+        The shift from the middle is at most `spread` or (1 - `scale`) / 2, the larger of the two, as a share of
+        `size`. For example, a leaf at half its size may shift by a quarter of `size`.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))

@@ -9,11 +9,11 @@ from leaves.photos import check_class_counts, issue_table, issues_of, usable
 import numpy as np
 import pandas as pd
 
-# Two photos count as shots of the same leaf if the correlation of their grey levels at 16 x 16 pixels is at least
-# `SAME_LEAF`, and as the same photo if it is at least `SAME_PHOTO`. Among 1,402 real photos, the pairs with similar
-# perceptual hashes had a correlation of at most 0.90 if they showed different leaves, and of 0.96 or 0.97 if they
-# showed the same leaf. A photo that was saved again, resized or brightened had a correlation of 0.988 or more with the
-# original.
+# Two photos with similar perceptual hashes (see `find_duplicates`) count as shots of the same leaf if the correlation
+# of their grey levels at 16 x 16 pixels is at least `SAME_LEAF`, and as the same photo if it is at least `SAME_PHOTO`.
+# Among 1,402 real photos, the pairs with similar perceptual hashes had a correlation of at most 0.90 if they showed
+# different leaves, and of 0.96 or 0.97 if they showed the same leaf. A photo that was saved again, resized or
+# brightened had a correlation of 0.988 or more with the original.
 SAME_LEAF, SAME_PHOTO = 0.93, 0.98
 
 

@@ -1,6 +1,7 @@
 """Score all models on a second test set, a folder given with --test, or classify its photos if they have no labels."""
 
 from leaves import image_store, places
+from leaves.claims import count_text
 from leaves.duplicates import equal_files, seen_before
 from leaves.evaluation import Answers, combined, mirrored, predict_all, predictor
 from leaves.files import InputError, write_atomic
@@ -79,7 +80,9 @@ def external_photos(folder, split, sizes):
         inspected = usable(inspected, copies)
     seen = known_to_models(inspected, split, size)
     if seen.any():
-        print(f"Skipped: {seen.sum()} photos that repeat or closely resemble a training or validation photo.")
+        print(
+            f"Skipped, because equal or similar to a training or validation photo: {count_text(seen.sum(), 'photo')}."
+        )
     inspected = inspected[~seen]
     if inspected.empty:
         raise InputError(

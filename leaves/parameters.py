@@ -34,7 +34,7 @@ def is_number(value, low, high):
 
 
 def is_list(value, accepts, least, most=math.inf):
-    """Return whether a value is a list or tuple of `least` to `most` entries, and `accepts` is true for each."""
+    """Return whether a value is a list or tuple of `least` to `most` entries, each accepted by `accepts`."""
     return isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(accepts, value))
 
 
@@ -89,7 +89,7 @@ SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "na
 
 
 def are_variants(value):
-    """Return whether a value is a dict of names to dicts of changes, without changes of `SHARED_BY_VARIANTS`."""
+    """Return whether a value is a dict of names of variants to dicts of settings, none in `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -144,7 +144,7 @@ PARAMETERS = {
     ),
     "own_variants": Parameter(
         "variants of yours",
-        f"a dict of names to dicts of changes (without {', '.join(SHARED_BY_VARIANTS)})",
+        f'a dict like {{"few filters": {{"filters": [8, 16, 32]}}}} (without {", ".join(SHARED_BY_VARIANTS)})',
         are_variants,
     ),
     "search_trials": whole("trials of the search", 1, 100_000),
@@ -152,7 +152,7 @@ PARAMETERS = {
     # chapters 4 and 5
     "backbones": Parameter(
         "pretrained networks",
-        f"a list of {BACKBONES[0]} and any of {', '.join(BACKBONES[1:])}",
+        f"a list that contains {BACKBONES[0]} and may contain {', '.join(BACKBONES[1:])}",
         lambda value: is_list(value, lambda name: name in BACKBONES, 1) and BACKBONES[0] in value,
     ),
     "weights": text("folder of weights", "a folder", place="folder"),

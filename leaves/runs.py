@@ -289,9 +289,9 @@ def write_run(folder, spec, training, history, seconds):
         "state": state_of_training(spec, training, history),
     }
     for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
-        probabilities = training.model.predict(evaluation_batches(x, labels), verbose=0)
-        score = macro_f1(labels, probabilities.argmax(axis=1))
-        result[f"{part}_macro_f1"] = None if diverged else float(score)
+        batches = evaluation_batches(x, labels)
+        probabilities = np.concatenate([training.model.predict_on_batch(images) for images, _ in batches])
+        result[f"{part}_macro_f1"] = None if diverged else float(macro_f1(labels, probabilities.argmax(axis=1)))
     with atomic_file(folder / "validation.npy") as out:
         np.save(out, probabilities)
     with atomic_path(folder / "model.keras") as unfinished:

@@ -105,7 +105,7 @@ def fold_sentence(split):
     lacking = counts.index[(counts == 0).any(axis=1)]
     if lacking.empty:
         return f"{sentence}, each with all classes."
-    return f"{sentence}; not every fold has {' and '.join(lacking)}; a fold's macro F1 covers only its own classes."
+    return f"{sentence}; some folds lack {' or '.join(lacking)}; a fold's macro F1 covers only the classes in it."
 
 
 def exclude_bridges(photos, pairs, before):
@@ -125,7 +125,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Give each subset that lacks a class one group of new photos (`is_free`) of this class, or raise InputError."""
+    """Give one group of new photos (`is_free` is True) to each subset that lacks their class, or raise InputError."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:
@@ -137,9 +137,9 @@ def fill_gaps(photos, is_free):
             spare = photos.assign(size=size)[pure & photos["split"].isin(groups.index[groups > 1])]
             if spare.empty:
                 raise InputError(
-                    f"No photo of the class {label} can be given to {subset}: the class has too few photos, or they "
-                    "are too similar or fixed by an earlier split; add photos, lower phash_distance, or split again "
-                    "with another data_seed or after deleting data/splits."
+                    f"No photo of the class {label} can be given to {subset}: the class has too few photos, too many "
+                    "of them resemble each other, or an earlier split fixed their subsets; add photos, lower "
+                    "phash_distance, choose another data_seed, or delete data/splits to divide all photos again."
                 )
             fullest = spare["split"].map(photos.loc[own, "split"].value_counts())
             chosen = spare.assign(fullest=-fullest).sort_values(["fullest", "size", "group"])["group"].iloc[0]
@@ -181,8 +181,9 @@ def split_sentences(photos, before, bridges):
     """Say how many photos kept their subset, are new, were excluded or resemble others, see `split_photos`."""
     old, group_sizes = photos["sha256"].isin(before), photos["group"].value_counts()
     return (
-        f"{old.sum()} photos keep their subset, {(~old).sum()} are new, {len(bridges)} resemble photos of two subsets "
-        f"and are excluded.\nOf {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another one."
+        f"Photos that keep their subset: {old.sum()}; new: {(~old).sum()}; excluded, because they resemble photos of "
+        f"two subsets: {len(bridges)}.\n"
+        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another one."
     )
 
 
@@ -224,7 +225,7 @@ def memory_of_split(**settings):
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
         if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
-            print(f"Not read: {', '.join(sorted(others))}, written by older code; the photos are divided again.")
+            print(f"Files of older code are not read: {', '.join(sorted(others))}; the photos are divided again.")
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])

@@ -164,17 +164,20 @@ def seeded(seed):
 def steps_at_once(steps):
     """Return how many steps TensorFlow takes in one call: the largest divisor of `steps` that is at most `MOST_STEPS`.
 
-    The scores do not depend on this number. Several steps in one call save Keras's work between the steps, which takes
-    longer than a step of a small classification head.
+    Several steps in one call save Keras's work between the steps, which takes longer than a step of a small
+    classification head. With several GPUs the answer is 1, because Keras cannot combine both. Unless a training
+    diverges, its scores do not depend on the answer.
     """
-    return next(count for count in range(min(steps, MOST_STEPS), 0, -1) if steps % count == 0)
+    most = 1 if len(gpus()) > 1 else MOST_STEPS
+    return next(count for count in range(min(steps, most), 0, -1) if steps % count == 0)
 
 
 def compiled_like(model, spec, steps):
     """Return a compiled copy of a model, with the same weights, for a training that takes `steps` steps in one call.
 
-    Trainings that differ only in seed, data or learning rate share one copy, so TensorFlow traces it only once. Each
-    call sets the copy's weights to those of `model`, and the variables of its optimizer to their initial values.
+    Trainings that differ only in seed, data or learning rate, and have equal `steps`, share one copy, so TensorFlow
+    traces it only once. Each call sets the copy's weights to those of `model`, and the variables of its optimizer to
+    their initial values.
     """
     optimizer = copy.deepcopy(spec["optimizer"])  # Keras changes the dict that it gets
     fresh = keras.optimizers.get(copy.deepcopy(optimizer))
@@ -327,11 +330,12 @@ class LayerLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = [kernel.numpy() for kernel in self.kernels.values()]
         gradients = gradient_norms(self.model)(*self.batch)
-        summaries = [histogram_pb(f"{weight.path}/histogram", weight.numpy()) for weight in self.model.weights]
-        for name, gradient, new, old in zip(self.kernels, gradients, now, self.before, strict=True):
-            size = np.linalg.norm(new)
-            summaries.append(scalar_pb(f"gradient/{name}", gradient.numpy() / size))
-            summaries.append(scalar_pb(f"change/{name}", np.linalg.norm(new - old) / size))
+        with np.errstate(all="ignore"):  # the weights of a diverged training are not numbers
+            summaries = [histogram_pb(f"{weight.path}/histogram", weight.numpy()) for weight in self.model.weights]
+            for name, gradient, new, old in zip(self.kernels, gradients, now, self.before, strict=True):
+                size = np.linalg.norm(new)
+                summaries.append(scalar_pb(f"gradient/{name}", gradient.numpy() / size))
+                summaries.append(scalar_pb(f"change/{name}", np.linalg.norm(new - old) / size))
         with self.writer.as_default():
             for summary in summaries:  # made by NumPy, a tenth of the time that TensorFlow's operations take
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString(), epoch)

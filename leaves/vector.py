@@ -20,8 +20,8 @@ PIXELS = 1.1  # on the page, a figure has at most this many pixels per point (1/
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
 DARK, LIGHT = 0x60, 0xC0  # greys below DARK get the page's text colour, above LIGHT its line colour, others `--quiet`
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
-PHOTOS = {6: 3, 8: 4, 10: 4}  # photos per row of a figure: photos per row of its narrow version
-LINE = 0.23  # inches that a line of text takes in a narrow figure
+PHOTOS = {6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
+LINE = 0.23  # height in inches of a line of text in a narrow figure
 LETTERS = {"title": 40, "name": 20}  # letters per line of a narrow figure
 
 

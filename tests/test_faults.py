@@ -118,7 +118,7 @@ def test_a_training_that_ended_before_it_was_written_is_not_trained_on(project, 
 
 
 def test_a_training_that_diverged_is_not_trained_on(project, monkeypatch):
-    hot = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1e30}}, "log_layers": False}
+    hot = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1e30}}}
     with monkeypatch.context() as patched:
         patched.setattr(runs, "write_run", lambda *_: sys.exit())
         with pytest.raises(SystemExit):

@@ -347,3 +347,9 @@ def test_a_figure_is_saved_and_shown_with_its_caption(project, monkeypatch):
     helpers.show(figure, "02-nothing", "An empty plot.")
     assert (places.REPORT / "figures" / "02-nothing.png").stat().st_size > 1000
     assert shown[0].alt == "An empty plot."
+
+
+@pytest.mark.parametrize(("steps", "gpus", "expected"), [(20, 1, 20), (28, 0, 14), (29, 0, 1), (3, 0, 3), (20, 2, 1)])
+def test_a_call_takes_a_divisor_of_the_steps_and_one_step_on_several_gpus(steps, gpus, expected, monkeypatch):
+    monkeypatch.setattr(training, "gpus", lambda: ["GPU"] * gpus)
+    assert training.steps_at_once(steps) == expected

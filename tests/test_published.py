@@ -271,7 +271,7 @@ def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
         (lambda: (places.REPORT / "04_transfer_learning.ipynb").unlink(), "Chapter 04_transfer_learning did not reach"),
         (lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'), "Chapter 05_fine_tuning read something"),
         (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
-        (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html takes 6.1 MB"),
+        (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html, 6.1 MB"),
         (lambda: (places.REPORT / "report.html.sha256").write_text("0"), "report/report.html is missing or damaged"),
     ],
 )

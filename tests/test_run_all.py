@@ -342,7 +342,7 @@ def test_an_external_folder_is_scored_and_what_is_wrong_in_it_named(whole_run, r
     assert "Skipped: the class Soil, which no model knows." in page
     assert re.search(r"Skipped: \S*broken.jpg, does not open", page)
     learnt = len(list((copy / "data" / "split" / "train" / "Corn").iterdir()))
-    assert f"Skipped: {learnt} photos that repeat or closely resemble a training or validation photo" in page
+    assert f"Skipped, because equal or similar to a training or validation photo: {learnt} photos" in page
     assert "second test set" in page
 
 

@@ -65,8 +65,9 @@ def needed_statements(statements):
 def training_statements(statements):
     """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
-    A statement trains if it contains a call and uses helpers.train or helpers.train_all. It may use them by another
-    name, for example the name of a function that calls helpers.train. The definition of this function does not count.
+    A statement trains if it contains a call and names helpers.train or helpers.train_all, for example
+    `found = [*map(helpers.train, specs)]`. It may instead name a variable or function that was defined with one of
+    them. The definition itself does not train.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
@@ -80,7 +81,7 @@ def training_statements(statements):
 
 
 def is_helper(node, names):
-    """Return whether a node of the syntax tree is helpers.NAME, such as helpers.train, with a NAME in `names`."""
+    """Return whether a node of the syntax tree is an attribute of helpers, such as helpers.train, named in `names`."""
     of_helpers = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "helpers"
     return of_helpers and node.attr in names
 

@@ -50,8 +50,8 @@ def keep_last_report():
 
     A file in report/ is always replaced and never overwritten, so the links keep the old content.
 
-    An interrupted command leaves the finished report in report/.last, and report/ may then mix old and new chapters. So
-    if both have the same split, report/.last stays, and no links are made. Otherwise the report in report/.last is
+    An interrupted command leaves the finished report in report/.last, and report/ may then mix old and new chapters. If
+    both folders have the same split, report/.last stays, and no links are made. Otherwise the report in report/.last is
     moved to report/earlier, and the links are made.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):

@@ -23,8 +23,8 @@ class Said:
     def write(self, text):
         """Keep the last state of a progress bar in `text`; tqdm begins every state with a carriage return.
 
-        `text` comes from a cell that shows a progress bar, or from Papermill, which shows the number of the running
-        cell, as in "cell 3 of 20". When a cell clears its bar, the state is Papermill's again.
+        `text` comes from a progress bar in a cell, or from Papermill's bar, which shows the number of the running
+        cell, as in "cell 3 of 20". When a cell clears its bar, `state` is the last state of Papermill's bar again.
         """
         for state in re.findall(r"\r([^\r\n\x1b]*)", text):
             state = state.strip().replace(", ? left", "")

@@ -109,9 +109,8 @@ def publish(split, runs, recorded):
     sizes["all"] += sum(file.stat().st_size for file in (places.RESULTS / "runs").glob("*/*"))
     for name, most in MOST_BYTES.items():
         if sizes[name] > most:
-            raise InputError(
-                f"Too large to publish: {name} takes {sizes[name] / 1e6:.1f} MB; the limit is {most / 1e6:.0f} MB."
-            )
+            size, what = f"{sizes[name] / 1e6:.1f} MB", {"all": "all files together"}.get(name, name)
+            raise InputError(f"Too large to publish: {what}, {size}; the limit is {most / 1e6:.0f} MB.")
     record = provenance(split, runs, recorded)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
     published = [places.RESULTS / name for name in TABLES]
