@@ -3,7 +3,7 @@
 import json
 
 import helpers
-from leaves import batches, custom_cnn, dataset, files, places, progress, runs
+from leaves import batches, custom_cnn, dataset, files, places, progress, runs, training
 
 import matplotlib.pyplot as plt
 import numpy as np
