@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of all variants, then those of FinalModel: chapter 2 trains it too and may finish it meanwhile.
+    """List the specs of all variants and then those of FinalModel, which chapter 2 may finish while the variants train.
 
     Parameters
     ----------

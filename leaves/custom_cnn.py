@@ -391,8 +391,8 @@ def evidence_that_weights_move(runs):
     reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # why the runs are no evidence, or None
     ends = [*dict.fromkeys(f"{value:.2g}" for value in (min(ratios), max(ratios)))]
     note = (
-        "in each epoch the weakest gradient of a convolution was divided by the strongest of a dense layer, both "
-        f"relative to the norm of their kernel; the smallest ratio of a training is {' to '.join(ends)}"
+        "in every epoch the weakest gradient of a convolution is at least X times the strongest of a dense layer (both "
+        f"divided by the norm of their kernel); X is {' to '.join(ends)}, depending on the training"
     )
     return {"comparisons": [claims.known(what, change >= claims.MOVING, reason)], "note": note}
 
