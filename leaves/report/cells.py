@@ -81,7 +81,7 @@ def training_statements(statements):
 
 
 def is_helper(node, names):
-    """Return whether a node of the syntax tree is helpers.NAME, such as helpers.train, with a NAME that is in `names`."""
+    """Return whether a syntax node is helpers.NAME, such as helpers.train, and this NAME is in `names`."""
     of_helpers = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "helpers"
     return of_helpers and node.attr in names
 
