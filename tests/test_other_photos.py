@@ -192,7 +192,7 @@ def test_candidates_are_all_sizes_views_and_penalties(project, head):
 
 def test_other_weights_than_those_of_chapter_four_are_refused(head):
     any_background.check_weights(head, {"EfficientNetLite0": head.spec["weights"]})
-    with pytest.raises(files.InputError, match="not those of chapter 4"):
+    with pytest.raises(files.InputError, match="Chapter 4 used other weights"):
         any_background.check_weights(head, {"EfficientNetLite0": {"hash": "other"}})
 
 
