@@ -32,7 +32,7 @@ GROUPS = {
 }
 LEAST_NETWORKS = 8  # in each fold; a rank correlation over fewer networks would be mostly chance
 FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" is the name for the runs of `refit.train_refits`
-SLOW_UPDATE = 8  # with batches of one photo, a training takes this many times as long
+SLOW_UPDATE = 8  # a training with batches of one photo takes this many times as long as with FinalModel's batches
 HIGH_ACCURACY, MISSED = 0.8, 0.5  # an accuracy of 0.8 or more is high; a class with a recall below 0.5 is missed
 # The name of the figure that shows each measure.
 FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}

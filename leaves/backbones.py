@@ -315,7 +315,7 @@ def cut_backbone(name, network, kind, windows=None):
 
 
 def window_means(maps, share):
-    """Average each feature map over the whole picture and over a grid of at most 4 x 4 windows, usually 3 x 3.
+    """Average each feature map over the whole picture and over each window of a grid.
 
     A head that classifies each window and averages the predictions also recognises a leaf that does not fill the
     picture. One pass through the backbone serves all windows, whereas each crop of the photo would need its own pass.
@@ -324,7 +324,8 @@ def window_means(maps, share):
     ----------
     maps : Keras tensor, shape (n, side, side, channels)
     share : float
-        Side of a window, as a share of the maps' side.
+        Side of a window, as a share of the maps' side. The grid has 3 x 3 windows; if the maps have few positions per
+        side, rounding can make it smaller or 4 x 4.
 
     Returns
     -------

@@ -218,7 +218,7 @@ def final_model_settings(filters, augmentation, learning_rate, **settings):
 
 
 def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
-    """List the specs of `repeats` trainings of one custom CNN, see `runs.repeat`; `changes`: see `cnn_spec`."""
+    """List a spec for each of `repeats` trainings, see `runs.repeat`; the other arguments are those of `cnn_spec`."""
     return [
         cnn_spec(chapter, name, split, size, epochs, **repeat(number, seed, split), **changes)
         for number in range(repeats)

@@ -157,7 +157,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """Open stored images by the SHA-256 of their files: `StoredImages` in this order; KeyError if one is not stored."""
+    """Open `StoredImages` in the order of `sha256`, a list of their files' SHA-256; KeyError if one is not stored."""
     lines, rows = read_index(folder, size), stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(lines), size, size, 3))
     rows = np.array([rows[name] for name in sha256], int)

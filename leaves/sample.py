@@ -137,7 +137,7 @@ class Spots:
 
 @dataclass(frozen=True)
 class Blotch:
-    """A discolouration of a share of the blade, in patches about 1 / ``cells`` as wide as the frame."""
+    """A discolouration of a share of the blade, in patches; about ``cells`` of them side by side span the frame."""
 
     colour: RGB
     cover: Range
@@ -618,7 +618,7 @@ class Pose:
         return self.shape(points) @ self.matrix.T + self.offset
 
     def lay_out(self, anatomy):
-        """Return the anatomy in pixels; one call of `to_pixels` for all polylines is faster than one call for each."""
+        """Map a leaf's `Anatomy` to pixels; many calls of `to_pixels` would be slow, so one call maps all polylines."""
         lines = [*anatomy.outlines, *anatomy.stalks, *(line for veins in anatomy.veins for line, _ in veins)]
         ends = np.cumsum([len(line) for line in lines])
         placed = iter(np.split(self.to_pixels(np.concatenate(lines)), ends[:-1]))

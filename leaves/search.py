@@ -23,7 +23,7 @@ FINAL = 0  # the number of the trial that is FinalModel
 AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
 REDUCTION = 3  # one in three challengers enters the next round, with three times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-EDGE = 0.2  # a winner in this outer share of the range of learning rates (log scale), at either end, widens it
+EDGE = 0.2  # if the winner's learning rate is in this share of the range (log scale) at one end, the range grows there
 WIDER = 3  # factor by which the range grows on the winner's side
 WIDENINGS = 2  # the range grows at most this many times
 

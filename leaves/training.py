@@ -176,8 +176,8 @@ def compiled_like(model, spec, steps):
     """Return a compiled copy of a model, with the same weights, for a training that takes `steps` steps in one call.
 
     Trainings that differ only in seed, data or learning rate, and have equal `steps`, share one copy, so TensorFlow
-    traces it only once. Each call sets the copy's weights to those of `model`, and the variables of its optimizer to
-    their initial values.
+    traces it only once. This function sets the copy's weights to those of `model`, and the variables of its optimizer
+    to their initial values.
     """
     optimizer = copy.deepcopy(spec["optimizer"])  # Keras changes the dict that it gets
     fresh = keras.optimizers.get(copy.deepcopy(optimizer))
@@ -193,7 +193,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON; each `precision` has its own model in the cache, because tracing stores it."""
+    """Compile a model from its JSON; `precision` is only part of the cache key, because tracing fixes the precision."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)

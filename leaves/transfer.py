@@ -202,10 +202,10 @@ def control_specs(heads, seed):
 
 
 def parts_of_control(spec, split, most=256):
-    """Build the front and the last block of a backbone with random weights; measure batch statistics on photos.
+    """Return the front and the last block of a backbone with random weights, as two models.
 
-    At most `most` photos are used. Without these statistics in its batch normalisation layers (Ioffe and Szegedy 2015),
-    the signal of an untrained network vanishes from layer to layer.
+    Their batch normalisation layers (Ioffe and Szegedy 2015) get the batch statistics of at most `most` photos. Without
+    these, the signal of an untrained network vanishes from layer to layer.
     """
     network = load_backbone(spec["backbone"], spec["weights"], spec["image_size"])
     front, last_block = cut_backbone(spec["backbone"], network, "random")

@@ -89,7 +89,7 @@ def style_scores(scores, against, repeats, best):
 
 
 def with_bold_row(style, best):
-    """Make the row of one model bold, with its name, in a table of scores: pandas Styler."""
+    """Make one model's row in a table of scores bold, including the model's name in the index: pandas Styler."""
     style = style.set_table_attributes('class="cards scores"')
     style = style.apply(lambda row: ["font-weight: bold" if row.name == best else ""] * len(row), axis=1)
     return style.apply_index(lambda names: ["font-weight: bold" if name == best else "" for name in names])

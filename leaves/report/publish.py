@@ -128,7 +128,7 @@ def publish(split, runs, recorded):
     published.append(places.RESULTS / "photos.csv")
     record["files"] = {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
     write_json(places.RESULTS / "provenance.json", record)
-    print(f"Published: {len(figures)} figures in figures/, and the numbers, {sizes['all'] / 1e6:.1f} MB, in results/.")
+    print(f"Published: {len(figures)} figures and page ({sizes['all'] / 1e6:.1f} MB with results/runs), and tables.")
 
 
 def chosen_paths():
