@@ -137,7 +137,7 @@ class Spots:
 
 @dataclass(frozen=True)
 class Blotch:
-    """A discolouration of a share of the blade, in patches; about ``cells`` of them side by side span the frame."""
+    """A discolouration of a share of the blade, in patches; a row of about ``cells`` patches spans the frame."""
 
     colour: RGB
     cover: Range
