@@ -285,8 +285,8 @@ def main():
 def report(measured, size):
     """Print a table of steps, a table of epochs, and the peak speed in each precision, see `matrix_peak`.
 
-    After each table, a line per precision gives the speed of this project divided by that of the fastest other
-    contestant.
+    After each table, a line for each precision in which another contestant was measured gives the speed of this project
+    divided by that of the fastest such contestant.
     """
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}

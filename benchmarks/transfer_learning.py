@@ -131,7 +131,7 @@ def one_round(split, views, common):
 
 
 def main():
-    """Measure both methods in turn; print a table of medians, the ratios of time and the differences of macro F1."""
+    """Measure both methods in turn; print all rounds, and ratios of time and differences of macro F1 from medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="data/weights", metavar="DIR", help="a folder with <Backbone>.weights.h5")
     parser.add_argument("--backbone", choices=backbones.BACKBONES, default="ResNet50")

@@ -102,7 +102,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
 def group_variants(variants, names):
     """Divide the variants in `names` into the groups of `GROUPS`: dict of group to dict of name to changes.
 
-    If `GROUPS` lacks the first setting that a variant changes, the group of the variant is "your own".
+    The first setting that a variant changes decides its group; if `GROUPS` lacks this setting, the group is "your own".
     """
     groups = {}
     for name, changes in variants.items():
@@ -361,7 +361,7 @@ def accuracy_record(said, networks):
     least, most = counts
     reason = (
         f"needs {LEAST_NETWORKS} converged networks with different scores in each of {claims.LEAST_REPEATS} folds; "
-        f"{claims.count_text(len(ranks), 'fold')} of this run have them, and no fold has over {most} networks"
+        f"folds of this run that have them: {len(ranks)}; no fold has over {most} converged networks"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"

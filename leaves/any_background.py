@@ -256,12 +256,12 @@ def ways_table(networks, split, origins):
 def kept_in_words(table):
     """Say which network of a `ways_table` is kept, and give the network's two scores on validation: str.
 
-    The network with the highest macro F1 on other backgrounds is kept. Both scores are the macro F1 of repeat 0: one on
-    other backgrounds, one on the unchanged photos.
+    The network with the highest macro F1 on validation leaves with other backgrounds is kept. Both scores are the macro
+    F1 of repeat 0: one on these pictures, one on the unchanged validation photos.
     """
     name = table["other backgrounds"].idxmax()
     row = table.loc[name]
-    text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the frozen network was trained"
+    text = f'Validation chooses "{name}"' if len(table) > 1 else "Only the network with a frozen backbone was trained"
     scores = f"{row['other backgrounds']:.3f} on other backgrounds and {row['unchanged']:.3f} on the unchanged photos"
-    note = ", somewhat optimistic because the network was chosen on these photos" if len(table) > 1 else ""
+    note = ", somewhat optimistic because these validation photos chose the network" if len(table) > 1 else ""
     return f"{text}. Macro F1 of repeat 0 on validation: {scores}{note}."

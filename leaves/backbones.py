@@ -125,7 +125,7 @@ def download(name, timeout):
     """Let Keras download the ImageNet weights of a backbone, or check the file that it downloaded earlier.
 
     With `--plan` (see `planning`), nothing is downloaded: the function only asks the server whether it has the weights.
-    If the server has them, the function ends the plan by raising `AheadError`.
+    If it has, the plan cannot go on, because the weights must be downloaded first: the function raises `AheadError`.
 
     Returns
     -------

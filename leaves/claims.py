@@ -9,7 +9,7 @@ from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
-LEVEL = 0.05  # largest probability of finding any difference although there is no effect
+LEVEL = 0.05  # family-wise error rate of each of the three tests in `RULES`
 LEAST_REPEATS = 3
 REFIT = "refit"  # measure of claim C13; it compares a refit with a training that has one fold fewer than all others
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
@@ -28,8 +28,8 @@ RULES = {
         "al. 2021)."
     ),
     "converged": (
-        "Only **converged** trainings are evidence. A training is *still rising* if its best epoch lies in the last "
-        "tenth of its epochs and nothing stopped it earlier. It *did not train* if its macro F1 stays within 0.02 of "
+        "Only **converged** trainings are evidence. A training is *still rising* if it took all epochs that it was "
+        "allowed, and its best epoch lies in their last tenth. It *did not train* if its macro F1 stays within 0.02 of "
         "always answering the commonest class. It *diverged* if its loss was no longer a number."
     ),
     "interval": (

@@ -112,8 +112,8 @@ def compared_models(models):
     if names := ", ".join(dict.fromkeys(run.name for run in controls.values())):
         notes.append(
             f"Not compared, because no ImageNet weights were found: {names}. Their scores in `report/scores.csv` are "
-            "those of backbones with random weights. To compare them, give `--weights DIR`, a folder with "
-            "`<Backbone>.weights.h5`, or run the chapters on a computer with internet access: Keras downloads them."
+            "of backbones with random weights, and only check the pipeline. To compare them, give `--weights DIR`, a "
+            "folder with `<Backbone>.weights.h5`, or use a computer with internet access: Keras downloads the weights."
         )
     return {label: run for label, run in models.items() if label not in same | controls}, " ".join(notes)
 

@@ -168,7 +168,7 @@ PARAMETERS = {
         "a list of one or more whole numbers from 1 to 100",
         lambda value: is_list(value, lambda one: is_whole(one, 1, 100), 1),
     ),
-    "background_passes": whole("passes of fine-tuning through all these views", 0, 100),
+    "background_passes": whole("passes of fine-tuning through the views of background_views", 0, 100),
     # chapter 6
     "external": text("a second test set", "a folder or an empty text", place="folder"),
     "photo": text("a photo of yours", "the path of a photo or an empty text", place="file"),

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaves import places
-from leaves.batches import BALANCES, evaluation_batches
+from leaves.batches import BALANCES
 from leaves.cache import computed_once
 from leaves.files import InputError, atomic_file, atomic_path, disk_errors_explained, file_hash, read_json, write_json
 from leaves.locks import locked
 from leaves.progress import training_name
 from leaves.scoring import constant_score, macro_f1, state_of
-from leaves.training import fit, gpus
+from leaves.training import fit, gpus, predictions
 
 import keras
 import numpy as np
@@ -84,7 +84,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision`; for "auto", return float32 if there is no GPU and `size` < 64, otherwise `fast_precision`."""
+    """Return `precision`; "auto" is float32 for images of `size` < 64 pixels without a GPU, else `fast_precision`."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -289,8 +289,7 @@ def write_run(folder, spec, training, history, seconds):
         "state": state_of_training(spec, training, history),
     }
     for part, (x, labels) in (("train", training.train), ("validation", training.validation)):
-        batches = evaluation_batches(x, labels)
-        probabilities = np.concatenate([training.model.predict_on_batch(images) for images, _ in batches])
+        probabilities = predictions(training.model, x, labels)
         result[f"{part}_macro_f1"] = None if diverged else float(macro_f1(labels, probabilities.argmax(axis=1)))
     with atomic_file(folder / "validation.npy") as out:
         np.save(out, probabilities)

@@ -19,8 +19,8 @@ import pandas as pd
 
 DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # `data` values that are not folders
 PLANT_VILLAGE = {
-    # Data for: Identification of Plant Leaf Diseases (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0),
-    # the photos without augmentation; tensorflow-datasets lists the same archive and SHA-256.
+    # "Data for: Identification of Plant Leaf Diseases" (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0): its
+    # archive of the photos without augmentation. tensorflow-datasets lists the same archive and SHA-256.
     "url": "https://data.mendeley.com/public-files/datasets/tywbtsjrjv/files/"
     "d5652a28-c1d8-4b76-97f3-72fb80f94efc/file_downloaded",
     "sha256": "ac3432453984d02a86197987e775a5429d0d59e7cc7c35bcf5a8f50349b90ff0",

@@ -145,6 +145,16 @@ def batch_function(network):
     return tf.function(lambda batch: network(batch, training=False), input_signature=[signature])
 
 
+def predictions(network, images, labels):
+    """Predict class probabilities batch by batch: float32 (n, classes), on one GPU even if there are several.
+
+    Keras's `predict` would hold the images of several batches in memory if one call takes several steps. Its
+    `predict_on_batch` repeats the batch on each GPU, so with several GPUs the network is called directly.
+    """
+    predict = network if len(gpus()) > 1 else network.predict_on_batch
+    return np.concatenate([np.asarray(predict(batch)) for batch, _ in evaluation_batches(images, labels)])
+
+
 def gpus():
     """List the GPUs that TensorFlow sees."""
     return tf.config.list_physical_devices("GPU")
@@ -165,8 +175,8 @@ def steps_at_once(steps):
     """Return how many steps TensorFlow takes in one call: the largest divisor of `steps` that is at most `MOST_STEPS`.
 
     Several steps in one call save Keras's work between the steps, which takes longer than a step of a small
-    classification head. With several GPUs the answer is 1, because Keras cannot combine both. Unless a training
-    diverges, its scores do not depend on the answer.
+    classification head. With several GPUs the answer is 1, because there Keras cannot take several steps in one
+    call. Unless a training diverges, its scores do not depend on the answer.
     """
     most = 1 if len(gpus()) > 1 else MOST_STEPS
     return next(count for count in range(min(steps, most), 0, -1) if steps % count == 0)

@@ -376,7 +376,7 @@ def test_the_network_for_any_background_that_is_kept_is_told():
     assert told.startswith('Validation chooses "fine-tuned". Macro F1 of repeat 0 on validation: 0.700 on other')
     assert "0.800 on the unchanged photos" in told
     alone = any_background.kept_in_words(table[:1])
-    assert alone.startswith("Only the frozen network was trained.") and "optimistic" not in alone
+    assert alone.startswith("Only the network with a frozen backbone was trained.") and "optimistic" not in alone
 
 
 def test_models_are_compared_with_the_chosen_one_by_their_intervals():

@@ -1,6 +1,8 @@
 """Unit tests of helpers.py on data made here."""
 
 import json
+import subprocess
+import sys
 
 import helpers
 from leaves import batches, custom_cnn, dataset, files, places, progress, runs, training
@@ -353,3 +355,26 @@ def test_a_figure_is_saved_and_shown_with_its_caption(project, monkeypatch):
 def test_a_call_takes_a_divisor_of_the_steps_and_one_step_on_several_gpus(steps, gpus, expected, monkeypatch):
     monkeypatch.setattr(training, "gpus", lambda: ["GPU"] * gpus)
     assert training.steps_at_once(steps) == expected
+
+
+def test_with_several_gpus_each_photo_is_predicted_once():
+    program = """
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras
+from leaves import training
+
+training.gpus = lambda: ["GPU"] * 2
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    network.compile(loss="categorical_crossentropy")
+images = np.random.default_rng(0).normal(size=(70, 3)).astype("float32")
+kernel, bias = network.get_weights()
+scores = np.exp(images @ kernel + bias)
+predicted = training.predictions(network, images, np.zeros(70, int))
+np.testing.assert_allclose(predicted, scores / scores.sum(axis=1, keepdims=True), atol=1e-6)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=places.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -46,8 +46,8 @@ def argument_parser():
     parser.add_argument(
         "--test",
         metavar="DIR",
-        help="a second folder of photos: photos in sub-folders with names of classes are scored; only a folder "
-        "without sub-folders may hold photos itself, which are only classified",
+        help="a second folder of photos: photos in sub-folders with names of classes are scored; if there are no "
+        "sub-folders, the photos in the folder itself are only classified",
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")

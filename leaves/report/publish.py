@@ -109,7 +109,10 @@ def publish(split, runs, recorded):
     sizes["all"] += sum(file.stat().st_size for file in (places.RESULTS / "runs").glob("*/*"))
     for name, most in MOST_BYTES.items():
         if sizes[name] > most:
-            size, what = f"{sizes[name] / 1e6:.1f} MB", {"all": "all files together"}.get(name, name)
+            size, what = (
+                f"{sizes[name] / 1e6:.1f} MB",
+                {"all": "page, figures and results/runs together"}.get(name, name),
+            )
             raise InputError(f"Too large to publish: {what}, {size}; the limit is {most / 1e6:.0f} MB.")
     record = provenance(split, runs, recorded)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
@@ -128,7 +131,8 @@ def publish(split, runs, recorded):
     published.append(places.RESULTS / "photos.csv")
     record["files"] = {str(file.relative_to(places.ROOT)): file_hash(file) for file in published}
     write_json(places.RESULTS / "provenance.json", record)
-    print(f"Published: {len(figures)} figures and page ({sizes['all'] / 1e6:.1f} MB with results/runs), and tables.")
+    total = f"{sizes['all'] / 1e6:.1f} MB with results/runs"
+    print(f"Published: {len(figures)} figures in figures/, the page and the tables in results/ ({total}).")
 
 
 def chosen_paths():
