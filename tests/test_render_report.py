@@ -41,6 +41,15 @@ def test_pieces_of_a_log_become_one():
     assert [(output.name, output.text) for output in merge_logs(outputs)] == [("stdout", "ab"), ("stderr", "100%")]
 
 
+def test_lines_about_waiting_and_downloading_are_not_kept():
+    waiting = "Training x is under way in process 7 on here (python): waiting for it.\n"
+    passing = f"Downloading data from https://example.org/a.h5\n{waiting}"
+    pieces = [passing, "An answer.\n"]
+    for texts, kept in ((pieces, ["An answer.\n"]), (pieces[:1], [])):
+        outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
+        assert [output.text for output in merge_logs(outputs)] == kept
+
+
 @pytest.mark.parametrize(
     ("origin", "shown"),
     [

@@ -18,6 +18,7 @@ from nbclient.exceptions import DeadKernelError
 
 KERNELS, LOCK = [], threading.Lock()  # all kernels that were started; a lock to stop one kernel at a time
 EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # makes tqdm write every state of papermill's bar
+PASSING = re.compile(r"^(Downloading data from .*|.* is under way in .*: waiting for it\.)\n?", re.MULTILINE)
 STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinished chapters are then deleted
 
 
@@ -123,7 +124,8 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
 def merge_logs(outputs):
     """List a cell's outputs, with all stderr outputs merged into one at the end, and consecutive stdout outputs merged.
 
-    Only the last state of each progress bar is kept, in stdout too, because Keras writes its bars to stdout.
+    Only the last state of each progress bar is kept, in stdout too, because Keras writes its bars to stdout. Lines in
+    stdout that are of interest only while the chapter runs (`PASSING`) are removed.
     """
     merged, log = [], ""
     for output in outputs:
@@ -135,7 +137,8 @@ def merge_logs(outputs):
             merged.append(output)
     for output in merged:
         if output.get("name") == "stdout":
-            output.text = last_states(output.text)
+            output.text = PASSING.sub("", last_states(output.text))
+    merged = [output for output in merged if output.get("text") != ""]
     if text := last_states(log).strip():
         merged.append(nbformat.v4.new_output("stream", name="stderr", text=text))
     return merged
