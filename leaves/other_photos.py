@@ -202,7 +202,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     told = f"Macro F1{' on the leaves that could be cut out' if elsewhere else ''}: {'; '.join(parts)}."
     if elsewhere:
         lost = 1 - table.loc[best, OTHER] / table.loc[best, "unchanged"]
-        fate = f"loses {lost:.0%} of its macro F1" if lost >= 0.005 else "loses nothing"
+        fate = f"loses {100 * lost:.0f} % of its macro F1" if lost >= 0.005 else "loses nothing"
         told = f"On other backgrounds {best} {fate}. {told}"
     if not elsewhere:
         return f"{told} No leaf of the test subset could be cut out, so other backgrounds were not tested."

@@ -7,7 +7,7 @@ import re
 import textwrap
 
 from leaves.files import atomic_path, write_atomic
-from leaves.plots import PALETTE, SERIES, category_ticks
+from leaves.plots import HALO, PALETTE, SERIES, category_ticks
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -102,7 +102,7 @@ def page_colour(found):
     """Return an SVG style with a CSS variable or `currentColor` for a grey or the palette's blue; keep other colours.
 
     `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb). The result is a
-    str such as "fill: var(--blue)". A white stroke stays white.
+    str such as "fill: var(--blue)". A white stroke stays white; a stroke in `HALO` gets the colour of the page.
     """
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
@@ -110,6 +110,8 @@ def page_colour(found):
         return f"{use}: var(--blue)"
     if not red == green == blue:
         return found[0]
+    if colour == HALO:
+        return f"{use}: var(--paper)"
     if red == 0xFF:
         return f"{use}: var(--paper)" if use == "fill" else found[0]
     if red < DARK:

@@ -1,11 +1,12 @@
 """Draw the figures of chapter 6 about the scores of the models, their confidence, and corrupted photos."""
 
 from leaves import scoring
-from leaves.plots import MODEL_COLOURS, MODEL_MARKERS
+from leaves.plots import HALO, MODEL_COLOURS, MODEL_MARKERS
 from leaves.robustness import CORRUPTIONS
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 from sklearn.calibration import calibration_curve
 
 BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legend, below all Axes
@@ -47,7 +48,8 @@ def draw_scores(scores, against, best):
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(ordered) + 1.3))
     for label, row in ordered.iterrows():
         axis.barh(label, row["test_macro_f1"], color=look(label)["color"])
-        axis.hlines(label, row["test_macro_f1_low"], row["test_macro_f1_high"], color="0.15")
+        halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps the interval apart from bars of every colour
+        axis.hlines(label, row["test_macro_f1_low"], row["test_macro_f1_high"], color="0.15", path_effects=halo)
     axis.plot(
         ordered["original_score"].astype(float),
         ordered.index,

@@ -99,7 +99,7 @@ def draw_costs(scores):
     figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
         "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
-        "front. A half-filled mark means that only the head was trained."
+        "front. The training time includes features, head and teacher. A half-filled mark is transfer learning."
     )
 
 

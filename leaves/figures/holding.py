@@ -58,12 +58,12 @@ def draw_heat(examples, classes):
             if mask.any():
                 outline = Image.fromarray(mask).resize(size)
                 axis.contour(np.asarray(outline, float), [0.5], colors="white", linewidths=1)
-            mark = "=" if true == predicted else f"≠ {classes[true]}, but"
-            axis.set_title(f"{mark} {classes[predicted]}", fontsize="x-small")
+            answer = f"= {classes[true]}" if true == predicted else f"{classes[true]},\n≠ {classes[predicted]}"
+            axis.set_title(answer, fontsize="small")
         row[0].set_ylabel(label.replace(", ", "\n").replace(" (", "\n("), fontsize="small")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, (
-        f"LayerCAM of {' and '.join(examples)}: three right (=) and three wrong answers (≠). The line is the leaf's "
-        "outline."
+        f"LayerCAM of {' and '.join(examples)}: three right (=) and three wrong answers (the species, and ≠ the "
+        "wrong answer). The line is the leaf's outline."
     )

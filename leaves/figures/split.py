@@ -116,17 +116,17 @@ def draw_leak_pairs(pairs, pictures, twins):
     figure, caption
     """
     rows = -(-len(pairs) // 2)
-    figure, axes = picture_grid(rows, 4, figsize=(7, 2 * rows))
+    figure, axes = picture_grid(rows, 4, figsize=(7, 2.15 * rows))
     for axis in axes.flat:
         axis.set_frame_on(False)
     for (left, right), pair, picture, twin in zip(
         axes.reshape(-1, 2), pairs.itertuples(), pictures, twins, strict=False
     ):
         left.imshow(picture)
-        left.set_xlabel(pair.name, fontsize="small", parse_math=False)
+        left.set_xlabel("\n".join(pair.name.rsplit(" ", 1)), fontsize="small", parse_math=False)
         left.set_title(f"{pair.bits} bits apart:", fontsize="small")
         right.imshow(twin)
-        right.set_xlabel(pair.twin_name, fontsize="small", parse_math=False)
+        right.set_xlabel("\n".join(pair.twin_name.rsplit(" ", 1)), fontsize="small", parse_math=False)
     return figure, "The nearest photos of two subsets with class and subset, two pairs per row."
 
 
@@ -153,7 +153,10 @@ def draw_backgrounds(pixels, labels, classes):
             continue
         mean = np.broadcast_to(colours.mean(axis=0), (max(1, len(colours) // 6), 3))
         axis.imshow(np.uint8(np.concatenate([mean, colours]))[None], aspect="auto", interpolation="nearest")
-        axis.axvline(len(mean) - 0.5, color="black", linewidth=2)
+        axis.axvline(len(mean) - 0.5, color="white", linewidth=6)
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
     shown = f"the {classes_in_words(classes)}" if len(classes) > MOST_CLASSES else "each class and photo"
-    return figure, f"Background colour of {shown}: the median of eight border pixels."
+    caption = f"Background colour of {shown}: the median of eight border pixels."
+    return figure, caption + (
+        " Black stripes are photos on black ground." if (pixels.max(axis=(1, 2)) < 50).any() else ""
+    )

@@ -27,7 +27,7 @@ def draw_neighbours(alike):
             axis.imshow(picture)
             axis.set_title(f"{'=' if species == true else '≠'} {species}", fontsize="small")
         row[0].set_title(f"the leaf: {true}", fontsize="small")
-        row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="x-small")
+        row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="small")
     caption = (
         f"One {true} leaf of the validation subset and its nearest training photos by each backbone's features. "
         "The percentage on the left is a mean over all validation leaves: the share of the five nearest photos that "

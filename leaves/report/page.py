@@ -14,6 +14,7 @@ SLOTS = {
     "cover-claims": "Which claims of the original study hold?",
     "cover-data": "The data",
 }
+LONGEST_OPTION = 24  # letters of code that stay on one line
 CARDS_FROM = 4  # least number of columns of a table at which its rows become cards on a phone
 PLACE = "<!--{}-->"
 
@@ -41,6 +42,7 @@ def finish_page(html):
         for area in outputs_of(setup):
             area.decompose()
     fold_code(soup, main)
+    keep_short_code(soup)
     contents = name_headings(soup, main)
     for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
         link["href"] = f"#chapter-{int(link['href'][:2])}"
@@ -83,6 +85,13 @@ def move_answer(soup, section):
     title.insert_after(box)
     if heading and heading.find_previous("h1") is title:
         heading.decompose()
+
+
+def keep_short_code(soup):
+    """Mark short code in sentences, such as an option, so the page does not break it at a hyphen."""
+    for code in soup.select("p code, li code, td code"):
+        if len(code.get_text()) <= LONGEST_OPTION:
+            code["class"] = [*code.get("class", []), "short"]
 
 
 def fold_code(soup, main):

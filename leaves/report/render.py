@@ -177,7 +177,7 @@ def cover_facts(profile, command, seconds):
         "Command": command,
         "Commit": commit(),
         "Profile": profile,
-        "Time of this run": f"{seconds / 60:.1f} minutes",
+        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused)",
         "Date": datetime.date.today().isoformat(),
     }
 
