@@ -89,7 +89,7 @@ def move_answer(soup, section):
 
 def keep_short_code(soup):
     """Mark short code in sentences, such as an option, so the page does not break it at a hyphen."""
-    for code in soup.select("p code, li code, td code"):
+    for code in soup.select("p code, li code"):
         if len(code.get_text()) <= LONGEST_OPTION:
             code["class"] = [*code.get("class", []), "short"]
 
