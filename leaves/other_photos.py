@@ -6,6 +6,7 @@ from pathlib import Path
 from leaves import backgrounds, evaluation
 from leaves.backgrounds import NEAR, OtherBackgrounds, leaf_masks
 from leaves.cache import code_hash, computed_once
+from leaves.claims import MARGIN
 from leaves.dataset import load_images
 from leaves.evaluation import STEPS, Answers, combined, mirrored, predict_all, predictor, subset_truth
 
@@ -202,8 +203,9 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     told = f"Macro F1{' on the leaves that could be cut out' if elsewhere else ''}: {'; '.join(parts)}."
     if elsewhere:
         lost = 1 - table.loc[best, OTHER] / table.loc[best, "unchanged"]
+        start = "No: on" if lost >= MARGIN else "On"
         fate = f"loses {100 * lost:.0f} % of its macro F1" if lost >= 0.005 else "loses nothing"
-        told = f"On other backgrounds {best} {fate}. {told}"
+        told = f"{start} other backgrounds {best} {fate}. {told}"
     if not elsewhere:
         return f"{told} No leaf of the test subset could be cut out, so other backgrounds were not tested."
     low, high = elsewhere[ALONE].interval(best, draws)

@@ -11,6 +11,7 @@ from leaves.progress import STEPS
 import pandas as pd
 
 MOST_ROWS = 8
+DECIDED = ("confirmed", "refuted")
 PROFILE = "study"  # name of the profile (a file in notebooks/profiles/) with the parameters of the study
 
 
@@ -93,10 +94,12 @@ def answer(study):
 
 
 def tally(verdicts):
-    """Count the claims with each verdict, as in "3 confirmed, 2 refuted"."""
-    counts = verdicts["verdict"].value_counts()
-    order = ("confirmed", "refuted", "undecided", "not tested")
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if verdict in counts)
+    """Count the claims with each verdict and name the decided ones: "2 confirmed (C1, C4), 9 not tested"."""
+    names = verdicts.groupby("verdict")["claim"].agg(list)
+    texts = {verdict: f"{len(having)} {verdict}" for verdict, having in names.items()}
+    decided = {verdict: f"{texts[verdict]} ({', '.join(names[verdict])})" for verdict in DECIDED if verdict in texts}
+    order = (*DECIDED, "undecided", "not tested")
+    return ", ".join((texts | decided)[verdict] for verdict in order if verdict in texts)
 
 
 def labels(scores):

@@ -122,7 +122,7 @@ def style_claims(verdicts):
     table["chart"] = [link.format(name) if name in drawn else "" for name in figures]
     if study := published_study():
         table.insert(2, "published study", study.verdicts.set_index("claim")["verdict"])
-    caption = f"{len(table)} claims of the original study: {tally(table)}"
+    caption = f"{len(table)} claims of the original study: {tally(verdicts)}"
     style = table.style.format({"verdict": verdict_html}).set_caption(caption)
     return table_of_texts(style, "text cards claims")
 
