@@ -80,7 +80,7 @@ def plot_gaps(table):
     axis.hlines(table.index, table["validation"], table["train"], color="0.5")
     axis.plot(table["validation"], table.index, "o", color="C0", label="held-out photos")
     axis.plot(table["train"], table.index, "D", color="C1", label="training photos")
-    axis.invert_yaxis()
+    axis.set_ylim(len(table) - 0.4, -0.6)  # the first on top
     widest = table["gap"].idxmax()
     axis.set(xlabel="macro F1", title=f"The widest gap: {widest} ({table.loc[widest, 'gap']:+.3f})")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

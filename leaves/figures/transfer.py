@@ -81,8 +81,11 @@ def draw_repeats(models):
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(models) + 1.3))
     for label, values in scores.items():
         name = label.split(",")[0]
-        axis.scatter(values, [label] * len(values), s=70, marker=MODEL_MARKERS[name], color=MODEL_COLOURS[name])
-    axis.invert_yaxis()
-    axis.set(xlim=(0, 1), xlabel="macro F1 on the held-out photos", title="One mark per repeat")
+        axis.scatter(
+            values, [label] * len(values), s=70, alpha=0.7, marker=MODEL_MARKERS[name], color=MODEL_COLOURS[name]
+        )
+    axis.set_ylim(len(scores) - 0.4, -0.6)  # the first on top
+    lowest = max(0, scores.map(min).min() - 0.05)
+    axis.set(xlim=(lowest, 1), xlabel="macro F1 on the held-out photos", title="One mark per repeat")
     caption = "Macro F1 of every repeat of FinalModel, the heads and the tails on the photos that it held out."
     return figure, caption, scores
