@@ -202,8 +202,9 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
             parts[-1] += f", {row['second test set']:.3f} on the second test set ({count} species)"
     told = f"Macro F1{' on the leaves that could be cut out' if elsewhere else ''}: {'; '.join(parts)}."
     if elsewhere:
-        lost = 1 - table.loc[best, OTHER] / table.loc[best, "unchanged"]
-        start = "No: on" if lost >= MARGIN else "On"
+        before, after = table.loc[best, ["unchanged", OTHER]]
+        lost = 1 - after / before
+        start = "No: on" if before - after >= MARGIN else "On"
         fate = f"loses {100 * lost:.0f} % of its macro F1" if lost >= 0.005 else "loses nothing"
         told = f"{start} other backgrounds {best} {fate}. {told}"
     if not elsewhere:

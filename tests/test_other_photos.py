@@ -98,6 +98,9 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
         in told
     )
     assert "second test set (3 species)" in told
+    assert told.startswith("On other backgrounds X, transfer learning loses nothing.")
+    of_loser = other_photos.holding_sentence(table, labels[1], labels[2], elsewhere, 100)
+    assert of_loser.startswith(f"No: on other backgrounds {labels[1]} loses 100 % of its macro F1.")
     assert "without the leaf, X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
     assert told.endswith(", no better than guessing.")
     figure, _, drawn = figures.draw_holding(table, 1 / 3)

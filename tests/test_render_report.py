@@ -6,7 +6,7 @@ import subprocess
 
 from leaves.report import render
 from leaves.report.execute import last_states, merge_logs
-from leaves.report.page import SLOTS, finish_page
+from leaves.report.page import SLOTS, finish_page, keep_short_code
 from leaves.report.render import image_source
 
 import nbformat
@@ -39,6 +39,12 @@ def test_pieces_of_a_log_become_one():
     pieces = [("stderr", " 10%\r"), ("stdout", "a"), ("stdout", "b"), ("stderr", " 90%\r"), ("stderr", "100%\n")]
     outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
     assert [(output.name, output.text) for output in merge_logs(outputs)] == [("stdout", "ab"), ("stderr", "100%")]
+
+
+def test_an_option_is_not_broken_and_a_command_may_be():
+    soup = BeautifulSoup("<p><code>--profile study</code> <code>./run_all.sh --only 01,02</code></p>", "html.parser")
+    keep_short_code(soup)
+    assert [code.get("class") for code in soup.find_all("code")] == [["short"], None]
 
 
 def test_lines_about_waiting_and_downloading_are_not_kept():

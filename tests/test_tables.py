@@ -104,6 +104,8 @@ def test_a_drawing_takes_its_ink_from_the_page_and_keeps_its_colours(curves):
     assert plots.PALETTE[0] not in svg
     orange = f"fill: {plots.PALETTE[1]}"
     assert vector.page_colour(re.match(r"(\w+): (#\w+)", orange)) == orange
+    halo = re.match(r"(\w+): (#\w+)", f"stroke: {plots.HALO}")
+    assert vector.page_colour(halo) == "stroke: var(--paper)"
     for use, colour in re.findall(r"(fill|stroke): (#[0-9a-f]{6})", svg):
         assert not colour[1:3] == colour[3:5] == colour[5:7], (use, colour)  # no grey is left
     assert "DejaVu" not in svg

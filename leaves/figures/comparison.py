@@ -46,9 +46,9 @@ def draw_scores(scores, against, best):
     """
     ordered = scores.sort_values("test_macro_f1")
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(ordered) + 1.3))
+    halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps an interval apart from bars of every colour
     for label, row in ordered.iterrows():
         axis.barh(label, row["test_macro_f1"], color=look(label)["color"])
-        halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps the interval apart from bars of every colour
         axis.hlines(label, row["test_macro_f1_low"], row["test_macro_f1_high"], color="0.15", path_effects=halo)
     axis.plot(
         ordered["original_score"].astype(float),

@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 
 MOST_CLASSES = 50  # are drawn, because Matplotlib takes minutes for hundreds of panels
+BLACK = 50  # a photo on black ground has a background colour with all channels below this
 
 
 def classes_in_words(classes):
@@ -156,7 +157,6 @@ def draw_backgrounds(pixels, labels, classes):
         axis.axvline(len(mean) - 0.5, color="white", linewidth=6)
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
     shown = f"the {classes_in_words(classes)}" if len(classes) > MOST_CLASSES else "each class and photo"
+    black = (np.median(pixels, axis=1).max(axis=1) < BLACK).any()
     caption = f"Background colour of {shown}: the median of eight border pixels."
-    return figure, caption + (
-        " Black stripes are photos on black ground." if (pixels.max(axis=(1, 2)) < 50).any() else ""
-    )
+    return figure, f"{caption} Black stripes are photos on black ground." if black else caption
