@@ -235,14 +235,15 @@ def comparison_table(trainings, differences):
     Returns
     -------
     DataFrame, one row per variant and one for FinalModel: group, trainings (number in each state), parameters, the
-    means over the repeats of best epoch, seconds, train, validation and gap, and the columns of `differences`
+    means of best epoch, seconds, train, validation and gap (over the converged trainings, or over all if none
+    converged), and the columns of `differences`
     """
     columns = {"parameters": "first", "best epoch": "mean", "seconds": "mean"}
     columns |= {"train": "mean", "validation": "mean", "gap": "mean"}
-    grouped = trainings.groupby(["variant", "group"], sort=False)
-    table = grouped.agg(columns).reset_index("group")
-    counts = grouped["state"].agg(lambda states: ", ".join(f"{n} {word}" for word, n in states.value_counts().items()))
-    table.insert(1, "trainings", counts.droplevel("group"))
+    converged = trainings["state"] == "converged"
+    some = converged.groupby(trainings["variant"]).transform("any")
+    table = trainings[converged | ~some].groupby(["variant", "group"], sort=False).agg(columns).reset_index("group")
+    table.insert(1, "trainings", trainings.groupby("variant")["state"].agg(scoring.count_states))
     return table.join(differences).rename_axis(None)
 
 
@@ -357,22 +358,21 @@ def accuracy_record(said, networks):
     enough = [rows for _, rows in networks.groupby("fold") if len(rows) >= LEAST_NETWORKS]
     by_fold = [rows for rows in enough if (np.ptp(rows[["accuracy", "macro F1"]], axis=0) > 0).all()]
     ranks = [float(spearmanr(rows["accuracy"], rows["macro F1"]).statistic) for rows in by_fold]
-    counts = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else [0, 0]
-    least, most = counts
+    least, most = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else (0, 0)
     reason = (
-        f"needs {LEAST_NETWORKS} converged networks with different scores in each of {claims.LEAST_REPEATS} folds; "
-        f"folds of this run that have them: {len(ranks)}; no fold has over {most} converged networks"
+        f"needs {LEAST_NETWORKS} converged networks with different scores in each of {claims.LEAST_REPEATS} folds, and "
+        f"here {len(ranks)} folds have them (no fold has more than {most} converged networks)"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
-    what = f"rank correlation of accuracy and macro F1 over {least if least == most else f'{least} to {most}'} networks"
+    networks_compared = f"over {least if least == most else f'{least} to {most}'} networks" if ranks else "not computed"
+    what = f"rank correlation of accuracy and macro F1 {networks_compared}"
     row = claims.evidence(what, "lower", ranks, reason, measure="rank correlation", margin=0.0, against=claims.ALIKE)
     accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]
     note = (
         f"{(accurate['missed'] > 0).sum()} of {len(accurate)} networks with an accuracy of {HIGH_ACCURACY} or more "
         "recognise fewer than half of the photos of some species"
     )
-    record = {"claim": "C12", "said": said, "figure": "", "comparisons": [row]}
-    return record | ({"note": note} if len(accurate) else {})
+    return {"claim": "C12", "said": said, "figure": "", "comparisons": [row], "note": note if len(accurate) else ""}
 
 
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):

@@ -1,11 +1,12 @@
 """Decide whether each claim of the original study is confirmed or refuted; `RULES` gives the rules in words."""
 
+import re
 from dataclasses import dataclass
+
+from leaves.scoring import moderated_variances
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
 from scipy.stats import t as student
 
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
@@ -13,6 +14,7 @@ LEVEL = 0.05  # family-wise error rate of each of the three tests in `RULES`
 LEAST_REPEATS = 3
 REFIT = "refit"  # measure of claim C13; it compares a refit with a training that has one fold fewer than all others
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
+ENOUGH = "would decide"  # in the reason of an undecided claim, after the number of repeats
 MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
@@ -41,8 +43,9 @@ RULES = {
         f"A claim needs {LEAST_REPEATS} pairs or more. A score is *higher* or *lower* if a two-sided test excludes "
         f"zero and the mean difference is not smaller than the margin of {MARGIN} (a dual criterion, Roychoudhury et "
         "al. 2018). It is the *same* if two one-sided tests put the difference inside the margin. Each of the three "
-        "tests is corrected over all claims of the run (Holm 1979). A score can also be shown to be *not higher*, or "
-        "*not lower*, by the margin. A claim about an order of networks has no margin."
+        "tests is corrected over all claims of the run (Holm 1979), but the intervals are not, so a claim can be "
+        "undecided although its interval excludes zero. A score can also be shown to be *not higher*, or *not lower*, "
+        "by the margin. A claim about an order of networks has no margin."
     ),
     "verdict": (
         "A claim is **confirmed** if the evidence shows its statement, and **refuted** if the evidence excludes it. "
@@ -81,38 +84,6 @@ SHOWN = {
 
 
 # ---------------------------------------------------------------- comparisons
-
-
-def moderated_variances(variances, degrees):
-    """Moderate variances: move each of them towards their common value by empirical Bayes (Smyth 2004).
-
-    A variance from three repeats has two degrees of freedom, so it is a poor estimate alone. All variances together
-    show better how much trainings vary. The less they differ, the closer each is moved to the common value.
-
-    Parameters
-    ----------
-    variances : array of float, shape (variants,), above 0
-    degrees : array of int, shape (variants,)
-        Degrees of freedom of each variance.
-
-    Returns
-    -------
-    variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. A single variance is returned unchanged. All
-        differences contain FinalModel's scores. So two differences should correlate by 1/2, and their variances by
-        1/4. With this correlation, the mean of all variances has `most` degrees of freedom: the limit of the result.
-    """
-    variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
-    if count < 2:
-        return variances, degrees
-    most = degrees / (1 / count + (1 - 1 / count) / 4)
-    centred = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
-    spread = centred.var(ddof=1) - polygamma(1, degrees / 2).mean()
-    if spread <= 0:  # the variances differ no more than by chance, so all become equal
-        return np.full(count, np.exp(centred.mean())), most
-    prior = 2 * brentq(lambda half: polygamma(1, half) - spread, 1e-6, 1e9)
-    common = np.exp(centred.mean() + digamma(prior / 2) - np.log(prior / 2))
-    return (prior * common + degrees * variances) / (prior + degrees), np.minimum(prior + degrees, most)
 
 
 @dataclass(frozen=True)
@@ -366,12 +337,10 @@ def judge(records, folds):
         of_claim = zip(record["comparisons"], keys, strict=True)
         judged = [judge_one(row, compared.get(key), shown.get(key), len(compared)) for row, key in of_claim]
         verdict = joint_verdict([word for word, _, _ in judged])
-        reasons = dict.fromkeys(reason for word, reason, _ in judged if reason and word in (verdict, "not tested"))
-        texts = [text for _, _, text in judged] + [record.get("note", "")]
+        reasons = [reason for word, reason, _ in judged if reason and word in (verdict, "not tested")]
+        texts = "; ".join(filter(None, [*(text for _, _, text in judged), record.get("note")]))
         row = {key: record[key] for key in ("claim", "said", "figure")}
-        table.append(
-            row | {"evidence": "; ".join(filter(None, texts)), "verdict": verdict, "reason": ", ".join(reasons)}
-        )
+        table.append(row | {"evidence": texts, "verdict": verdict, "reason": joined_reasons(reasons)})
     return pd.DataFrame(table, columns=["claim", "said", "evidence", "verdict", "reason", "figure"])
 
 
@@ -402,12 +371,18 @@ def judge_one(row, compared, shown, count):
         number = f" than {row['against']:g}" if row["against"] else ""
         return "refuted", SHOWN[shown].format(row["margin"]) + number if row["margin"] else "", text
     needed = repeats_needed(compared, row["must be"], count)
-    more = (
-        f"{needed} repeats would decide"
-        if needed
-        else f"more than {MOST_REPEATS} repeats, or more photos, would decide"
-    )
-    return "undecided", more, text
+    more = f"{needed} repeats" if needed else f"more than {MOST_REPEATS} repeats, or more photos,"
+    alone = compared.outcome(*(value < LEVEL for value in compared.p_values()))
+    open_again = alone in CONFIRM[row["must be"]] | REFUTE[row["must be"]]
+    corrected = " (without the correction for all claims, it would be decided)" if open_again else ""
+    return "undecided", f"{more} {ENOUGH}{corrected}", text
+
+
+def joined_reasons(reasons):
+    """Join the reasons of a claim's comparisons: str; of the numbers of repeats, only the largest is kept."""
+    needs = {reason: int(re.search(r"\d+", reason)[0]) + ("more" in reason) for reason in reasons if ENOUGH in reason}
+    kept = [reason for reason in reasons if needs.get(reason) in (None, max(needs.values(), default=None))]
+    return "; ".join(dict.fromkeys(kept))
 
 
 def joint_verdict(verdicts):

@@ -389,11 +389,9 @@ def evidence_that_weights_move(runs):
     change, ratios = smallest_change(runs), gradient_ratios(runs)
     what = f"the smallest change of a kernel in an epoch is {100 * change:.2g} % of its norm"
     reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # why the runs are no evidence, or None
-    ends = [*dict.fromkeys(f"{value:.2g}" for value in (min(ratios), max(ratios)))]
-    bound = f"{' to '.join(ends)} times" + (" (depending on the training)" if len(ends) > 1 else "")
     note = (
-        f"in every epoch the weakest gradient of a convolution is at least {bound} the strongest of a dense layer "
-        "(both divided by the norm of their kernel)"
+        f"in every epoch the weakest gradient of a convolution is at least {min(ratios):.2g} times the strongest of a "
+        "dense layer (both divided by the norm of their kernel)"
     )
     return {"comparisons": [claims.known(what, change >= claims.MOVING, reason)], "note": note}
 

@@ -108,7 +108,8 @@ def compared_models(models):
     first = {run.folder: label for label, run in reversed(models.items())}
     same = {label: first[run.folder] for label, run in models.items() if first[run.folder] != label}
     controls = {label: run for label, run in models.items() if run.result["initial_weights"] == "random"}
-    notes = [f"{label} is not listed: the search found nothing better than {other}." for label, other in same.items()]
+    equal = "is not listed, because it is the same network as"
+    notes = [f"{label} {equal} {other}." for label, other in same.items()]
     if names := ", ".join(dict.fromkeys(run.name for run in controls.values())):
         notes.append(
             f"Not compared, because no ImageNet weights were found: {names}. Their scores in `report/scores.csv` are "

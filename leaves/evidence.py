@@ -45,10 +45,10 @@ def disagreement_in_words(ranked, scores):
     else:
         count = f"number {place} of the {len(ranked)} single models"
         told = f"Validation ranks {first} first; on test it is {count}, and {best} is first."
-    moved = (ranked - on_test).abs()
-    label = moved.idxmax()
-    apart = f"{ranked[label]:.3f} on average on the held-out folds, {on_test[label]:.3f} on test"
-    return f"{told} The validation and test scores of {label} differ most: {apart}."
+    on_validation = scores["validation_macro_f1"].astype(float)
+    label = (on_validation - on_test).abs().idxmax()
+    apart = f"{on_validation[label]:.3f} on validation, {on_test[label]:.3f} on test"
+    return f"{told} The two scores of one network differ most for {label}: {apart}."
 
 
 def confidence_in_words(calibrated, label):

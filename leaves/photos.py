@@ -399,7 +399,7 @@ def reason(row):
     return "; ".join(f"{check} ({detail})" if detail else check for check, detail in noted.items())
 
 
-def examples(issues, images, count=6):
+def examples(issues, images, count=4):
     """Choose up to `count` readable photos as examples of each check; photos that are alike follow one another.
 
     Returns

@@ -29,7 +29,7 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
-HALO = "#fefefe"  # the page draws a line of this colour in the colour of the paper
+HALO = "#ffffff"  # of a line that keeps another one apart from a bar; the page draws white in the colour of the paper
 SERIES = "series:"  # the gid (the ID in the SVG) of each line that the page can show and hide begins with this
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 

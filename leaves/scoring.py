@@ -1,8 +1,9 @@
-"""Compute scores and their 95 % bootstrap intervals (Efron 1979); measure and correct the calibration of models."""
+"""Compute scores, intervals (Efron 1979), states of trainings and moderated variances, and correct calibration."""
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+import pandas as pd
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import digamma, polygamma, softmax
 
 
 def macro_f1(truth, prediction):
@@ -69,6 +70,11 @@ def state_of(curve, epochs, constant):
         return "did not train"
     in_last_tenth = curve.argmax() + 1 > epochs - max(1, epochs // 10)
     return "still rising" if len(curve) == epochs and in_last_tenth else "converged"
+
+
+def count_states(states):
+    """Count the trainings in each state, as in "2 converged, 1 still rising"; `states` is an iterable of str."""
+    return ", ".join(f"{count} {state}" for state, count in pd.Series([*states]).value_counts().items())
 
 
 def resamples(truth, draws, seed=0):
@@ -166,3 +172,35 @@ def fit_temperature(truth, probabilities):
         return -np.log(np.maximum(tempered(probabilities, np.exp(logarithm))[rows, truth], 1e-12)).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def moderated_variances(variances, degrees):
+    """Moderate variances: move each of them towards their common value by empirical Bayes (Smyth 2004).
+
+    A variance from three repeats has two degrees of freedom, so it is a poor estimate alone. All variances together
+    show better how much trainings vary. The less they differ, the closer each is moved to the common value.
+
+    Parameters
+    ----------
+    variances : array of float, shape (variants,), above 0
+    degrees : array of int, shape (variants,)
+        Degrees of freedom of each variance.
+
+    Returns
+    -------
+    variances, degrees : arrays of float, shape (variants,)
+        The moderated variances and their degrees of freedom. A single variance is returned unchanged. All
+        differences contain FinalModel's scores. So two differences should correlate by 1/2, and their variances by
+        1/4. With this correlation, the mean of all variances has `most` degrees of freedom: the limit of the result.
+    """
+    variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
+    if count < 2:
+        return variances, degrees
+    most = degrees / (1 / count + (1 - 1 / count) / 4)
+    centred = np.log(variances) - digamma(degrees / 2) + np.log(degrees / 2)
+    spread = centred.var(ddof=1) - polygamma(1, degrees / 2).mean()
+    if spread <= 0:  # the variances differ no more than by chance, so all become equal
+        return np.full(count, np.exp(centred.mean())), most
+    prior = 2 * brentq(lambda half: polygamma(1, half) - spread, 1e-6, 1e9)
+    common = np.exp(centred.mean() + digamma(prior / 2) - np.log(prior / 2))
+    return (prior * common + degrees * variances) / (prior + degrees), np.minimum(prior + degrees, most)

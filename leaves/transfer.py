@@ -14,6 +14,7 @@ from leaves.dataset import DEVELOPMENT, load_images
 from leaves.features import fold_data, frozen_outputs
 from leaves.files import InputError, file_hash
 from leaves.runs import read_run, repeat, training_spec
+from leaves.scoring import count_states
 from leaves.training import Training, flat_layers, seeded
 
 import keras
@@ -316,7 +317,7 @@ def heads_table(heads):
             "features, s": result["seconds_before"],
             "head, s": result["train_seconds"],
             "learning rate": rate_of(runs[0]),
-            "heads": states(runs),
+            "heads": count_states(run.result["state"] for run in runs),
             "validation macro F1": mean_score(runs),
         }
     return pd.DataFrame(rows).T
@@ -335,7 +336,7 @@ def tails_table(heads, tails):
             "features, s": heads[name][0].result["seconds_before"],
             "head, s": heads[name][0].result["train_seconds"],
             "tail, s": runs[0].result["train_seconds"],
-            "tails": states(runs),
+            "tails": count_states(run.result["state"] for run in runs),
             "head alone": mean_score(heads[name][: len(runs)]),
             "fine-tuned": mean_score(runs),
         }
@@ -347,12 +348,6 @@ def checks_table(checks):
     columns = {"params": "parameters", "epochs": "epochs", "validation_macro_f1": "validation macro F1"}
     rows = {name: {title: run.result[key] for key, title in columns.items()} for name, [run] in checks.items()}
     return pd.DataFrame(rows).T.astype({"parameters": int, "epochs": int})
-
-
-def states(runs):
-    """Count the trainings in each state, as in "2 converged, 1 still rising"."""
-    counts = pd.Series([run.result["state"] for run in runs]).value_counts()
-    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def score(run):
@@ -412,9 +407,10 @@ def differences_table(comparisons, folds):
 
 
 def difference_text(row):
-    """Describe a row of `differences_table`, as in "+0.031 (95 % interval +0.010 to +0.052)"."""
+    """Describe a row of `differences_table`: "+0.031 over 3 pairs that converged (95 % interval +0.010 to +0.052)"."""
     if np.isnan(row["difference"]):
         return f"not measured ({row['reason']})"
     if np.isnan(row["low"]):
         return f"{row['difference']:+.3f} (no interval: {row['reason']})"
-    return f"{row['difference']:+.3f} (95 % interval {row['low']:+.3f} to {row['high']:+.3f})"
+    over = f"over {row['pairs']} pairs that converged"
+    return f"{row['difference']:+.3f} {over} (95 % interval {row['low']:+.3f} to {row['high']:+.3f})"

@@ -7,7 +7,7 @@ import re
 import textwrap
 
 from leaves.files import atomic_path, write_atomic
-from leaves.plots import HALO, PALETTE, SERIES, category_ticks
+from leaves.plots import PALETTE, SERIES, category_ticks
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +22,7 @@ DARK, LIGHT = 0x60, 0xC0  # greys below DARK get the page's text colour, above L
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
 LINE = 0.23  # height in inches of a line of text in a narrow figure
-LETTERS = {"title": 40, "name": 20}  # letters per line of a narrow figure
+LETTERS = {"title": 40, "name": 20, "photo": 60}  # letters per line of a narrow figure; a photo's text is small
 
 
 def save_figure(figure, file, metadata):
@@ -102,7 +102,7 @@ def page_colour(found):
     """Return an SVG style with a CSS variable or `currentColor` for a grey or the palette's blue; keep other colours.
 
     `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb). The result is a
-    str such as "fill: var(--blue)". A white stroke stays white; a stroke in `HALO` gets the colour of the page.
+    str such as "fill: var(--blue)". White gets the colour of the page.
     """
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
@@ -110,10 +110,8 @@ def page_colour(found):
         return f"{use}: var(--blue)"
     if not red == green == blue:
         return found[0]
-    if colour == HALO:
-        return f"{use}: var(--paper)"
     if red == 0xFF:
-        return f"{use}: var(--paper)" if use == "fill" else found[0]
+        return f"{use}: var(--paper)"
     if red < DARK:
         return f"{use}: currentColor"
     return f"{use}: var(--line)" if red > LIGHT else f"{use}: var(--quiet)"
@@ -135,39 +133,48 @@ def make_narrow(figure):
     height = figure.get_size_inches()[1]
     across = max(axes.get_subplotspec().colspan.stop for axes in panels)
     down = max(axes.get_subplotspec().rowspan.stop for axes in panels)
+    photos = across > 1 and all(axes.images or not axes.has_data() for axes in panels)
+    columns = PHOTOS.get(across, across) if photos else 1
     if across > 1:
-        photos = all(axes.images or not axes.has_data() for axes in panels)
-        columns = PHOTOS.get(across, across) if photos else 1
+        for axes in panels:
+            axes.set_visible(axes.has_data())
+        panels = [axes for axes in panels if axes.has_data()]
         rows = -(-len(panels) // columns)
         grid = GridSpec(rows, columns, figure=figure)
         for number, axes in enumerate(panels):
             axes.set_subplotspec(grid[number // columns, number % columns])
-            if not axes.images:
+            if not photos:
                 axes.tick_params(labelleft=True, labelbottom=True)
+                axes.set_xlabel(axes.get_xlabel() or panels[-1].get_xlabel())
         height = min(height / down, NARROW / columns) * rows
     figure.set_size_inches(NARROW, height)
     for legend in (*figure.legends, *(axes.get_legend() for axes in panels)):
         if legend and (legend in figure.legends or legend.get_bbox_to_anchor() is not legend.axes.bbox):
             move_below(figure, legend)
     if figure._suptitle:
-        figure._suptitle.set_text(textwrap.fill(figure.get_suptitle(), LETTERS["title"]))
+        figure._suptitle.set_text(wrapped(figure.get_suptitle(), LETTERS["title"]))
     needed = 0  # height in inches at which texts of several lines do not squeeze the panels
     for axes in panels:
         beside = 0  # letters of the longest name beside the panel, which takes width from the title
         if names := category_ticks(axes.yaxis):
-            texts = [textwrap.fill(name, LETTERS["name"]) for name in names.values()]
+            texts = [wrapped(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)
             beside = max(len(line) for text in texts for line in text.splitlines())
             needed += LINE * len(texts) * max(1 + text.count("\n") for text in texts)  # equally spaced names
         if any(label.get_rotation() for label in axes.get_xticklabels()):  # slanted names would overlap
             axes.tick_params(axis="x", rotation=90)
-        letters = LETTERS["title"] - round(0.75 * beside)
-        axes.title.set_text(textwrap.fill(axes.get_title(), letters))
-        axes.set_xlabel(textwrap.fill(axes.get_xlabel(), letters))
+        letters = LETTERS["photo"] // columns if photos else LETTERS["title"] - round(0.75 * beside)
+        for title in (axes.title, axes._left_title, axes.xaxis.label):
+            title.set_text(wrapped(title.get_text(), letters))
         needed += LINE * (3 + axes.get_title().count("\n") + axes.get_xlabel().count("\n"))  # 3: title, label and ticks
     needed += sum(LINE * (1 + len(legend.get_texts())) for legend in figure.legends)
     if any(category_ticks(axes.yaxis) for axes in panels):
         figure.set_size_inches(NARROW, max(height, needed))
+
+
+def wrapped(text, letters):
+    """Break the lines of a text that are longer than `letters`."""
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
 
 
 def move_below(figure, legend):

@@ -93,6 +93,18 @@ def comparison():
     return runs, groups, ablations.comparison_table(trainings, ablations.differences_to_final(runs, 5))
 
 
+def test_means_are_those_of_converged_trainings_as_the_differences_are():
+    mixed = [*runs_of("ReLU", [0.6, 0.7]), *runs_of("ReLU", [0.9], state="still rising")]
+    runs = {"ReLU": mixed, "MixUp": runs_of("MixUp", [0.3, 0.5], state="still rising")}
+    runs["FinalModel"] = runs_of("FinalModel", [0.5, 0.6, 0.1])
+    trainings = ablations.variant_trainings(runs, ablations.group_variants(VARIANTS, [*VARIANTS]))
+    table = ablations.comparison_table(trainings, ablations.differences_to_final(runs, 5))
+    assert table.loc["ReLU", "validation"] == pytest.approx(0.65)
+    assert table.loc["ReLU", "difference"] == pytest.approx(0.1)
+    assert table.loc["ReLU", "trainings"] == "2 converged, 1 still rising"
+    assert table.loc["MixUp", "validation"] == pytest.approx(0.4)  # no training converged: the mean of all
+
+
 def test_the_drawn_names_and_numbers_are_those_of_the_table():
     _, _, table = comparison()
     assert table.loc["FinalModel", "trainings"] == "3 converged"

@@ -281,6 +281,29 @@ def test_a_number_can_take_the_place_of_zero():
     assert "+0.011" in row["evidence"]  # as measured
 
 
+def test_a_claim_that_only_the_correction_leaves_open_says_so():
+    shown = record("C1", claims.evidence("difference", "higher", [0.1, 0.16, 0.13]))
+    noise = [
+        record(f"C{number}", claims.evidence("difference", "higher", [0.2, -0.21, 0.05], measure=str(number)))
+        for number in range(2, 10)
+    ]
+    assert judged(shown).loc["C1", "verdict"] == "confirmed"
+    rows = judged(shown, *noise)
+    assert rows.loc["C1", "reason"] == (
+        "5 repeats would decide (without the correction for all claims, it would be decided)"
+    )
+    assert not rows.loc["C2", "reason"].endswith(")")
+
+
+def test_the_reasons_of_a_claim_name_the_largest_number_of_repeats_only():
+    many, untrained = "more than 30 repeats, or more photos, would decide", "VGG16 was not trained"
+    assert claims.joined_reasons(["7 repeats would decide", untrained, "13 repeats would decide"]) == (
+        f"{untrained}; 13 repeats would decide"
+    )
+    assert claims.joined_reasons(["30 repeats would decide", many, many]) == many
+    assert claims.joined_reasons([untrained, untrained]) == untrained and claims.joined_reasons([]) == ""
+
+
 @pytest.mark.parametrize(
     ("verdicts", "joint"),
     [

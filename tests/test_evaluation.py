@@ -119,7 +119,7 @@ def test_controls_and_second_labels_are_not_compared_and_a_footnote_says_so(reco
     compared, footnote = evaluation.compared_models(evaluation.label_models(recorded))
     pretrained = ["ResNet50, transfer learning", "ResNet50, fine tuning"]
     assert list(compared) == ["FinalModel", "FinalModel (refit)", *pretrained, "FinalModel (distilled)"]
-    assert "FinalModel (tuned) is not listed: the search found nothing better than FinalModel." in footnote
+    assert "FinalModel (tuned) is not listed, because it is the same network as FinalModel." in footnote
     assert "no ImageNet weights were found: VGG16." in footnote
     for way in ("`--weights DIR`", "`<Backbone>.weights.h5`", "Keras downloads"):
         assert way in footnote
@@ -321,11 +321,10 @@ def test_a_photo_that_is_taken_for_an_absent_class_adds_no_class():
 def test_a_disagreement_of_validation_and_test_is_told():
     ranked = pd.Series({"A": 0.9, "B": 0.8, "C": 0.7})
     scores = pd.DataFrame({"test_macro_f1": {"A": 0.5, "B": 0.78, "C": 0.6, "Ensemble": 0.99}})
+    scores["validation_macro_f1"] = [0.55, 0.8, 0.95, 0.2]  # of repeat 0, as are the test scores
     told = evidence.disagreement_in_words(ranked, scores)
     assert told.startswith("Validation ranks A first; on test it is number 3 of the 3 single models, and B is first.")
-    assert told.endswith(
-        "The validation and test scores of A differ most: 0.900 on average on the held-out folds, 0.500 on test."
-    )
+    assert told.endswith("The two scores of one network differ most for C: 0.950 on validation, 0.600 on test.")
     agreeing = evidence.disagreement_in_words(ranked, scores.assign(test_macro_f1=[0.9, 0.8, 0.2, 1.0]))
     assert agreeing.startswith("Validation and test agree on the best single model, A.")
 
@@ -364,10 +363,19 @@ def test_the_gain_of_the_last_photos_is_told():
 
 def test_the_models_on_the_pareto_front_are_told():
     table = pd.DataFrame(
-        {"params": [10, 20, 30], "ms_per_image": [5, 1, 2], "test_macro_f1": [0.5, 0.4, 0.9]}, index=["A", "B", "C"]
+        {
+            "params": [10, 20, 30],
+            "train_seconds": [3, 2, 1],
+            "ms_per_image": [1.003, 1.0, 2],  # A and B take the same time in two digits
+            "test_macro_f1": [0.5, 0.4, 0.9],
+        },
+        index=["A", "B", "C"],
     )
     told = cost_figures.front_in_words(table)
-    assert "by parameters: A; C. These are on the front by time per image: B; C." in told
+    assert told == (
+        "Models on the Pareto front by parameters: A; C. Models on the front by seconds of training: C. "
+        "Models on the front by milliseconds per image: A; C."
+    )
 
 
 def test_the_network_for_any_background_that_is_kept_is_told():

@@ -144,6 +144,17 @@ def test_photos_of_a_narrow_figure_stand_in_rows_that_keep_pairs_together(across
     plt.close(figure)
 
 
+def test_a_narrow_figure_drops_empty_panels_and_keeps_the_lines_of_a_label():
+    figure, axes = plt.subplots(2, 4)
+    for axis in axes.flat[:6]:
+        axis.imshow(np.zeros((4, 4)))
+        axis.set_xlabel("Soybean and others\ntrain")
+    vector.make_narrow(figure)
+    assert [axis.get_visible() for axis in figure.axes] == [True] * 6 + [False] * 2
+    assert axes[0, 0].get_xlabel() == "Soybean and\nothers\ntrain"
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("name", ["A", "no augmentation at all", "augmentation (C3) no augmentation"])
 def test_long_words_of_a_narrow_figure_stay_inside_it(name):
     plots.set_style()

@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from leaves import claims, dataset, files, runs, training, transfer
+from leaves import claims, dataset, files, runs, scoring, training, transfer
 
 import numpy as np
 import pytest
@@ -188,13 +188,13 @@ def test_differences_have_an_interval_from_two_pairs_on():
     first, second, third = (row for _, row in table.iterrows())
     assert first["low"] < first["difference"] < first["high"]
     assert first["difference"] == pytest.approx(0.15)
-    assert transfer.difference_text(first).startswith("+0.150 (95 % interval ")
+    assert transfer.difference_text(first).startswith("+0.150 over 3 pairs that converged (95 % interval ")
     assert transfer.difference_text(second) == "-0.400 (no interval: 1 repeat of 3)"
     assert transfer.difference_text(third) == "not measured (still rising in 3 of 3 repeats)"
 
 
 def test_tables_tell_the_states_of_the_repeats():
     mixed = [*repeats_of([0.8, 0.9]), *repeats_of([0.7], state="still rising")]
-    assert transfer.states(mixed) == "2 converged, 1 still rising"
+    assert scoring.count_states(run.result["state"] for run in mixed) == "2 converged, 1 still rising"
     assert transfer.mean_score(mixed) == pytest.approx(0.8)
     assert np.isnan(transfer.mean_score(repeats_of([None], state="diverged")))

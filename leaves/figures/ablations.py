@@ -16,7 +16,8 @@ def style_comparison(table):
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
     shown = table.drop(columns="group").dropna(axis="columns", how="all").rename(columns=names)
-    caption = "Means over the repeats, and the difference from FinalModel with its 95 % interval"
+    caption = "Means over converged trainings; differences from FinalModel over pairs that both converged, with 95 % "
+    caption += "intervals"
     style = shown.style.format(formats, na_rep="").set_caption(caption)
     return style.set_properties(shown.columns.intersection(["reason"]), **{"white-space": "normal"})
 
@@ -38,8 +39,8 @@ def plot_differences(table):
     excludes_zero = (rows["low"] > 0) | (rows["high"] < 0)
     enough = rows["reason"].isna()
     looks = {
-        "the interval excludes zero": (excludes_zero & enough, {"color": "C3", "marker": "D"}),
-        "it contains zero": (~excludes_zero & enough, {"color": "C0", "marker": "o"}),
+        "interval excludes zero": (excludes_zero & enough, {"color": "C3", "marker": "D"}),
+        "interval contains zero": (~excludes_zero & enough, {"color": "C0", "marker": "o"}),
         "too few converged pairs": (~enough, {"color": "0.6", "marker": "o", "markerfacecolor": "white"}),
     }
     figure, axis = plt.subplots(figsize=(9, 0.4 * len(rows) + 1.6))
@@ -56,11 +57,11 @@ def plot_differences(table):
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     count = (excludes_zero & enough).sum()
-    title = f"{count} of {len(rows)} variants differ from FinalModel: the interval excludes zero"
+    title = f"The interval excludes zero for {count} of {enough.sum()} variants"
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 of each variant minus that of FinalModel, on the held-out photos. A mark is the mean over the "
-    caption += f"repeats, and its line is the 95 % interval. The grey band marks differences below {MARGIN}."
+    caption += f"converged pairs, and its line is the 95 % interval. The grey band marks differences below {MARGIN}."
     return figure, caption, rows[["low", "difference", "high"]].set_axis(names)
 
 
@@ -84,7 +85,10 @@ def plot_gaps(table):
     widest = table["gap"].idxmax()
     axis.set(xlabel="macro F1", title=f"The widest gap: {widest} ({table.loc[widest, 'gap']:+.3f})")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure, "Mean macro F1 of the repeats on the training and on the held-out photos; the line is the gap."
+    return (
+        figure,
+        "Mean macro F1 of converged trainings on training and on held-out photos; the line is the gap.",
+    )
 
 
 def plot_dead_units(dead, activations):
@@ -110,11 +114,14 @@ def plot_dead_units(dead, activations):
     title = f"Dead units in all blocks: {', '.join(f'{name} {share:.1f} %' for name, share in mean.items())}"
     axis.set(ylim=(-1, max(5, 1.1 * shares["dead units in %"].max())), title=title, xlabel="block of convolution")
     axis.legend(title="", fontsize="small")
-    return figure, "Share of dead units in each block by activation: mean and range over all trainings."
+    return figure, (
+        "Share of dead units in each block by activation: mean and range over all trainings. The evidence on C4 "
+        "counts only trainings that converged."
+    )
 
 
 def style_accuracies(networks):
-    """Show accuracy beside macro F1, both averaged over each network's repeats; return a pandas Styler.
+    """Show accuracy beside macro F1, both averaged over each network's converged trainings; return a pandas Styler.
 
     Parameters
     ----------

@@ -62,7 +62,8 @@ def draw_scores(scores, against, best):
     # The title has two lines, because one line would be wider than the figure.
     shown = {0: "No model is", 1: "One model is"}.get(better, f"{better} models are")
     axis.set_title(f"Validation chose {best}.\n{shown} shown to be better than this model on test.")
-    caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores."
+    caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores: "
+    caption += "accuracies on other photos, so they cannot be compared with the macro F1 here."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
 
@@ -85,13 +86,17 @@ def draw_calibration(answers, label, temperature):
     """
     trained, right = answers.probabilities[label], answers.predicted[label] == answers.truth
     both = {"as trained": trained, f"temperature {temperature:.2f}": scoring.tempered(trained, temperature)}
-    figure, (axis, counts) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=[3, 2])
-    axis.plot([0, 1], [0, 1], color="0.4", linewidth=1)
+    figure, (axis, counts) = plt.subplots(1, 2, figsize=(9.5, 2.9), width_ratios=[3, 2])
+    axis.plot([0, 1], [0, 1], color="0.4", linewidth=1, label="confidence = share of right answers")
+    least = 1.0
     for (name, answer), marker in zip(both.items(), "os", strict=True):
         share, mean = calibration_curve(right, answer.max(axis=1), n_bins=8, strategy="quantile")
         error = scoring.calibration_error(answers.truth, answer)
         axis.plot(mean, share, marker=marker, label=f"{name}: error {error:.3f}")
-        counts.hist(answer.max(axis=1), bins=np.linspace(0, 1, 21), histtype="step")
+        least = min(least, *mean, *share)
+    confidences = [answer.max(axis=1) for answer in both.values()]
+    counts.hist(confidences, bins=np.linspace(np.floor(10 * np.min(confidences)) / 10, 1, 11))
+    axis.set(xlim=(least - 0.03, 1.02), ylim=(least - 0.03, 1.02))
     axis.set(xlabel="confidence", ylabel="share of right answers", title=f"Calibration of {label} on test")
     axis.legend(fontsize="small")
     counts.set(xlabel="confidence", ylabel="images", title="Test images by confidence")

@@ -3,6 +3,7 @@
 from leaves.figures.comparison import BELOW, look, single_mark
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 COSTS = {"params": "parameters", "train_seconds": "seconds of training", "ms_per_image": "milliseconds per image"}
@@ -58,6 +59,8 @@ def curve_in_words(curve):
 def pareto_front(scores, cost):
     """Select the rows that score higher than every other row of the same or a lower cost; the cheapest comes first.
 
+    Costs that are equal in two significant digits count as the same, because times vary a little.
+
     Parameters
     ----------
     scores : DataFrame with the column test_macro_f1 and the column of the cost
@@ -67,7 +70,9 @@ def pareto_front(scores, cost):
     -------
     DataFrame
     """
-    table = scores.sort_values([cost, "test_macro_f1"], ascending=[True, False])
+    rounded = scores[cost].map(lambda value: float(f"{value:.2g}"))
+    order = pd.DataFrame({"cost": rounded, "score": -scores["test_macro_f1"]}).sort_values(["cost", "score"]).index
+    table = scores.loc[order]
     return table[table["test_macro_f1"] > table["test_macro_f1"].cummax().shift(fill_value=-1)]
 
 
@@ -104,14 +109,11 @@ def draw_costs(scores):
 
 
 def front_in_words(scores):
-    """Name the models on two Pareto fronts: macro F1 against parameters, and macro F1 against the time per image.
+    """Name the models on the Pareto front of macro F1 against each cost in `COSTS`.
 
     Parameters
     ----------
     scores : DataFrame from `evaluation.score_table`
     """
-    fronts = {cost: "; ".join(pareto_front(scores, cost).index) for cost in ("params", "ms_per_image")}
-    return (
-        f"These models are on the Pareto front by parameters: {fronts['params']}. "
-        f"These are on the front by time per image: {fronts['ms_per_image']}."
-    )
+    fronts = [f"by {title}: {'; '.join(pareto_front(scores, cost).index)}." for cost, title in COSTS.items()]
+    return f"Models on the Pareto front {' Models on the front '.join(fronts)}"

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
+OUTLINE = "ivory"  # of leaves: light, and on the page the same on light and dark paper
 MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
 
 
@@ -48,22 +49,24 @@ def draw_heat(examples, classes):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 1.85 * len(examples) + 0.3), squeeze=False)
+    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 1.75 * len(examples) + 0.3), squeeze=False)
     for row, (label, arrays) in zip(axes, examples.items(), strict=True):
         for axis, picture, heat, mask, true, predicted in zip(row, *arrays.values(), strict=False):
             size = picture.shape[1::-1]
             warm = Image.fromarray(np.float32(heat)).resize(size, Image.Resampling.BILINEAR)
             axis.imshow(picture)
-            axis.imshow(np.asarray(warm), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+            strength = np.clip(np.asarray(warm), 0, 1)
+            axis.imshow(strength, cmap="plasma", alpha=0.9 * strength**2, vmin=0, vmax=1)
             if mask.any():
                 outline = Image.fromarray(mask).resize(size)
-                axis.contour(np.asarray(outline, float), [0.5], colors="white", linewidths=1)
+                axis.contour(np.asarray(outline, float), [0.5], colors=OUTLINE, linewidths=1)
             answer = f"= {classes[true]}" if true == predicted else f"{classes[true]},\n≠ {classes[predicted]}"
             axis.set_title(answer, fontsize="small")
         row[0].set_ylabel(label.replace(", ", "\n").replace(" (", "\n("), fontsize="small")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, (
-        f"LayerCAM of {' and '.join(examples)}: three right (=) and three wrong answers (the species, and ≠ the "
-        "wrong answer). The line is the leaf's outline."
+        f"LayerCAM of {'; '.join(examples)}: three right (=) and three wrong answers (the species, and ≠ the wrong "
+        "answer). Yellow places contributed most, then red and purple; elsewhere the photo is hardly covered. The line "
+        "is the leaf's outline, found by a program."
     )

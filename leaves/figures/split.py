@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 
 MOST_CLASSES = 50  # are drawn, because Matplotlib takes minutes for hundreds of panels
+NAME = 20  # most letters of a file name in a figure
 BLACK = 50  # a photo on black ground has a background colour with all channels below this
 
 
@@ -27,7 +28,7 @@ def picture_grid(rows, columns, **options):
 
 
 def draw_findings(examples, pictures):
-    """Draw examples of the photos that the checks reported, one row per check.
+    """Draw examples of the photos that the checks reported, at most four in each row, one row per check.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def draw_findings(examples, pictures):
     figure, caption
     """
     checks = examples["check"].unique()
-    figure, axes = picture_grid(len(checks), 6, figsize=(9, 1.6 * len(checks)))
+    figure, axes = picture_grid(len(checks), 4, figsize=(9, 2 * len(checks)))
     for axis in axes.flat:
         axis.set_frame_on(False)
     for check, row in zip(checks, axes, strict=True):
@@ -47,9 +48,11 @@ def draw_findings(examples, pictures):
         for axis, picture, photo in zip(row, pictures[is_shown], examples[is_shown].itertuples(), strict=False):
             axis.imshow(picture)
             axis.set_frame_on(True)
-            axis.set_title(f"{photo.label}\n{os.path.basename(photo.path)[-22:]}", fontsize=6, parse_math=False)
+            name = os.path.basename(photo.path)
+            short = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+            axis.set_title(f"{photo.label}\n{short}", fontsize="small", parse_math=False)
         row[0].set_ylabel(check, rotation=0, ha="right", va="center", fontsize="small")
-    return figure, f"Photos with a finding, up to six of each kind: {', '.join(checks)}."
+    return figure, f"Photos with a finding, up to four of each kind: {', '.join(checks)}."
 
 
 def draw_class_counts(split, counts):
@@ -65,9 +68,11 @@ def draw_class_counts(split, counts):
     figure, caption
     """
     totals = counts.sum(axis=1)
-    figure, axis = plt.subplots(figsize=(9, 3.8))
+    figure, axis = plt.subplots(figsize=(9, 3.4))
     counts.plot.bar(stacked=True, ax=axis, width=0.8, color=sns.color_palette("colorblind")[:3])
     axis.bar_label(axis.containers[-1], labels=totals, fontsize="small")
+    axis.margins(y=0.1)
+    axis.legend(title="subset")
     axis.tick_params(axis="x", rotation=45)
     axis.set(xlabel="", ylabel="images")
     title = f"{totals.index[0]} has {totals.max() / totals.min():.1f} times as many images as {totals.index[-1]}"
@@ -152,9 +157,9 @@ def draw_backgrounds(pixels, labels, classes):
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small", parse_math=False)
         if not len(colours):
             continue
-        mean = np.broadcast_to(colours.mean(axis=0), (max(1, len(colours) // 6), 3))
-        axis.imshow(np.uint8(np.concatenate([mean, colours]))[None], aspect="auto", interpolation="nearest")
-        axis.axvline(len(mean) - 0.5, color="white", linewidth=6)
+        for stripes, left, right in ((colours.mean(axis=0)[None], 0, 1), (colours, 1.1, 7)):
+            axis.imshow(np.uint8(stripes)[None], aspect="auto", interpolation="nearest", extent=(left, right, 0, 1))
+        axis.set(xlim=(0, 7), ylim=(0, 1))
     axes[0, 0].set_title("left: mean of the class; right: photo by photo, dark to light", fontsize="medium")
     shown = f"the {classes_in_words(classes)}" if len(classes) > MOST_CLASSES else "each class and photo"
     black = (np.median(pixels, axis=1).max(axis=1) < BLACK).any()

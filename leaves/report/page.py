@@ -1,6 +1,7 @@
 """Rearrange the rendered chapters into the page: a cover, contents, each chapter's finding on top, and folded code."""
 
 import re
+from html import escape
 
 from bs4 import BeautifulSoup
 
@@ -35,6 +36,7 @@ def finish_page(html):
     soup = BeautifulSoup(html, "html.parser")
     main = soup.find("main")
     label_cells(soup)
+    guard_breaks(soup)
     slots = {slot: move_to_cover(soup, slot, title) for slot, title in SLOTS.items()}
     for found in main.select("section.in-short"):
         move_answer(soup, found)
@@ -141,6 +143,16 @@ def label_cells(soup):
                     cell["data-label"] = name
     for row in soup.select("table.claims tbody tr"):
         row["id"] = f"claim-{row.th.get_text(strip=True)}"
+
+
+def guard_breaks(soup):
+    """Keep numbers and their % on one line, and let long names in tables break after _ and / only."""
+    for text in soup.find_all(string=re.compile(r"\d ?%")):
+        if not text.find_parent(["code", "script", "style"]) and not text.find_parent(class_="highlight"):
+            text.replace_with(re.sub(r"(?<=\d) ?%", "\N{NO-BREAK SPACE}%", text))
+    for cell in soup.select("table.text td"):
+        for text in cell.find_all(string=re.compile(r"\w[_/]+\w")):
+            text.replace_with(BeautifulSoup(re.sub("([_/]+)", r"\1<wbr>", escape(text)), "html.parser"))
 
 
 def anchor_name(title):
