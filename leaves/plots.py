@@ -185,11 +185,12 @@ def plot_curves(runs, title):
             colour = PALETTE[number % 10] if one_model else MODEL_COLOURS[run.name]
             history = run.history
             line = {"color": colour, "gid": f"{SERIES}{name}"}
-            axis.plot(history["epoch"], history[metric], "--", alpha=0.7, **line)
+            axis.plot(history["epoch"], history[metric], "--", alpha=0.5, linewidth=1, **line)
             axis.plot(history["epoch"], history[f"val_{metric}"], label=name, **line)
             best = history.iloc[run.result["best_epoch"] - 1]
             fill = "none" if run.result["initial_weights"] == "random" else "full"
-            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], fillstyle=fill, **line)
+            mark = {"fillstyle": fill, "markersize": 8, "zorder": 3}
+            axis.plot(best["epoch"], best[f"val_{metric}"], MODEL_MARKERS[run.name], **mark, **line)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(0, 1)

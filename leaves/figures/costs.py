@@ -104,7 +104,8 @@ def draw_costs(scores):
     figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
         "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
-        "front. The training time includes features, head and teacher. A half-filled mark is transfer learning."
+        "front. The training time is that of repeat 0, with features, head and teacher. A half-filled mark is transfer "
+        "learning."
     )
 
 

@@ -42,18 +42,20 @@ def plot_gradients(gradients, changes):
     Parameters
     ----------
     gradients, changes : DataFrame, one row per epoch, one column per layer
-        The values are divided by the norm of the kernel.
+        The values are divided by the norm of the kernel. Layers that are not named "convolution" get dashed lines.
 
     Returns
     -------
     matplotlib Figure
     """
-    colours = plt.cm.plasma(np.linspace(*READABLE, len(gradients.columns)))
+    convolutions = [name for name in gradients if name.startswith("convolution")]
+    colours = dict(zip(convolutions, plt.cm.plasma(np.linspace(*READABLE, len(convolutions))), strict=True))
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), sharex=True)
     for axis, table, title in zip(axes, (gradients, changes), ("gradient norm", "change in the epoch"), strict=True):
         for number, (name, values) in enumerate(table.items()):
-            look = {"color": colours[number], "marker": MARKERS[number % len(MARKERS)]}
-            axis.plot(np.arange(1, len(table) + 1), values, markevery=5, label=name, **look)
+            look = {"color": colours.get(name, "0.3"), "marker": MARKERS[number % len(MARKERS)]}
+            line = "-" if name in colours else "--"
+            axis.plot(np.arange(1, len(table) + 1), values, line, markevery=5, label=name, **look)
         axis.set(yscale="log", xlabel="epoch", title=f"{title} / norm of the kernel")
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -177,7 +177,7 @@ def cover_facts(profile, command, seconds):
         "Command": command,
         "Commit": commit(),
         "Profile": profile,
-        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused)",
+        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused; chapters may overlap)",
         "Date": datetime.date.today().isoformat(),
     }
 
