@@ -253,7 +253,7 @@ def dead_filters_of(runs, split):
     Parameters
     ----------
     runs : dict of variant to list of Run
-        Trainings that diverged or did not train are skipped.
+        Trainings with the state "diverged" or "did not train" are skipped.
     split : DataFrame, see `dataset.load_split`
 
     Returns

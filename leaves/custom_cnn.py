@@ -267,10 +267,10 @@ def make_layer(position, description):
     kind = getattr(keras.layers, str(class_name), None)
     if not (inspect.isclass(kind) and issubclass(kind, keras.layers.Layer)):
         known = [name for name, value in vars(keras.layers).items() if inspect.isclass(value)]
-        near = difflib.get_close_matches(str(class_name), known, n=3)
+        near = " or ".join(difflib.get_close_matches(str(class_name), known, n=3))
         raise InputError(
             f"Keras has no layer {class_name!r} (layer {position}): "
-            f"{'did you mean ' + ' or '.join(near) if near else 'is the name at https://keras.io/api/layers'}?"
+            f"{f'did you mean {near}?' if near else 'https://keras.io/api/layers lists the layers.'}"
         )
     signature = list(inspect.signature(kind.__init__).parameters.values())[1:]
     named = [argument.name for argument in signature if argument.kind is not argument.VAR_KEYWORD]

@@ -128,10 +128,10 @@ def find_in_class(folder):
         else:
             issues.append((entry, label, "no photo", f"{entry.suffix} file" if entry.suffix else "no suffix", ""))
     if not images:
-        held = ", ".join(sorted({check for _, _, check, *_ in issues})) or "nothing"
+        found = ", ".join(dict.fromkeys(f"{entry.name} ({check})" for entry, _, check, *_ in issues[:3])) or "nothing"
         raise InputError(
-            f"The class folder {folder} holds no JPEG or PNG images, but {held}: move the photos directly into "
-            "this folder, move this folder away, or name the folder that holds the classes."
+            f"The class folder {folder} holds no JPEG or PNG images (found: {found}): move its photos directly into "
+            "it, move it away, or set `data` to the folder that holds the class folders."
         )
     return images, issues
 

@@ -47,8 +47,8 @@ class WithoutEvidence(ast.NodeTransformer):
 def needed_statements(statements):
     """Select the statements that are needed to train and to call the functions in `KEPT`, and keep their order.
 
-    A statement is needed if `training_statements` finds it. It is also needed if it assigns or changes a name that a
-    needed statement below it reads.
+    A statement is needed if `training_statements` finds it. It is also needed if it assigns or changes a name that
+    is read by a later needed statement.
     """
     imported = {name for statement in statements if is_import(statement) for name in stored(statement)}
     trains, needed, wanted = training_statements(statements), [], set()

@@ -77,9 +77,9 @@ def split_of(report):
 def settle_last_report(stale):
     """Delete the report in report/.last after chapters were executed, or move it to report/earlier.
 
-    The report is moved if any chapter is stale, or if its split is not the current one. Otherwise it is deleted. But
-    if the new execution of a chapter in `LEFT_BY` failed, the files and figures of this chapter's last good execution
-    are first moved from report/.last back to report/.
+    The report is moved if any chapter is stale, or if the report's split is not the current one. Otherwise it is
+    deleted, after the files and figures of each chapter in `LEFT_BY` whose new execution failed were moved back from
+    report/.last to report/. They come from the chapter's last good execution.
 
     Parameters
     ----------
