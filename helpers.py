@@ -64,7 +64,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
         Called only if the spec has not been trained yet.
     needs : str or list of str
         The file that the caller will read from every run, or a list with one file per spec, see
-        `leaves.runs.find_runs`. If results/runs has a spec's run with this file, this run is used instead of training.
+        `leaves.runs.find_runs`. A spec is not trained if results/runs has a run of it with this file.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
     waiting = {spec_hash(spec): spec for spec, run in zip(specs, found, strict=True) if not run}
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     if not address and len(waiting) > 1 and len(gpus()) > 1:
-        address = f"local:{len(gpus())}"  # one training per GPU keeps them busier than one training on all of them
+        address = f"local:{len(gpus())}"  # one training per GPU keeps the GPUs busier than one training on all GPUs
     with training_bar(waiting, [*{run.folder: run for run in found if run}.values()]) as progress:
         if address and waiting:
             from leaves import cluster  # Dask takes a second
@@ -107,19 +107,19 @@ def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = No
 
 
 def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
-    """Return a chapter's runs on the current split, by model name; InputError names `notebook` if they are missing."""
+    """Return a chapter's runs on the current split, by model name; if runs are missing, InputError names `notebook`."""
     record = read_json(places.RUNS / f"{chapter}.json")
     folders = {name: places.RUNS / folder for name, folder in record.get("runs", {}).items()}
     done = all((folder / "result.json").exists() for folder in folders.values())
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # If another chapter trained the same spec first, its chapter and name are in the folder: replace them.
+    # If another chapter trained this spec first, the folder has that chapter and its name for the run: replace both.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
 def recorded(chapter: str, kind: str) -> list | dict:
-    """Read one kind of record from `record_runs`: "evidence" (list of dict) or "repeats" (dict of lists of Run)."""
+    """Read records that `record_runs` wrote: "evidence" (list of dict) or "repeats" (dict of lists of Run)."""
     record = read_json(places.RUNS / f"{chapter}.json")
     if kind not in record:
         raise InputError(f"runs/{chapter}.json is missing or damaged: run the notebook of chapter {chapter} again.")
@@ -136,8 +136,8 @@ def explain(*rules: str) -> None:
 def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
-    `table` is the DataFrame or Series from which the figure was drawn. If an axis has names, the drawn marks are
-    compared with it; ValueError if they differ, see `plots.check_drawn`. The file's metadata say if they were compared.
+    `table` is the DataFrame or Series from which the figure was drawn. If an axis has names, the drawn marks must agree
+    with the table, or ValueError is raised, see `plots.check_drawn`. The file's metadata record this check.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

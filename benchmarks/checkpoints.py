@@ -23,7 +23,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=64, help="pixels per side")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3, help="trainings of each way that are measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds to measure (default: 3)")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (PHOTOS, options.size, options.size, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def main():
     spec |= {"mixup": 0.0, "balance": "none", "log_layers": False, "precision": "float32", "seed": 0}
     usual = training.Checkpoint.times_its_cost
     ways = {"none": {"on_epoch_end": lambda self, epoch, logs=None: self.history.append(dict(logs))}}
-    ways |= {"after every epoch": {"times_its_cost": 0}, "as they are": {"times_its_cost": usual}}
+    ways |= {"after every epoch": {"times_its_cost": 0}, "by default": {"times_its_cost": usual}}
     seconds = {way: [] for way in ways}
     for turn in range(1 + options.rounds):  # the first turn warms up
         for way in sorted(ways, reverse=turn % 2):

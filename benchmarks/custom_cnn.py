@@ -143,7 +143,7 @@ def stopwatch():
     """Make a Keras callback that records the seconds of each epoch in its list `seconds`.
 
     The callers ignore the first and the last epoch. During the first epoch, Keras traces the network. During the last
-    one, no batches are prefetched for a next epoch.
+    epoch, no batches are prefetched for a next epoch.
     """
     import keras
 
@@ -248,11 +248,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
-    parser.add_argument("--quick", action="store_true", help="test the benchmark in a minute; ignore its figures")
+    parser.add_argument("--quick", action="store_true", help="only check that the benchmark runs; ignore its numbers")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not shutil.which(options.torch):
-        parser.error(f"--torch {options.torch} is not an executable program")
+        parser.error(f"--torch {options.torch} cannot be executed: give the path of a Python that has PyTorch")
     globals().update(QUICK if options.quick else {})
     if options.contestant:
         print(json.dumps(contestants(("float32", "bfloat16"))[options.contestant](options.size)))
@@ -285,8 +285,8 @@ def main():
 def report(measured, size):
     """Print a table of steps, a table of epochs, and the peak speed in each precision, see `matrix_peak`.
 
-    After each table, a line for each precision in which another contestant was measured gives the speed of this project
-    divided by that of the fastest such contestant.
+    After each table, one line per precision gives the speed of this project divided by the speed of the fastest other
+    contestant. A precision in which no other contestant was measured has no line.
     """
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}

@@ -69,7 +69,7 @@ def main():
     options = parser.parse_args()
     photos = sorted(file for file in options.data.resolve().glob("*/*") if file.suffix.lower() in (".jpg", ".png"))
     if not photos:
-        parser.error(f"{options.data} holds no photos in sub-folders")
+        parser.error(f"{options.data} has no .jpg or .png photos in sub-folders: make one sub-folder per class")
     with tempfile.TemporaryDirectory() as place, copy_of_project() as project:
         made = Path(place) / "made"
         make_images(photos, made, options.count)

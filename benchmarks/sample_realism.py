@@ -111,8 +111,8 @@ def shape_features(mask):
 def texture_features(lightness, mask, axis):
     """Compute features of the leaf's texture at three scales: array of float.
 
-    For each scale they are a histogram of the directions of the gradient, relative to the leaf's long axis, and three
-    measures of contrast.
+    Each scale has two kinds of features: a histogram of the directions of the gradient, relative to the leaf's long
+    axis, and three measures of contrast.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def new_classifier():
 
 
 def compare(rendered, real, seed=0):
-    """Score three ways to train and test the classifier.
+    """Compute the scores of three ways to train and test the classifier.
 
     Parameters
     ----------
@@ -176,9 +176,9 @@ def compare(rendered, real, seed=0):
     Returns
     -------
     scores : dict of str to tuple of float
-        Accuracy and macro F1; each key, as in "rendered -> real", names the training set and the test set.
+        Accuracy and macro F1. Each key gives the training set and the test set, for example "rendered -> real".
     recall : numpy.ndarray
-        Recall of each species after training on rendered leaves and testing on photographs, shape (14,).
+        Recall of each species on photographs, after training on synthetic ("rendered") leaves, shape (14,).
     """
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     guesses = {
@@ -197,16 +197,16 @@ def compare(rendered, real, seed=0):
 
 def main(arguments=None):
     """Render the leaves, train and score the classifier, and print the scores and the recall of each species."""
-    parser = argparse.ArgumentParser(description="Train on rendered leaves, test on photographs.")
+    parser = argparse.ArgumentParser(description="Train on synthetic leaves, test on photographs.")
     parser.add_argument("real_dir", type=Path, help="photographs, one folder per species")
-    parser.add_argument("--count", type=int, default=1000, help="rendered leaves (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the rendered set (default: 0)")
+    parser.add_argument("--count", type=int, default=1000, help="number of synthetic leaves (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic leaves (default: 0)")
     options = parser.parse_args(arguments)
     if not options.real_dir.is_dir():
-        parser.error(f"The folder of photographs {options.real_dir} does not exist.")
+        parser.error(f"The folder of photographs {options.real_dir} does not exist: check the path.")
     missing = [name for name in SPECIES if not any((options.real_dir / name).glob("*"))]
     if missing:
-        parser.error(f"{options.real_dir} has no folder of photographs for {', '.join(missing)}.")
+        parser.error(f"{options.real_dir} needs a folder of photographs for {', '.join(missing)}, too.")
     with tempfile.TemporaryDirectory() as folder:
         try:
             leaves = render_dataset(Path(folder) / "leaves", options.count, seed=options.seed)

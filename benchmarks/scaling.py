@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/scaling.py [--counts 1000 4000 16000] [--chapters 01 02 03 04 05 06] [-p NAME VALUE ...]
 
-For each count, the chapters run one after another in a copy of the project, with the tiny profile and with that number
+For each count, the chapters run one after another in a copy of the project, with the tiny profile and with this number
 of synthetic leaves. The results are written to benchmarks/scaling.csv and scaling.png.
 """
 

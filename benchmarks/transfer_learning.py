@@ -116,7 +116,7 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 def one_round(split, views, common):
     """Measure both methods once: list of dict, the rows of `usual_way` and then those of `cached_way`.
 
-    The dict `common` has the arguments that both get: name, source, size, epochs and tuning_epochs.
+    The dict `common` has the arguments of both functions: name, source, size, epochs and tuning_epochs.
     """
     with tempfile.TemporaryDirectory() as cache:
         places.CACHE = Path(cache)  # nothing is cached at the start; both ways get decoded images
@@ -131,15 +131,15 @@ def one_round(split, views, common):
 
 
 def main():
-    """Measure both methods in turn; print all rounds, and ratios of time and differences of macro F1 from medians."""
+    """Measure both methods in turn; print all rounds, then compare the medians of the seconds and of macro F1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default="data/weights", metavar="DIR", help="a folder with <Backbone>.weights.h5")
     parser.add_argument("--backbone", choices=backbones.BACKBONES, default="ResNet50")
     parser.add_argument("--size", type=int, default=128, help="pixels per side (default: 128)")
-    parser.add_argument("--epochs", type=int, default=50, help="of the head (default: 50)")
-    parser.add_argument("--tuning-epochs", type=int, default=10, help="of fine tuning (default: 10)")
+    parser.add_argument("--epochs", type=int, default=50, help="epochs of the head (default: 50)")
+    parser.add_argument("--tuning-epochs", type=int, default=10, help="epochs of fine-tuning (default: 10)")
     parser.add_argument("--views", type=int, default=2, help="augmented views of each photo (default: 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="each measures both methods (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; each measures both methods (default: 3)")
     options = parser.parse_args()
     split = dataset.load_split()
     source = backbones.find_weights([options.backbone], options.weights)[options.backbone]

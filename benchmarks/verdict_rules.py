@@ -57,7 +57,7 @@ def resampled(scores, repeats, variants, rng, effect=0.0):
     """
     values = scores.to_numpy()
     folds = rng.permutation(values.shape[1])[:repeats]
-    seeds = np.array([rng.permutation(len(values))[: variants + 1] for _ in folds])  # no training twice on a fold
+    seeds = np.array([rng.permutation(len(values))[: variants + 1] for _ in folds])  # no training is drawn twice
     drawn = values[seeds, folds[:, None]]
     differences = {number: drawn[:, number + 1] - drawn[:, 0] for number in range(variants)}
     differences[0] = differences[0] + effect
@@ -96,8 +96,8 @@ def simulate(scores, repeats, variants, effect=0.0, runs=RUNS, seed=0):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", action="store_true", help="train again on the present split")
-    parser.add_argument("--quick", action="store_true", help="only see that it works")
+    parser.add_argument("--train", action="store_true", help="train FinalModel again on the current split")
+    parser.add_argument("--quick", action="store_true", help="only check that the script runs")
     options = parser.parse_args()
     if options.quick:
         globals().update(QUICK)

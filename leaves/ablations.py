@@ -1,4 +1,4 @@
-"""Train variants of the original study's FinalModel; compare each with FinalModel of the same seed and fold."""
+"""Train variants of the original study's FinalModel; compare each with FinalModel at the same seed and fold."""
 
 import functools
 
@@ -62,8 +62,8 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Return the names of variants that cannot be trained at `size` pixels or equal FinalModel there: set of str."""
-    smallest = 2 ** len(filters)  # with so many pixels per side, one is left after the last pooling
+    """Return the names of variants that, at `size` pixels, cannot be trained or equal FinalModel: set of str."""
+    smallest = 2 ** len(filters)  # an image of this side has only one pixel left after the last pooling
     if size >= 2 * smallest:
         return set()
     return {"half the side", "flatten"}  # if one pixel is left, flattening equals averaging
@@ -91,7 +91,7 @@ def chosen_variants(variants, own_variants, chosen, impossible):
     """
     known = [*variants, MORE_DATA]
     if repeated := {*own_variants} & {*known, FINAL}:
-        raise InputError(f"own_variants names {repeated.pop()!r}, which this chapter already has: use another name.")
+        raise InputError(f"own_variants has the name {repeated.pop()!r}, already used in this chapter: rename it.")
     names = known if chosen == "all" else list(chosen)
     for name in names:
         if name not in known:
@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs of all variants and then those of FinalModel, which chapter 2 may finish while the variants train.
+    """List the specs, those of FinalModel last, because chapter 2 may train FinalModel while the variants are trained.
 
     Parameters
     ----------
@@ -209,8 +209,8 @@ def differences_to_final(runs, folds):
 
     Returns
     -------
-    DataFrame, one row per variant: difference, low and high (the mean and its 95 % interval; NaN if both converged in
-    fewer than two repeats) and reason (None, or why the repeats are no evidence, see `claims.missing_pairs`)
+    DataFrame, one row per variant: difference, low and high (the mean and its 95 % interval; NaN if there are fewer
+    than two such repeats) and reason (None, or why the repeats are no evidence, see `claims.missing_pairs`)
     """
     score = score_functions()["macro F1"]
     of_variant = {name: claims.pairs(own, runs[FINAL], score) for name, own in runs.items() if name != FINAL}
@@ -225,7 +225,7 @@ def differences_to_final(runs, folds):
 
 
 def comparison_table(trainings, differences):
-    """Tabulate the mean scores of every network, the states of its trainings and its difference to FinalModel.
+    """Tabulate the mean scores of every network, the states of its trainings and its difference from FinalModel.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def comparison_table(trainings, differences):
 
 
 def dead_filters_of(runs, split):
-    """Find each network's dead filters: filters with one constant output on all photos that the network held out.
+    """Find each network's dead filters: the filters with a constant output on all held-out photos of the network.
 
     Parameters
     ----------
@@ -272,13 +272,13 @@ def dead_filters_of(runs, split):
 
 
 def dead_filters_of_run(run, split):
-    """Find the dead filters of one network on the photos that it held out: dict of two arrays, see `dead_filters`."""
+    """Find the dead filters of one network on its held-out photos: dict of two arrays, see `dead_filters`."""
     images, _ = load_images(hold_out(split, run.spec["fold"]), "validation", run.spec["image_size"])
     return {name: column.to_numpy() for name, column in dead_filters(run.load_model(), images).items()}
 
 
 def accuracy_table(runs, split):
-    """Compute accuracy and macro F1 of every network that converged, on the photos that it held out.
+    """Compute the accuracy and macro F1 of every converged network on its held-out photos.
 
     Parameters
     ----------
@@ -332,7 +332,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            # "dead units" is missing if no network learnt. Then no pair converged, and the lambda is never called.
+            # If no network learnt, `scores` has no "dead units". Then no pair converged: the lambda is never called.
             score = scores.get(measure, lambda run: np.nan)
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
@@ -358,14 +358,14 @@ def accuracy_record(said, networks):
     enough = [rows for _, rows in networks.groupby("fold") if len(rows) >= LEAST_NETWORKS]
     by_fold = [rows for rows in enough if (np.ptp(rows[["accuracy", "macro F1"]], axis=0) > 0).all()]
     ranks = [float(spearmanr(rows["accuracy"], rows["macro F1"]).statistic) for rows in by_fold]
-    least, most = networks.groupby("fold").size().agg(["min", "max"]) if len(networks) else (0, 0)
+    most = max(networks.groupby("fold").size(), default=0)
     reason = (
-        f"needs {LEAST_NETWORKS} converged networks with different scores in each of {claims.LEAST_REPEATS} folds, and "
-        f"here {len(ranks)} folds have them (no fold has more than {most} converged networks)"
+        f"needs {LEAST_NETWORKS} converged networks with different scores in each of {claims.LEAST_REPEATS} folds; "
+        f"number of folds that have them: {len(ranks)} (no fold has more than {most} converged networks)"
     )
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
-    networks_compared = f"over {least if least == most else f'{least} to {most}'} networks" if ranks else "not computed"
-    what = f"rank correlation of accuracy and macro F1 {networks_compared}"
+    sizes = " to ".join(dict.fromkeys(str(size(map(len, by_fold), default=0)) for size in (min, max)))
+    what = f"rank correlation of accuracy and macro F1 {f'over {sizes} networks' if ranks else 'not computed'}"
     row = claims.evidence(what, "lower", ranks, reason, measure="rank correlation", margin=0.0, against=claims.ALIKE)
     accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]
     note = (
@@ -378,8 +378,8 @@ def accuracy_record(said, networks):
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
     """Estimate how long all repeats of each variant that was not trained would take.
 
-    The estimate is the time of all repeats of FinalModel, times the ratios of the variant's pixels and epochs to those
-    of FinalModel and, for batches of one photo, times `SLOW_UPDATE`. "more data" takes twice the time of FinalModel.
+    The time of FinalModel is multiplied by the ratios (variant to FinalModel) of the pixels and of the epochs. For
+    batches of one photo, it is also multiplied by `SLOW_UPDATE`. "more data" takes twice the time of FinalModel.
 
     Parameters
     ----------

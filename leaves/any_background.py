@@ -35,7 +35,7 @@ PENALTIES = 0.001, 0.003  # weight decays, factors of the squared weights in the
 PASSES, BATCH = 20, 128  # passes through all views of the photos, and photos per batch
 PEAK_RATE = 0.006  # Adam's learning rate at the start; it falls to 0 along a cosine
 TAIL_RATE = 0.0001  # Adam's learning rate at the start of fine-tuning
-JUDGE = 1_000_000  # added to the seed for scoring, which then draws backgrounds that no training has seen
+JUDGE = 1_000_000  # added to the seed when a network is scored, to draw backgrounds that no training has seen
 
 
 def head_layers(classes, penalty):
@@ -217,7 +217,7 @@ def mean_of_both(tail, split):
             pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
             folder = run_folder(spec)
-            shutil.rmtree(folder, ignore_errors=True)  # it may hold the predictions of an older network
+            shutil.rmtree(folder, ignore_errors=True)  # the folder may hold the predictions of an older network
             write_json(folder / "spec.json", spec)
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
     return find_run(spec)
@@ -226,8 +226,8 @@ def mean_of_both(tail, split):
 def ways_on(heads, tails, split):
     """Collect the networks that validation chooses from: dict of name to list of Run, one per repeat.
 
-    The names are "frozen" for the heads and, if tails were trained, "fine-tuned" for them and "mean of both" for
-    `mean_of_both`.
+    The heads have the name "frozen". If tails were trained, the tails have the name "fine-tuned", and the networks
+    from `mean_of_both` have the name "mean of both".
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def ways_on(heads, tails, split):
 def ways_table(networks, split, origins):
     """List the macro F1 of each network of `ways_on`: DataFrame, one row per network.
 
-    The column "unchanged" is the score of repeat 0 on unchanged photos, and "other backgrounds" its score on
+    The columns "unchanged" and "other backgrounds" are two scores of repeat 0: one on unchanged photos, and one on
     photos with other backgrounds, see `candidates_table`. The column "unchanged, all repeats" is the mean over the
     repeats, each scored on the unchanged photos that it held out.
     """
@@ -256,8 +256,8 @@ def ways_table(networks, split, origins):
 def kept_in_words(table):
     """Say which network of a `ways_table` is kept, and give the network's two scores on validation: str.
 
-    The network with the highest macro F1 on validation leaves with other backgrounds is kept. Both scores are the macro
-    F1 of repeat 0: one on these pictures, one on the unchanged validation photos.
+    The network with the highest macro F1 on other backgrounds is kept. Both scores are the macro F1 of repeat 0: one on
+    the validation photos with other backgrounds, one on the unchanged validation photos.
     """
     name = table["other backgrounds"].idxmax()
     row = table.loc[name]

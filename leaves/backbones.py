@@ -47,9 +47,9 @@ BACKBONES = {
 def find_weights(names, folder, seed=0, timeout=5):
     """Find the initial weights of each backbone.
 
-    For each backbone, the function uses the first available source: a file in `folder` with the name
-    `<name>.weights.h5` or with Keras's own name for it; the installed package of EfficientNetLite0; a download by
-    Keras; random numbers, drawn with `seed`. If Keras's server does not answer within `timeout` seconds, no other
+    For each backbone, the function uses the first available source: a file in `folder` that is named
+    `<name>.weights.h5`, or named as Keras names its downloads; the installed package of EfficientNetLite0; a download
+    by Keras; random numbers, drawn with `seed`. If Keras's server does not answer within `timeout` seconds, no other
     download is tried. After any other failure, the next backbone's download is still tried.
 
     Parameters
@@ -106,7 +106,7 @@ def local_weights(name, folder):
 def check_regular(file, name):
     """Raise InputError if a weights file is in fact a folder, or a pipe, which the program might read forever."""
     if Path(file).exists() and not Path(file).is_file():
-        raise InputError(f"{file} is not a regular file: put the weights of {name} there, or remove it.")
+        raise InputError(f"{file} is not a regular file: replace it with the weights file of {name}, or remove it.")
 
 
 def keras_pattern(name):
@@ -125,7 +125,7 @@ def download(name, timeout):
     """Let Keras download the ImageNet weights of a backbone, or check the file that it downloaded earlier.
 
     With `--plan` (see `planning`), nothing is downloaded: the function only asks the server whether it has the weights.
-    If it has, the plan cannot go on, because the weights must be downloaded first: the function raises `AheadError`.
+    If it has them, the function raises `AheadError`, because the plan cannot go on before the weights are downloaded.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Ask whether the server has a file, and end the plan if it has; download nothing.
+    """Ask whether the server has a file, and end the plan if the server has the file; nothing is downloaded.
 
     With `--plan`, Keras calls this function instead of its own `urlretrieve`.
     """
@@ -221,7 +221,7 @@ def load_backbone(name, source, size):
         if not h5py.is_hdf5(source["file"]):
             raise ValueError("it is not an HDF5 file, or is truncated")
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipping nested container")  # a wrong file causes dozens of them
+            warnings.filterwarnings("ignore", "Skipping nested container")  # a wrong file causes dozens of warnings
             network.load_weights(source["file"])
     except (ValueError, OSError, KeyError) as error:
         way_out = f"use headless ImageNet weights of {name}, or remove the file"
@@ -229,8 +229,8 @@ def load_backbone(name, source, size):
     return network
 
 
-# Patterns that match Keras's messages about weights that do not fit, for both of its file formats. The shorter clause
-# beside a pattern replaces the message.
+# These patterns match Keras's messages about weights that do not fit, for both of Keras's file formats. The clause
+# beside a pattern is shorter than the message and replaces it.
 OTHER_SHAPE = "the layer {} expects weights of shape {}, the file has {}"
 OTHER_COUNT = "the layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {
@@ -243,7 +243,7 @@ MISFITS = {
 
 
 def misfit(error):
-    """Say briefly why a weights file does not fit: str (Keras's own message is long, as it lists every layer)."""
+    """Say briefly why a weights file does not fit: str (Keras's own message is long because it lists every layer)."""
     message = " ".join(str(error).split())
     for pattern, clause in MISFITS.items():
         if words := re.search(pattern, message):
@@ -261,11 +261,11 @@ def misfit(error):
 def preprocess(name, kind, pixels):
     """Convert RGB pixels 0..255 to the input of a backbone, with Keras layers that become part of the saved model.
 
-    `BACKBONES` names one of three kinds of preprocessing for each backbone. "caffe" changes the order of the colours to
+    `BACKBONES` gives each backbone one of three kinds of preprocessing. "caffe" changes the order of the colours to
     blue, green, red and subtracts ImageNet's mean. "none" adds no layer, because the network rescales its input itself.
-    "efficientnet" is for Keras's EfficientNet. This network rescales its input itself, too. If Keras builds it with
-    `weights="imagenet"`, it also divides by the square root of ImageNet's standard deviation. This project loads the
-    weights from a file instead, so for ImageNet weights a layer here does this division.
+    "efficientnet" is for Keras's EfficientNet, which also rescales its input itself. If Keras builds this network with
+    `weights="imagenet"`, the network also divides by the square root of ImageNet's standard deviation. This project
+    loads the weights from a file instead. So if the weights are from ImageNet, a layer added here does this division.
 
     Parameters
     ----------

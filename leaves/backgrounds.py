@@ -21,12 +21,12 @@ from skimage.filters import threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
 
 CODE = code_hash(Path(__file__))
-LIGHT = 0.4  # weight of lightness (1 for the two colour axes): a shadow differs from paper mostly in lightness
+LIGHT = 0.4  # weight of lightness, low because a shadow differs from paper mostly in lightness; the colour axes have 1
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the photos has a plain background
-NEAR_CHANCE = 0.05  # near chance: the interval of macro F1 ends less than this above chance
+NEAR_CHANCE = 0.05  # a macro F1 is near chance if its interval ends less than this above chance
 MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and less of the border than of the middle
-NEAR = 0.03  # distance from a leaf, as a share of the side, below which a pixel may be in its shadow or on its edge
+NEAR = 0.03  # share of the side; a pixel nearer to the leaf than this may be on the leaf's edge or in its shadow
 LEAST_OF_FOREGROUND = 0.7  # the largest connected piece has at least this share of the foreground's pixels
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
@@ -49,8 +49,8 @@ def leaf_mask(image):
     Returns
     -------
     array of bool, shape (height, width); False everywhere if leaf and background cannot be separated
-        They cannot be separated if the leaf that was found is too small, too large or in pieces, covers half of the
-        border or more, or covers a larger share of the border than of the middle.
+        This is the case if the detected leaf is too small, too large or in pieces. It is also the case if the leaf
+        covers half of the border or more, or a larger share of the border than of the middle.
     """
     nothing = np.zeros(image.shape[:2], bool)
     colour = rgb2lab(image).astype(np.float32) * (LIGHT, 1, 1)
@@ -64,7 +64,7 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # below on_border: this is paper beside a large leaf
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # if below on_border, `leaf` is paper beside a leaf
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 
@@ -124,8 +124,8 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        The shift from the middle is at most `spread` or (1 - `scale`) / 2, the larger of the two, as a share of
-        `size`. For example, a leaf at half its size may shift by a quarter of `size`.
+        The largest shift from the middle, as a share of `size`, is `spread` or (1 - `scale`) / 2, whichever is
+        larger. For example, a leaf at half its size may shift by a quarter of `size`.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))
@@ -221,8 +221,8 @@ class OtherBackgrounds:
     background is taken from a photo of the same group; `groups` holds the group of each photo. If the groups are the
     folds, a training photo never gets a background from a held-out photo.
 
-    The view is used like an array of uint8, shape (n, size, size, 3). Its pictures are computed when it is indexed by
-    an array of int or a slice.
+    The view is used like an array of uint8, shape (n, size, size, 3). The pictures are computed when the view is
+    indexed by an array of int or a slice.
     """
 
     images: np.ndarray  # or StoredImages, shape (n, size, size, 3)
@@ -270,8 +270,8 @@ def eight_pixels(image, mask):
 
     Returns
     -------
-    uint8 array, shape (8, 3); None if the mask is False everywhere, or if fewer than eight border pixels are not near
-    the leaf
+    uint8 array, shape (8, 3); None if the mask is False everywhere, or if the border has fewer than eight
+    pixels that are not near the leaf
     """
     near_leaf = binary_dilation(mask, iterations=max(1, round(NEAR * len(mask))))
     background = border_of(image)[~border_of(near_leaf)]

@@ -144,8 +144,9 @@ def rows_of_epoch(labels, balance):
     ----------
     labels : array of int, shape (n,)
     balance : str
-        With "oversample", each class gets as many rows as the largest class has photos. With "sqrt_oversample", it gets
-        the geometric mean of that number and its own number of photos, rounded up. Otherwise each photo occurs once.
+        With "oversample", each class gets as many rows as the largest class has photos. With "sqrt_oversample", each
+        class gets the geometric mean of this number and its own number of photos, rounded up. Otherwise each photo
+        occurs once.
 
     Returns
     -------

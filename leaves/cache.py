@@ -44,7 +44,7 @@ def read_arrays(file):
     If the file is damaged, the function prints a message.
     """
     try:
-        with np.load(file) as stored:  # refuses pickles, and compares the CRC of each array
+        with np.load(file) as stored:  # np.load refuses pickles, and compares the CRC of each array
             arrays = dict(stored)
             stored.fid.seek(-12, 2)  # the number of arrays that were written; a damaged file may hide some
             if int.from_bytes(stored.fid.read(2), "little") == len(arrays):

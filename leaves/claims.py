@@ -1,6 +1,5 @@
 """Decide whether each claim of the original study is confirmed or refuted; `RULES` gives the rules in words."""
 
-import re
 from dataclasses import dataclass
 
 from leaves.scoring import moderated_variances
@@ -12,14 +11,13 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # family-wise error rate of each of the three tests in `RULES`
 LEAST_REPEATS = 3
-REFIT = "refit"  # measure of claim C13; it compares a refit with a training that has one fold fewer than all others
+REFIT = "refit"  # measure of claim C13: refit minus first training, which has one fold fewer than trainings elsewhere
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
-ENOUGH = "would decide"  # in the reason of an undecided claim, after the number of repeats
 MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
-FAR_FEWER = 10  # a network has "far fewer" parameters than one with at least this many times as many
-SMALL_LOSS = 0.1  # a loss of macro F1 below this is small; a little more than the study's loss of 0.085
+FAR_FEWER = 10  # a network has "far fewer" parameters if the other network has at least this many times as many
+SMALL_LOSS = 0.1  # a loss of macro F1 below this counts as small; the study's own loss was 0.085
 FOLD_GAIN = 0.1  # the gain of the study's refit; C13 is confirmed if our gain is shown to exceed FOLD_GAIN - MARGIN
 
 # The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
@@ -73,7 +71,7 @@ REFUTE = {
     "not higher": {"higher"},
     "not lower": {"lower"},
 }
-# The outcomes in words. A refuted claim gets them as its reason.
+# The outcomes in words. If a claim is refuted, the words for the outcome are its reason.
 SHOWN = {
     "same": "the difference is smaller than the margin of {}",
     "higher": "it is higher",
@@ -117,8 +115,8 @@ class Comparison:
         """Return the outcome of the tests: "same", "higher", "lower", "not higher", "not lower" or "undecided".
 
         The three bools say if the three hypotheses of `p_values` are rejected, in that order. `at_most` and `at_least`
-        together give "same". Otherwise `different` gives "higher" or "lower" if the mean is not inside the margin.
-        Otherwise `at_most` gives "not higher", and `at_least` "not lower". Without a margin, only `different` counts.
+        together give "same". Otherwise `different` gives "higher" or "lower" if the mean is not inside the margin. In
+        other cases, `at_most` gives "not higher" and `at_least` "not lower". Without a margin, only `different` counts.
         """
         if self.margin and at_most and at_least:
             return "same"
@@ -133,9 +131,9 @@ def compare(differences, folds, margins=None):
     """Compare variants with FinalModel by the corrected resampled t-test with moderated variances.
 
     The training sets of the repeats share most photos, so the mean of the differences varies more than a mean of
-    independent differences. Its variance is the variance of one difference times (1 / repeats + held-out photos per
-    training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different folds, so
-    the interval allows for other photos as well as for other repeats.
+    independent differences. The variance of this mean is the variance of one difference times (1 / repeats + held-out
+    photos per training photo), see Nadeau and Bengio (2003), Machine Learning 52. The repeats are scored on different
+    folds, so the interval allows for other photos as well as for other repeats.
 
     Parameters
     ----------
@@ -166,8 +164,8 @@ def compare(differences, folds, margins=None):
 def holm(p_values):
     """Decide which hypotheses to reject; the probability of any false rejection is at most `LEVEL` (Holm 1979).
 
-    statsmodels has such a function too, but it runs Python's garbage collector at every call. With it, the simulation
-    that tests the rules would take hours.
+    statsmodels has such a function too, which runs Python's garbage collector at every call. With the function of
+    statsmodels, the simulation that tests the rules would take hours.
 
     Parameters
     ----------
@@ -187,8 +185,8 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
-    A comparison has three p-values, see `Comparison.p_values`. Each of the three is corrected over all comparisons. The
-    three are not corrected for each other: with a margin, at most one of the three null hypotheses is true.
+    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons.
+    The kinds are not corrected for each other, because with a margin at most one of the three null hypotheses is true.
 
     Parameters
     ----------
@@ -206,18 +204,26 @@ def outcomes(compared):
     return {name: row.outcome(*shown) for (name, row), shown in rows}
 
 
+def verdict_of(outcome, must_be):
+    """Return the verdict on a claim's statement, a key of `CONFIRM`: "confirmed", "refuted" or "undecided"."""
+    if outcome in CONFIRM[must_be]:
+        return "confirmed"
+    return "refuted" if outcome in REFUTE[must_be] else "undecided"
+
+
 def repeats_needed(row, must_be, count):
-    """Find how many repeats would decide a comparison; None if more than `MOST_REPEATS` would be needed.
+    """Find how many repeats would decide a comparison, and how: (number, "confirmed" or "refuted").
 
     The mean and the variance of the Comparison `row` are assumed to stay the same. `must_be` is the claim's statement
     about the difference, a key of `CONFIRM`. A hypothesis counts as rejected if its p-value is below `LEVEL` divided by
-    `count`, the number of comparisons that are tested.
+    `count`, the number of comparisons that are tested. If more than `MOST_REPEATS` repeats would be needed, the result
+    is (infinity, "undecided").
     """
     for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
-        shown = row.outcome(*(value < LEVEL / count for value in row.p_values(repeats)))
-        if shown in CONFIRM[must_be] | REFUTE[must_be]:
-            return repeats
-    return None
+        verdict = verdict_of(row.outcome(*(value < LEVEL / count for value in row.p_values(repeats))), must_be)
+        if verdict != "undecided":
+            return repeats, verdict
+    return np.inf, "undecided"
 
 
 # ---------------------------------------------------------------- evidence and verdicts
@@ -253,7 +259,7 @@ def missing_pairs(states):
     states : list of list of str
         The states of the two trainings of each pair, see `scoring.state_of`.
     """
-    failed = any({"diverged", "did not train"} & set(pair) for pair in states)  # a network that sometimes fails
+    failed = any({"diverged", "did not train"} & set(pair) for pair in states)  # one failure is enough
     converged = sum(set(pair) == {"converged"} for pair in states)
     if converged >= LEAST_REPEATS and not failed:
         return None
@@ -281,7 +287,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         A name for the kind of comparison; `judge` passes all comparisons of one kind to `compare` together.
     margin : float, a smaller difference counts as none; 0 for a claim about an order
     against : float
-        The number with which the differences are compared; a claim that names no number means zero.
+        The number with which the differences are compared; zero if the claim mentions no number.
     """
     return {
         "what": what,
@@ -295,7 +301,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
 
 
 def known(what, is_shown, reason=None):
-    """Return evidence that needs no statistical test, as a JSON-able dict; `is_shown` says if it shows the claim."""
+    """Return evidence that needs no statistical test, as a JSON-able dict; `is_shown` says if it confirms the claim."""
     return {"what": what, "counted": bool(is_shown), "reason": reason}
 
 
@@ -334,17 +340,21 @@ def judge(records, folds):
     table = []
     for record in records:
         keys = [(record["claim"], number) for number in range(len(record["comparisons"]))]
-        of_claim = zip(record["comparisons"], keys, strict=True)
-        judged = [judge_one(row, compared.get(key), shown.get(key), len(compared)) for row, key in of_claim]
-        verdict = joint_verdict([word for word, _, _ in judged])
+        rows = [(row, compared.get(key)) for row, key in zip(record["comparisons"], keys, strict=True)]
+        judged = [judge_one(*row, shown.get(key)) for row, key in zip(rows, keys, strict=True)]
+        verdicts = [word for word, _, _ in judged]
+        verdict = joint_verdict(verdicts)
         reasons = [reason for word, reason, _ in judged if reason and word in (verdict, "not tested")]
+        if verdict == "undecided":
+            reasons = [*needed_text(rows, verdicts, len(compared)), *reasons]
         texts = "; ".join(filter(None, [*(text for _, _, text in judged), record.get("note")]))
         row = {key: record[key] for key in ("claim", "said", "figure")}
-        table.append(row | {"evidence": texts, "verdict": verdict, "reason": joined_reasons(reasons)})
+        reason = "; ".join(dict.fromkeys(reasons))
+        table.append(row | {"evidence": texts, "verdict": verdict, "reason": reason})
     return pd.DataFrame(table, columns=["claim", "said", "evidence", "verdict", "reason", "figure"])
 
 
-def judge_one(row, compared, shown, count):
+def judge_one(row, compared, shown):
     """Judge one comparison of a claim: (verdict, reason, evidence in words).
 
     Parameters
@@ -352,8 +362,6 @@ def judge_one(row, compared, shown, count):
     row : dict, see `evidence`, `known` and `not_tested`
     compared : Comparison, or None if the comparison is not tested
     shown : str or None, the outcome of the comparison, see `outcomes`
-    count : int
-        The number of tested comparisons, counted over all claims.
     """
     if "counted" in row:
         verdict = "undecided" if row["reason"] else "confirmed" if row["counted"] else "refuted"
@@ -365,28 +373,43 @@ def judge_one(row, compared, shown, count):
         return "undecided", row["reason"], f"{row['what']}{mean}"
     low, mean, high = (value + row["against"] for value in (compared.low, compared.difference, compared.high))
     text = f"{row['what']} {mean:+.3f} ({low:+.3f} to {high:+.3f}, {count_text(compared.repeats, 'repeat')})"
-    if shown in CONFIRM[row["must be"]]:
-        return "confirmed", "", text
-    if shown in REFUTE[row["must be"]]:
-        number = f" than {row['against']:g}" if row["against"] else ""
-        return "refuted", SHOWN[shown].format(row["margin"]) + number if row["margin"] else "", text
-    needed = repeats_needed(compared, row["must be"], count)
-    more = f"{needed} repeats" if needed else f"more than {MOST_REPEATS} repeats, or more photos,"
-    alone = compared.outcome(*(value < LEVEL for value in compared.p_values()))
-    open_again = alone in CONFIRM[row["must be"]] | REFUTE[row["must be"]]
-    corrected = " (without the correction for all claims, it would be decided)" if open_again else ""
-    return "undecided", f"{more} {ENOUGH}{corrected}", text
+    verdict, reason = verdict_of(shown, row["must be"]), ""
+    if verdict == "refuted" and row["margin"]:
+        reason = SHOWN[shown].format(row["margin"]) + (f" than {row['against']:g}" if row["against"] else "")
+    return verdict, reason, text
 
 
-def joined_reasons(reasons):
-    """Join the reasons of a claim's comparisons: str; of the numbers of repeats, only the largest is kept."""
-    needs = {reason: int(re.search(r"\d+", reason)[0]) + ("more" in reason) for reason in reasons if ENOUGH in reason}
-    kept = [reason for reason in reasons if needs.get(reason) in (None, max(needs.values(), default=None))]
-    return "; ".join(dict.fromkeys(kept))
+def needed_text(rows, verdicts, count):
+    """Say how many repeats would decide an undecided claim: list of one str, or of none if repeats alone would not.
+
+    A claim is refuted as soon as one comparison is refuted; otherwise all undecided comparisons must be decided.
+
+    Parameters
+    ----------
+    rows : list of (dict, Comparison or None)
+        The claim's comparisons, see `judge_one`.
+    verdicts : list of str, the verdicts on these comparisons
+    count : int
+        The number of tested comparisons, counted over all claims.
+    """
+    undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict == "undecided"]
+    needs = [repeats_needed(compared, row["must be"], count) for row, compared in undecided if compared]
+    refuting = [number for number, verdict in needs if verdict == "refuted"]
+    if not needs or (len(needs) < len(undecided) and not refuting):
+        return []
+    number = min(refuting) if refuting else max(number for number, _ in needs)
+    few = f"{number} repeats" if number <= MOST_REPEATS else f"more than {MOST_REPEATS} repeats, or more photos,"
+    alone = list(verdicts)
+    for place, (row, compared) in enumerate(rows):
+        if compared:
+            outcome = compared.outcome(*(value < LEVEL for value in compared.p_values()))
+            alone[place] = verdict_of(outcome, row["must be"])
+    is_open = joint_verdict(alone) == "undecided"
+    return [f"{few} would decide{'' if is_open else ' (without the correction for all claims, it would be decided)'}"]
 
 
 def joint_verdict(verdicts):
-    """Combine tested verdicts: "refuted" if any is, "confirmed" if all are, "not tested" if none, else "undecided"."""
+    """Combine the verdicts on a claim's tested comparisons: one "refuted" is enough, but all must be "confirmed"."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

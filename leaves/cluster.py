@@ -35,7 +35,9 @@ def connect(address):
         try:
             return Client(address, timeout=PATIENCE)
         except (OSError, ValueError) as error:
-            raise InputError(f"No Dask scheduler answers at {address}: start one, or omit --scheduler.") from error
+            raise InputError(
+                f"No Dask scheduler answers at {address}: start a scheduler there, or omit --scheduler."
+            ) from error
     count = int(address.removeprefix("local:"))
     with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1}):
         workers = LocalCluster(
@@ -98,12 +100,12 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
     if threads != THREADS:
         raise InputError(
             f"The worker {worker.address} uses {THREADS} threads per operation, but the command uses {threads}: set "
-            "TF_NUM_INTRAOP_THREADS to the same number for both, because it affects the last digits of the scores."
+            "TF_NUM_INTRAOP_THREADS to the same number for both, because the number affects the last digits of scores."
         )
     split, hashed = dataset.load_split(), runs.spec_hash(spec)
     if split.attrs["hash"] != split_hash:
         raise InputError(
-            f"{places.SPLIT_CSV} differs on the worker {worker.address}: let it use the same project folder."
+            f"{places.SPLIT_CSV} differs on the worker {worker.address}: give the worker the command's project folder."
         )
     with ONE_AT_A_TIME:
         announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
@@ -159,7 +161,7 @@ def train_queue(queue, split, prepare, address, progress):
     Raises
     ------
     InputError
-        When a run failed `ATTEMPTS` times; raised after all other runs have ended. It says which runs failed and why.
+        When a run failed `ATTEMPTS` times; raised after all other runs have ended. The message says which and why.
     """
     from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
 
@@ -168,7 +170,7 @@ def train_queue(queue, split, prepare, address, progress):
     events = Queue()
     client.subscribe_topic(TOPIC, lambda event: events.put(event[1]) if event[1][0] in queue else None)
     run = toolz.compose(operator.call, cloudpickle.loads)  # the scheduler cannot unpickle the project's objects
-    prepare = cloudpickle.dumps(prepare)  # the worker unpickles it after it has set its threads
+    prepare = cloudpickle.dumps(prepare)  # the worker sets its threads before it unpickles this
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}
@@ -186,4 +188,4 @@ def train_queue(queue, split, prepare, address, progress):
     finally:
         client.unsubscribe_topic(TOPIC)
     if failed:
-        raise InputError(f"Failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")
+        raise InputError(f"These runs failed {ATTEMPTS} times: {'; '.join(failed)}. The other runs are finished.")

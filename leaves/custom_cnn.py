@@ -165,7 +165,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
         Labels of the run, for example "03" and "few filters"; they do not affect the training.
     split : DataFrame, see `dataset.load_split`
     size, epochs, seed : int
-        Pixels per side (unless `changes` has an image_size), epochs at most, and the seed of the training.
+        Pixels per side (unless `changes` has an image_size), the largest number of epochs, and the seed.
     layers : list of [class name, config], optional
         Replaces FinalModel's layers.
     changes
@@ -189,11 +189,11 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     of_final_model = inspect.signature(final_model_layers).parameters
     of_layers = {choice: changes.pop(choice) for choice in of_final_model if choice in changes}
     if layers and of_layers:
-        raise InputError(f"{name}: a list of layers takes no {next(iter(of_layers))}, which changes FinalModel's.")
+        raise InputError(f"{name}: remove {next(iter(of_layers))}, because your list of layers replaces FinalModel's.")
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if changes.get("backgrounds") == "kept":  # the default: the spec is the same with and without it
+    if changes.get("backgrounds") == "kept":  # the default, which is not written to the spec
         del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
@@ -236,16 +236,16 @@ def check_choices(choices, name):
     """
     for key, value in choices.items():
         if key not in CHOICES:
-            raise InputError(f"{name}: {unlike('choice', key, CHOICES)}.")
+            raise InputError(f"{name}: {unlike('setting', key, CHOICES)}.")
         if not CHOICES[key].accepts(value):
             raise InputError(f"{name}: {key} takes {CHOICES[key].takes}, not {value!r}.")
 
 
 def unlike(kind, name, known):
-    """Say that `name` is not in `known`: str like "there is no choice 'l3' (did you mean l2?): it can be l2"."""
+    """Say that `name` is not in `known`: str, "there is no setting 'l3' (did you mean l2?); the settings are l2"."""
     near = difflib.get_close_matches(str(name), known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    return f"there is no {kind} {name!r}{meant}: it can be {', '.join(known)}"
+    return f"there is no {kind} {name!r}{meant}; the {kind}s are {', '.join(known)}"
 
 
 def check_optimizer(optimizer, name):

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold
 
 SUBSETS = ("train", "validation", "test")
-DEVELOPMENT = "development"  # train and validation together: the photos that the folds divide
+DEVELOPMENT = "development"  # train and validation together: the photos that are divided into folds
 
 
 def load_split(path=None):

@@ -1,4 +1,4 @@
-"""Find the dead filters of a network, which output the same number for every pixel of every image."""
+"""Find a network's dead filters, which output the same number for every pixel of every image."""
 
 from leaves.training import batch_function
 
@@ -17,7 +17,7 @@ def dead_filters(network, images):
     ----------
     network : keras.Sequential
         Each block of convolution and activation ends in a MaxPooling2D.
-    images : array of uint8, shape (n, size, size, 3); the network computes 64 images at a time
+    images : array of uint8, shape (n, size, size, 3); the network processes 64 images at a time
 
     Returns
     -------
@@ -29,7 +29,7 @@ def dead_filters(network, images):
     lowest, highest = [], []  # for each batch, one array per block
     for start in range(0, len(images), 64):
         batch = images[start : start + 64].astype(np.float32)
-        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # one block gives a tensor
+        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # one block: a tensor, no list
         lowest.append([output.min((0, 1, 2)) for output in outputs])
         highest.append([output.max((0, 1, 2)) for output in outputs])
     ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)

@@ -51,15 +51,17 @@ def distilled_layers(classes, filters):
         convolution = {"filters": count, "kernel_size": 3, "padding": "same", "use_bias": False, **weights}
         layers += [["Conv2D", convolution], ["MaxPooling2D", {"pool_size": 2}]]
         layers += [["BatchNormalization", {"momentum": 0.9}], ["LeakyReLU", {"negative_slope": 0.3}]]
-    # Batch normalisation has three parameters more per filter than the bias that it replaces. So the dense layer gets
-    # fewer units.
+    # For each filter, batch normalisation has three more parameters than the bias that it replaces. So the dense layer
+    # gets fewer units.
     units = 512 - math.ceil(3 * sum(filters) / (filters[-1] + 1 + classes))
     layers += [["GlobalAveragePooling2D", {}], ["Dense", {"units": units, "activation": "relu", **weights}]]
     return [*layers, ["Dense", {"units": classes, "activation": "softmax"}]]
 
 
 def best_teacher(candidates):
-    """Return the name of the network whose repeats have the best mean held-out macro F1; None if `candidates` is empty.
+    """Return the name of the network with the best macro F1 on held-out photos; None if `candidates` is empty.
+
+    The function compares the networks by their mean macro F1 over the repeats.
 
     Parameters
     ----------
@@ -191,5 +193,6 @@ def finding(table):
     small, final = table.loc[NAME], table.loc["FinalModel"]
     return (
         f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "
-        f"held-out photos; the study's FinalModel has {final['parameters']:,.0f} and {final['macro F1']:.3f}."
+        f"held-out photos; the study's FinalModel has {final['parameters']:,.0f} parameters and a mean macro F1 of "
+        f"{final['macro F1']:.3f}."
     )

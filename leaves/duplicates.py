@@ -65,7 +65,7 @@ def hash_array(phashes):
 def hash_distances(left, right):
     """Count the bits in which the hashes of two photos differ, for every photo of `left` and every photo of `right`.
 
-    The count of a pair is the smallest one over all ways to turn or mirror either of its two photos.
+    The count of a pair is the smallest count over all ways to turn or mirror one of the two photos.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def find_duplicates(images, distance):
     many bits count as two shots of one leaf if their grey levels also correlate strongly (see `SAME_LEAF`). Near
     duplicates with different labels count as one photo under two labels only if their grey levels correlate even more
     strongly (see `SAME_PHOTO`). Each pair is judged by its two photos alone: two photos that both resemble a
-    third one, but not each other, are no pair.
+    third photo, but not each other, are no pair.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def seen_before(photos, known, distance):
     Parameters
     ----------
     photos, known : DataFrames with the columns sha256, phashes and thumb, from `photos.inspect_images`
-        A photo that did not open is compared by its SHA-256 alone.
+        A photo that could not be opened is compared by its SHA-256 alone.
     distance : int
         Bits of the perceptual hash in which near duplicates may differ.
 

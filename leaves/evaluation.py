@@ -74,13 +74,15 @@ def label_models(recorded):
     Raises
     ------
     InputError
-        When the heads from which chapter 5 started are not those that chapter 4 has recorded.
+        When chapter 5 did not start from the heads that chapter 4 has recorded.
     """
     for name, run in recorded["05"].items():
         head = recorded["04"].get(name)
-        lacks_head = head is None and name == run.spec.get("backbone")  # a model for any background has another name
+        lacks_head = head is None and name == run.spec.get("backbone")  # "any background" models have other names
         if lacks_head or (head and run.spec.get("starts_from", head.folder.name).split()[0] != head.folder.name):
-            raise InputError("Chapter 5 started from other networks of chapter 4: run 05_fine_tuning again.")
+            raise InputError(
+                "Chapter 5 did not start from the heads that chapter 4 recorded: run 05_fine_tuning again."
+            )
     return {label_of(chapter, *row): row[1] for chapter, by_name in recorded.items() for row in by_name.items()}
 
 
@@ -93,8 +95,8 @@ def label_repeats(recorded):
 def compared_models(models):
     """Choose the models to compare, and explain in words why the others are excluded.
 
-    Networks on a backbone with random weights are excluded: they only check the pipeline. If the search finds
-    nothing better than FinalModel, it returns FinalModel's run, which then has two labels but is compared only once.
+    Networks on a backbone with random weights are excluded, because they only check the pipeline. If the search finds
+    nothing better than FinalModel, it returns FinalModel's run. This run has two labels, but is compared only once.
 
     Parameters
     ----------
@@ -112,15 +114,15 @@ def compared_models(models):
     notes = [f"{label} {equal} {other}." for label, other in same.items()]
     if names := ", ".join(dict.fromkeys(run.name for run in controls.values())):
         notes.append(
-            f"Not compared, because no ImageNet weights were found: {names}. Their scores in `report/scores.csv` are "
-            "of backbones with random weights, and only check the pipeline. To compare them, give `--weights DIR`, a "
-            "folder with `<Backbone>.weights.h5`, or use a computer with internet access: Keras downloads the weights."
+            f"Not compared, because no ImageNet weights were found: {names}. `report/scores.csv` has scores of these "
+            "models, but their backbones have random weights and only check the pipeline. To compare the models, give "
+            "`--weights DIR`, a folder with `<Backbone>.weights.h5`, or go online: Keras downloads the weights."
         )
     return {label: run for label, run in models.items() if label not in same | controls}, " ".join(notes)
 
 
 def transfer_of(models, run):
-    """Return the Run of the head from which `run` was fine-tuned; None if there is none or `models` lacks it."""
+    """Return the Run of the head from which `run` was fine-tuned, or None if `models` has no such head."""
     return models.get(run.name + STEPS["04"]) if "starts_from" in run.spec else None
 
 
@@ -130,10 +132,10 @@ def validation_score(run):
 
 
 def rank_on_validation(models, repeats):
-    """Rank single models by mean macro F1 on the held-out folds; skip refits, which were trained on these folds, too.
+    """Rank single models by mean macro F1 on the held-out folds; skip refits, because they learnt from these folds.
 
-    If the models have different numbers of repeats, and k is the smallest of these numbers, only the first k repeats of
-    each model count. So all models are scored on the same folds.
+    The models may have different numbers of repeats. Only the first k repeats of each model count, where k is the
+    smallest of these numbers. So all models are scored on the same folds.
 
     Parameters
     ----------
@@ -192,7 +194,7 @@ class Answers:
         return scoring.bootstrap_interval(self.truth, self.predicted[label], draws)
 
     def difference(self, label, baseline, draws):
-        """Compute macro F1 of a model minus a baseline's: (difference, low, high), with a 95 % bootstrap interval."""
+        """Compute a model's macro F1 minus a baseline's: (difference, low, high), with a 95 % bootstrap interval."""
         return scoring.paired_difference(self.truth, self.predicted[label], self.predicted[baseline], draws)
 
     def difference_text(self, label, baseline, draws):
@@ -219,8 +221,8 @@ def answer_test_subset(models, split):
     -------
     answers : Answers
     milliseconds : dict of label to dict of float
-        Per image: "whole" is the time of the whole network. For a fine-tuned network, and for the head from which its
-        fine-tuning started, there is also "front", the time of the frozen layers.
+        The times per image: "whole" for the whole network, and "front" for the frozen layers. Only a fine-tuned network
+        and the head from which its fine-tuning started have the key "front".
     """
     measured = {}
     for run in models.values():
@@ -245,7 +247,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Cache `measure_on_backbone`: {folder of each of the two runs: dict of "probabilities", "front" and "whole"}."""
+    """Call `measure_on_backbone` and cache its result: {run's folder: dict of "probabilities", "front" and "whole"}."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -257,9 +259,9 @@ def measured_on_backbone(transfer, tuned, split):
 def measure_on_backbone(transfer, tuned, split):
     """Let a head and the network fine-tuned from it classify the test subset, and measure their speed.
 
-    Both networks share the frozen layers, so these run only once. Both have the same speed, so it is measured only
-    once. The result is a dict of the times "front" and "whole" (ms per image, see `answer_test_subset`) and of the
-    probabilities that the two networks predict: "transfer" (with the head) and "tuned" (fine-tuned).
+    Both networks share the frozen layers, so the frozen layers run only once. The speed is the same for both networks,
+    so it is measured only once. The result is a dict. It has the times "front" and "whole" (ms per image, see
+    `answer_test_subset`) and the predicted probabilities "transfer" (with the head) and "tuned" (fine-tuned).
     """
     network = transfer.load_model()
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
@@ -275,7 +277,7 @@ def measure_on_backbone(transfer, tuned, split):
 
 
 def predict_all(predict, images, change=lambda batch: batch):
-    """Predict the class probabilities of images, read batch by batch to save memory.
+    """Predict the class probabilities of images, which are read batch by batch to save memory.
 
     Parameters
     ----------
@@ -375,12 +377,13 @@ def score_table(costs, on_test, on_validation, original, draws):
 
 
 def compare_with(best, labels, answers, draws):
-    """Compute macro F1 of models minus that of `best`, the model that validation chose, with 95 % intervals.
+    """Compute each model's macro F1 minus that of `best`, the model that validation chose, with 95 % intervals.
 
     Returns
     -------
-    DataFrame, one row per model: difference, low, high and verdict ("tie" if the interval is between -`MARGIN` and
-    `MARGIN`; else "better" or "worse" if it excludes 0, and "undecided" if it includes 0; "chosen" for `best`)
+    DataFrame, one row per model: difference, low, high and verdict. The verdict is "chosen" for `best`. For another
+    model it is "tie" if the interval is between -`MARGIN` and `MARGIN`. Otherwise it is "better" or "worse" if the
+    interval excludes 0, and "undecided" if the interval includes 0.
     """
     differences = {label: answers.difference(label, best, draws) for label in labels}
     table = pd.DataFrame(differences, index=["difference", "low", "high"]).T
@@ -392,7 +395,7 @@ def compare_with(best, labels, answers, draws):
 
 
 def f1_per_class(answers, labels, classes):
-    """Tabulate F1: DataFrame, one column per model and one row per class; "Oak (12)" means Oak, with 12 photos."""
+    """Tabulate F1: DataFrame, one column per model and one row per class, named like "Oak (12)" for 12 photos."""
     every = {"labels": range(len(classes)), "average": None, "zero_division": 0}
     counts = np.bincount(answers.truth, minlength=len(classes))
     index = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)]
@@ -400,11 +403,11 @@ def f1_per_class(answers, labels, classes):
 
 
 def calibration_table(labels, on_test, on_validation):
-    """Fit each model's temperature on validation, and score its calibration on test before and after this correction.
+    """Fit each model's temperature on validation, and score the model's calibration on test before and after scaling.
 
     Returns
     -------
-    DataFrame, one row per model: the temperature, and the calibration error and log loss without and with it
+    DataFrame, one row per model: the temperature, and calibration error and log loss before and after scaling
     """
     rows = {}
     for label in labels:

@@ -48,7 +48,7 @@ def disagreement_in_words(ranked, scores):
     on_validation = scores["validation_macro_f1"].astype(float)
     label = (on_validation - on_test).abs().idxmax()
     apart = f"{on_validation[label]:.3f} on validation, {on_test[label]:.3f} on test"
-    return f"{told} The two scores of one network differ most for {label}: {apart}."
+    return f"{told} {label} has the largest difference between its two scores: {apart}."
 
 
 def confidence_in_words(calibrated, label):
@@ -78,7 +78,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     small : list of str
         Labels of small networks. The claim is about the first one.
     models : dict of label to Run
-    repeats : dict of label to list of Run; a model that is missing here has one repeat, its Run in `models`
+    repeats : dict of label to list of Run; for a model without an entry, its Run in `models` is the only repeat
     on_test : `evaluation.Answers` to the test subset
     draws : int
         Number of bootstrap resamples for the intervals in the note.

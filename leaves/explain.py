@@ -1,6 +1,6 @@
 """Map the places of a photo that support a prediction (LayerCAM, Jiang et al. 2021).
 
-The share of each map that lies on the leaf is computed too.
+This module also computes which share of each map lies on the leaf.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 CODE = code_hash(Path(__file__), evaluation.CODE)
-FINE = 16  # least positions per side of a feature map; a smaller map is too coarse to interpret
+FINE = 16  # smallest number of positions per side of a feature map; smaller maps are too coarse to interpret
 
 
 def fine_layer(network):
@@ -34,7 +34,10 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Yield a list; in the `with` block each eager call of the layer, even in a nested model, adds its output to it."""
+    """Record a layer's outputs: yield a list to which each eager call of the layer in the `with` block adds its output.
+
+    Calls inside a nested model are recorded too.
+    """
     outputs, call = [], layer.call
 
     def recording(*inputs, **options):
@@ -52,8 +55,9 @@ def layer_cam(network, images):
     """Compute how much each place in the feature maps of `fine_layer` supports the predicted class.
 
     Each value in a feature map is multiplied by its gradient, or by 0 if the gradient is negative (Jiang et al. 2021,
-    "LayerCAM"). The products are added over the feature maps, and a negative sum becomes 0. The gradient is that of the
-    log odds of the predicted class. Because each value has its own weight, the maps of early layers stay sharp.
+    "LayerCAM"). The products are added over the feature maps, and a negative sum becomes 0. The gradient shows
+    how the log odds of the predicted class change with the value. Because each value has its own gradient as its
+    weight, the maps of early layers stay sharp.
 
     Parameters
     ----------
@@ -106,10 +110,11 @@ def stored_heat(run, split, rows):
 
 
 def heat_examples(labels, models, on_test, split):
-    """Compute each model's maps for up to three test photos that it classifies correctly and three that it does not.
+    """Compute each model's maps for up to three correctly classified and three misclassified test photos.
 
-    Test photos with a leaf mask come before those without one, because the figure draws the outline of the leaf. In
-    this order, the misclassified photos are the first three, and the correctly classified ones are evenly spaced.
+    Test photos with a leaf mask come before the other test photos, because the figure draws the outline of the leaf.
+    In this order, the function takes the first three misclassified photos, and three correctly classified photos that
+    are evenly spaced.
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ def read_photo(file):
     try:
         return image_store.read_image(read_regular(file))
     except Exception as error:
-        raise InputError(f"The photo {file} cannot be read: name a JPEG or PNG file as photo.") from error
+        raise InputError(f"The photo {file} cannot be read: set `photo` to a JPEG or PNG file.") from error
 
 
 def classify(model, picture, classes):

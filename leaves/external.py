@@ -1,4 +1,7 @@
-"""Score all models on a second test set, a folder given with --test, or classify its photos if they have no labels."""
+"""Score all models on a second test set, which is a folder given with --test.
+
+If the photos in the folder have no labels, they are only classified.
+"""
 
 from leaves import image_store, places
 from leaves.claims import count_text
@@ -34,7 +37,9 @@ def external_files(folder, classes):
     try:
         entries = [entry for entry in visible(folder) if can_be_written(entry.name)]
     except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error.strerror}): name another folder as external.") from error
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}): set `external` (--test) to another folder."
+        ) from error
     known = [entry for entry in entries if entry.is_dir() and fold_class(entry.name)[0] in classes]
     for entry in entries:
         if entry.is_dir() and entry not in known:
@@ -44,7 +49,7 @@ def external_files(folder, classes):
         rows = [(str(entry), "", "") for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES]
     if not rows:
         raise InputError(
-            f"{folder} holds no photo of the classes {', '.join(classes)}: name another folder as external."
+            f"{folder} holds no photo of the classes {', '.join(classes)}: set `external` (--test) to another folder."
         )
     return pd.DataFrame(rows, columns=["path", "label", "disease"])
 
@@ -53,7 +58,7 @@ def external_photos(folder, split, sizes):
     """List the usable photos of a second test set: DataFrame with the columns of `photos.inspect_images`.
 
     The skipped photos are printed. Photos that repeat a training or validation photo (see `seen_before`) are skipped,
-    because the models were trained on that photo or selected by their score on it.
+    because the models learnt from that photo or were selected with it.
 
     Parameters
     ----------
@@ -80,13 +85,12 @@ def external_photos(folder, split, sizes):
         inspected = usable(inspected, copies)
     seen = known_to_models(inspected, split, size)
     if seen.any():
-        print(
-            f"Skipped, because equal or similar to a training or validation photo: {count_text(seen.sum(), 'photo')}."
-        )
+        print(f"Skipped: {count_text(seen.sum(), 'photo')}, equal or similar to a training or validation photo.")
     inspected = inspected[~seen]
     if inspected.empty:
         raise InputError(
-            f"None of the {len(listed)} photos in {folder} is readable and new: name another folder as external."
+            f"None of the {len(listed)} photos in {folder} is both readable and new to the models: "
+            "set `external` (--test) to another folder."
         )
     return inspected
 
@@ -175,4 +179,4 @@ def keep_predictions(table, model):
         file.unlink(missing_ok=True)
     else:
         write_atomic(file, table.to_csv(index=False))
-        print(f"{model} classified {len(table)} photos without labels: report/predictions.csv.")
+        print(f"{model} classified {len(table)} photos without labels, see report/predictions.csv.")

@@ -1,4 +1,4 @@
-"""Decide, from the nearest training photos and the predicted probabilities, whether a photo shows a known species.
+"""Decide whether a photo shows a known species, from the nearest training photos and the predicted probabilities.
 
 Two scores use a frozen backbone, which was not trained on leaves. The first score is the cosine of the angle between
 the photo's features and those of the fifth nearest training photo (deep nearest neighbours, Sun et al. 2022,
@@ -126,7 +126,7 @@ class Familiarity:
 
     @property
     def cut(self):
-        """Return the familiarity below which a photo counts as unfamiliar; 95 % of the validation photos reach it."""
+        """Return the threshold that 95 % of the validation photos reach; a photo below it counts as unfamiliar."""
         return float(share_below(np.quantile(self.usual, [FALSE_WARNINGS]), self.usual)[0])
 
     @functools.cached_property
@@ -160,7 +160,7 @@ def share_layer(values, usual, name):
 
 
 def parts_of_answer(network):
-    """Return a network's features of the whole picture, shape (n, channels), and its probabilities: Keras tensors."""
+    """Return two Keras tensors of a network: features of the whole picture, shape (n, channels), and probabilities."""
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
     features = last_block(front(network.input, training=False), training=False)
     return of_whole_picture(features), head(features, training=False)
@@ -169,7 +169,8 @@ def parts_of_answer(network):
 def of_whole_picture(features):
     """Return the features of the whole picture: shape (n, channels).
 
-    `features` has this shape or, with windows, (n, 1 + number of windows, channels), see `backbones.window_means`.
+    With windows (see `backbones.window_means`), `features` has the shape (n, 1 + number of windows, channels).
+    Without windows, `features` is returned unchanged.
     """
     return features[:, 0] if len(features.shape) == 3 else features
 
@@ -202,7 +203,7 @@ def learn(run, split):
 
 
 def of_backgrounds(familiar, split):
-    """Compute the familiarity of pictures without a leaf, or read it if it is cached in `familiar.folder`.
+    """Compute the familiarity of pictures without a leaf, or read it from the cache in `familiar.folder`.
 
     Each picture shows only the background of a test photo.
 
@@ -275,9 +276,9 @@ def judge(run, split):
 
     Returns
     -------
-    dict with the keys methods (list of str), areas (for each method, a list of AUROCs, one per group of two or
-    three species excluded together), warned (list of float: for each method, the share of photos of excluded species
-    that get a warning) and excluded (array of float: the familiarity of each photo of an excluded species)
+    dict with four keys: "methods" (list of str), "areas" (for each method, a list with one AUROC for each group of two
+    or three excluded species), "warned" (list of float: for each method, the share of photos of excluded species that
+    get a warning) and "excluded" (array of float: the familiarity of each photo of an excluded species)
     """
     names, outside_test = split.attrs["classes"], split[split["split"] != "test"]
     features, labels = stored_features(run, split), np.searchsorted(names, outside_test["label"])
@@ -317,7 +318,7 @@ def leave_species_out(run, split):
     -------
     table : DataFrame indexed by method
         "AUROC", the mean over the groups of species; "lowest", the smallest AUROC of a group; "warned", the share of
-        photos of excluded species that are classified as unfamiliar. None with fewer than four species.
+        photos of excluded species that are classified as unfamiliar. With fewer than four species, the table is None.
     excluded : array of float
         The familiarity of each photo of an excluded species, 0 to 1; empty with fewer than four species.
     """
@@ -335,7 +336,7 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Write for which share of photos the model warns: str.
+    """Say for which share of the photos the model gives a warning: str.
 
     The shares of photos of excluded species and of pictures without a leaf are given separately.
 
@@ -343,7 +344,7 @@ def sentence(table, leafless):
     ----------
     table : DataFrame from `leave_species_out`, or None
     leafless : array of bool, shape (n,), one value for each picture without a leaf
-        True if the picture is classified as familiar, and so gets no warning; n may be 0.
+        True if the picture is classified as familiar; such a picture gets no warning. n may be 0.
     """
     parts = []
     if table is None:

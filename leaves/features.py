@@ -87,8 +87,8 @@ def fold_data(values, labels, split, fold):
 def frozen_outputs(spec, split, subset, load):
     """Compute a frozen backbone's activations and features for a subset, or read them from disk if they are stored.
 
-    All heads on the backbone are trained on the features, and all tails (the backbone's last block with a head) on the
-    activations at the cut, which are the input of the last block. The test subset has one view, the unchanged
+    All heads on the backbone are trained on the features. All tails (the backbone's last block with a head) are trained
+    on the activations at the cut, which are the input of the last block. The test subset has one view, the unchanged
     photos. The other subsets have 1 + `spec["views"]["count"]` views: first the unchanged photos, then augmented photos
     or, if `spec["views"]["backgrounds"]` is "replaced", leaves on other backgrounds.
 
@@ -246,7 +246,7 @@ def write_outputs(load, images, files, precision, title):
             for output, out in outs.items():
                 values = computed[output].numpy().astype("<f2")
                 if not np.isfinite(values).all():
-                    raise InputError(f"{title}: these weights produce numbers that are not finite: use another file.")
+                    raise InputError(f"{title}: these weights produce numbers that are not finite: use other weights.")
                 out.write(values.tobytes())
 
 

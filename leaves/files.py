@@ -27,7 +27,7 @@ LARGEST_FILE = 500_000_000  # largest size of a photo, in bytes
 def user_path(text, start):
     """Return the absolute form of a path that a user wrote; a relative path begins at the folder `start`.
 
-    A leading ``~`` means a home folder, as in a shell; in ``./~two`` it is part of a file name.
+    A leading ``~`` means a home folder, as in a shell; the ``~`` in ``./~two`` is part of a file name.
     """
     return Path(os.path.abspath(os.path.join(start, os.path.expanduser(text))))
 
@@ -38,7 +38,7 @@ def read_regular(file):
     Raises
     ------
     OSError
-        When the file cannot be read, is not regular or has more than `LARGEST_FILE` bytes; ``strerror`` says which.
+        When the file cannot be read, is not regular or has more than `LARGEST_FILE` bytes; ``strerror`` says why.
     """
     told = os.stat(file)
     if not stat.S_ISREG(told.st_mode):
@@ -63,19 +63,22 @@ def without_stderr():
 
 @contextmanager
 def disk_errors_explained(place):
-    """Turn an OSError into an InputError that says what to do and names the file or, if that is unknown, `place`."""
+    """Turn an OSError into an InputError that says what to do.
+
+    The message begins with the path of the file or, if the OSError has no path, with `place`.
+    """
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_out = "make room on the disk" if full else "check that it is there and can be read and written"
+        way_out = "make room on the disk" if full else "check that this path exists and can be read and written"
         where = error.filename or place
         raise InputError(f"{where}: {error.strerror or error}; {way_out}, then run the same command again.") from error
 
 
 @contextmanager
 def atomic_path(file):
-    """Yield a temporary path to write to, and rename it to `file` once all of its content is on the disk.
+    """Yield a temporary path to write to; when all content is on the disk, rename the temporary file to `file`.
 
     Even after a power failure, `file` is either written completely or not changed. If a killed process left an
     unfinished file, the next write of the same file deletes it.
@@ -145,7 +148,7 @@ def read_json(file):
     """Read the dict in a JSON file; return an empty dict if the file is missing or damaged.
 
     A file also counts as damaged if its content does not match the SHA-256 that `write_json` added. A file without a
-    SHA-256 is accepted unchecked.
+    SHA-256 is accepted without this check.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

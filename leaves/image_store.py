@@ -5,8 +5,8 @@ images one after another. The .txt file beside it has one line per image: the SH
 of the image's pixels, which is checked whenever the pixels are read. <code> is the hash of this module's code and of
 Pillow's version, because another version may decode images differently.
 
-The store finds an image by the SHA-256 of its file, so no image is decoded a second time after files were renamed or
-moved, or photos were added. If a run was interrupted and left incomplete images at the end, the next run overwrites
+The store finds an image by the SHA-256 of its file. So an image is not decoded again if its file is renamed or moved,
+or if other photos are added. If a run was interrupted and left incomplete images at the end, the next run overwrites
 them.
 """
 
@@ -78,7 +78,7 @@ def in_parallel(function, items, count, title):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images of the store, indexed like an array of shape (n, size, size, 3) and read from disk when indexed."""
+    """Read images of the store from disk when they are indexed, like an array of shape (n, size, size, 3)."""
 
     pixels: np.memmap  # uint8: all images of the store
     rows: np.ndarray  # int, shape (n,): the rows of these images in `pixels`
@@ -124,12 +124,12 @@ def read_index(folder, size):
 
 
 def stored_rows(folder, size):
-    """Return a dict of the SHA-256 of an image file to the image's position in the store for size x size pixels."""
+    """Map each image file's SHA-256 to the position of its image in the store for size x size pixels: dict."""
     return {line[:64].decode("latin-1"): row for row, line in enumerate(read_index(folder, size))}
 
 
 def store_images(folder, size, decoded):
-    """Append decoded images to the store one by one, so memory does not grow with their number.
+    """Append decoded images to the store one by one, so memory use does not grow with the number of images.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """Open `StoredImages` in the order of `sha256`, a list of their files' SHA-256; KeyError if one is not stored."""
+    """Open the `StoredImages` of files given by a list of SHA-256, in this order; KeyError if an image is missing."""
     lines, rows = read_index(folder, size), stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(lines), size, size, 3))
     rows = np.array([rows[name] for name in sha256], int)

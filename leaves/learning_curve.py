@@ -17,7 +17,7 @@ def smaller_specs(run, fractions, seed):
     ----------
     run : Run of FinalModel or of a head on a frozen backbone
     fractions : list of float
-        Fractions of the training photos; the list has one spec for each.
+        Fractions of the training photos; the returned list has one spec for each fraction.
     seed : int
         Seed for choosing the photos. Each training itself has the same seed as `run`.
     """

@@ -71,7 +71,7 @@ def backgrounds_alone(split, size):
 def pictures_elsewhere(split, size):
     """Make pictures of the test leaves on other backgrounds, and of the test photos' backgrounds alone.
 
-    `size` is the model's image size. No random choice depends on it, so all models get the same pictures.
+    `size` is the model's image size. The random choices do not depend on `size`, so all models get the same pictures.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def answers_elsewhere(models, split, ensembles):
 
     Returns
     -------
-    dict with the keys `OTHER` and `ALONE`; the values are `evaluation.Answers`. Empty if there are no `usable_rows`.
+    dict with the keys `OTHER` and `ALONE`, empty without `usable_rows`; the values are `evaluation.Answers`
     """
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
@@ -142,8 +142,8 @@ def holding_table(labels, on_test, elsewhere, split, external=None):
     -------
     DataFrame of float
         The columns `OTHER` and `ALONE` have the scores on the pictures of `pictures_elsewhere`. These pictures are made
-        only from the test photos in `usable_rows`. The column "unchanged" has the scores on the same test photos,
-        unchanged. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "unchanged" has the scores on all
+        only from the test photos in `usable_rows`. The column "unchanged" has the scores on the same test photos
+        without changes. If `elsewhere` is empty, `OTHER` and `ALONE` are missing, and "unchanged" has the scores on all
         test photos. With `external` there is also a column "second test set". A second test set may have fewer classes
         than the test subset. Therefore `attrs["classes"]` maps the name of each column to the number of classes over
         which the macro F1 in this column is averaged.
@@ -163,7 +163,8 @@ def effect_of_fine_tuning(labels, answers, draws):
     Parameters
     ----------
     labels : list of str, labels of the compared models
-    answers : `evaluation.Answers` to the leaves on other backgrounds, or None: then the result is an empty text
+    answers : `evaluation.Answers` to the leaves on other backgrounds, or None
+        With None, the function returns an empty text.
     draws : int
         Bootstrap resamples for each interval.
     """
@@ -177,7 +178,7 @@ def effect_of_fine_tuning(labels, answers, draws):
             word = "helps" if low > 0 else "harms" if high < 0 else "undecided"
             parts.append(f"{name} {change:+.3f} ({low:+.3f} to {high:+.3f}: {word})")
     listed = "; ".join(parts) or "no backbone was fine-tuned"
-    return f"Fine-tuned minus the head alone, macro F1 on other backgrounds, one training each: {listed}."
+    return f"Macro F1 on other backgrounds, fine-tuned network minus head alone (one training each): {listed}."
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
@@ -187,7 +188,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     ----------
     table : DataFrame from `holding_table`
     best, for_any : str
-        Labels of the model that validation chose, and of the model for any background.
+        Labels of the model that validation chose, and of the "any background" model.
     elsewhere : dict from `answers_elsewhere`
     draws : int
         Bootstrap resamples for the 95 % interval of the score on backgrounds without the leaf.
@@ -212,5 +213,5 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
-    told = f"{told} Shown the background without the leaf, {best} scores {alone}"
-    return f"{told}: it has also learnt backgrounds." if low > chance else f"{told}, no better than guessing."
+    told = f"{told} On the background without the leaf, {best} scores {alone}"
+    return f"{told}: this model has also learnt backgrounds." if low > chance else f"{told}, no better than guessing."

@@ -89,7 +89,7 @@ SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "na
 
 
 def are_variants(value):
-    """Return whether a value is a dict of names of variants to dicts of settings, none in `SHARED_BY_VARIANTS`."""
+    """Return whether a value maps names of variants to dicts of settings, without those in `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)
@@ -99,7 +99,7 @@ def are_variants(value):
     )
 
 
-# Pretrained networks. A Python package contains the weights of the first one, so every run can train it.
+# Pretrained networks. A Python package contains the weights of the first network, so every run can use this network.
 BACKBONES = ("EfficientNetLite0", "ResNet50", "VGG16", "EfficientNetB4")
 
 PARAMETERS = {
@@ -180,7 +180,7 @@ PARAMETERS = {
 
 
 def fault_of_value(name, value):
-    """Say in a sentence why a parameter cannot have this value; return None if it can have it."""
+    """Say in a sentence why a parameter cannot have this value; return None if the value is accepted."""
     if PARAMETERS[name].accepts(value):
         return None
     return f"the parameter {name} takes {PARAMETERS[name].takes}, not {value!r}"

@@ -77,11 +77,11 @@ def find_images(folder):
     """
     folder = user_path(folder, places.ROOT)
     if not folder.is_dir():
-        raise InputError(f"There is no data folder {folder}: name a folder with one sub-folder of images per class.")
+        raise InputError(f"There is no data folder {folder}: set `data` to a folder with one sub-folder per class.")
     if folder.resolve().is_relative_to(places.DATA / "split"):
-        raise InputError(f"The folder {folder} is written by chapter 1: name the folder with the original photos.")
+        raise InputError(f"The folder {folder} is written by chapter 1: set `data` to the original photos.")
     if not can_be_written(str(folder)):
-        raise InputError(f"The path {str(folder)!a} is not UTF-8 or has a carriage return in it: rename it.")
+        raise InputError(f"The path {str(folder)!a} is not UTF-8 or has a carriage return: rename the folder.")
     images, issues = [], []
     try:
         for entry in sorted(folder.iterdir()):
@@ -100,7 +100,7 @@ def find_images(folder):
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
     images = pd.DataFrame(images, columns=["path", "label", "disease"])
     if images.empty:
-        raise InputError(f"The data folder {folder} holds no sub-folders with images, one per class.")
+        raise InputError(f"The data folder {folder} holds no sub-folders with images: make one for each class.")
     return images, issue_table(issues)
 
 
@@ -109,9 +109,7 @@ def find_in_class(folder):
     if folder.name == BACKGROUND:
         return [], [(folder, BACKGROUND, "no photo", "PlantVillage's photos without a leaf", "")]
     if not can_be_written(folder.name):
-        raise InputError(
-            f"The name of the class folder {folder.name!a} is not UTF-8 or has a carriage return in it: rename it."
-        )
+        raise InputError(f"The folder name {folder.name!a} is not UTF-8 or has a carriage return: rename the folder.")
     label, disease = fold_class(folder.name)
     if {label[:1], disease[:1]} & {*"=+-@"}:
         raise InputError(f"The class folder {folder.name!a} begins like a spreadsheet formula: rename it.")
@@ -131,7 +129,7 @@ def find_in_class(folder):
         found = ", ".join(dict.fromkeys(f"{entry.name} ({check})" for entry, _, check, *_ in issues[:3])) or "nothing"
         raise InputError(
             f"The class folder {folder} holds no JPEG or PNG images (found: {found}): move its photos directly into "
-            "it, move it away, or set `data` to the folder that holds the class folders."
+            "this folder, move the folder away, or give the folder that holds the class folders."
         )
     return images, issues
 
@@ -189,7 +187,7 @@ def check_class_counts(labels, classes, folder):
     """Raise InputError unless there are two classes or more, each with five images or more."""
     counts = labels.value_counts().reindex(sorted(set(classes)), fill_value=0)
     if len(counts) < 2:
-        raise InputError(f"The data folder {folder} has only the class {counts.index[0]}; a classifier needs two.")
+        raise InputError(f"The data folder {folder} has only the class {counts.index[0]}: add a second class.")
     if counts.min() < 5:
         raise InputError(
             f"The class {counts.idxmin()} in {folder} has {counts.min()} usable images, but a split into train, "
@@ -206,7 +204,7 @@ def inspect_image(path, size):
     Returns
     -------
     facts : dict
-        sha256; width and height (pixels of the upright photo; from the header if it cannot be decoded); phashes (eight
+        sha256; width and height (pixels of the upright photo; from the header if decoding fails); phashes (eight
         64-bit perceptual hashes in hex, one per way to turn and mirror the photo; Zauner 2010, made with imagehash);
         thumb (16 x 16 grey levels in hex); checks (JSON of a dict from names in `CHECKS` to details).
     pixels : uint8 array of shape (size, size, 3), or None if the image does not open
@@ -287,7 +285,8 @@ def huge_images_refused():
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
-    A file is not opened again if its path, length and modification time are unchanged and its image, if any, is stored.
+    A file is opened only if its path, length or modification time is new, or if its decoded image is not in the store.
+    A file that could not be decoded is not opened again until it changes.
 
     Parameters
     ----------
@@ -300,7 +299,7 @@ def inspect_images(images, size=None):
     size : int, the given size or, if it was None, the size computed from the photos
     """
     if size is not None and size < 8:
-        raise InputError(f"image_size is {size}, but images of fewer than 8 pixels a side show nothing.")
+        raise InputError(f"image_size is {size}, but images need 8 or more pixels per side: set a larger size.")
     record = places.CACHE / f"inspected-{code_hash(Path(__file__), image_store.CODE, imagehash.__version__)}.csv"
     key, inspected = ["path", "bytes", "changed"], []
     images = images.reset_index(drop=True)
@@ -339,7 +338,7 @@ def half_median_side(known):
 
 
 def read_record(file, columns):
-    """Read the table of the facts that earlier inspections found; it is empty if the file is missing or damaged."""
+    """Read the facts that earlier inspections found: DataFrame, empty if the file is missing or damaged."""
     nothing = pd.DataFrame(columns=columns).astype({"bytes": int, "changed": int})
     if not file.exists():
         return nothing
@@ -370,7 +369,7 @@ def header_size(path):
             return np.nan, np.nan
         with Image.open(path, formats=image_store.FORMATS) as header:
             return header.size
-    except Exception:  # noqa: BLE001 - `inspect_image` reports it
+    except Exception:  # noqa: BLE001 - `inspect_image` reports the error
         return np.nan, np.nan
 
 

@@ -14,8 +14,8 @@ class Plan:
 
     folder: Path  # the only folder in which a file may be written
     cached: set = field(default_factory=set)  # names of the finished runs' folders
-    # A queue is the trainings that a chapter requests together. The plan ends at the first queue that is not finished.
-    waiting: list = field(default_factory=list)  # the specs of this queue that are not trained yet
+    # The trainings that a chapter requests together form a queue. The plan ends at the first unfinished queue.
+    waiting: list = field(default_factory=list)  # the specs of that queue that are not trained yet
 
     def note(self, waiting, finished):
         """Record the waiting specs and the finished runs of a queue; end the plan if a spec waits for its training."""

@@ -29,8 +29,9 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
-HALO = "#ffffff"  # of a line that keeps another one apart from a bar; the page draws white in the colour of the paper
-SERIES = "series:"  # the gid (the ID in the SVG) of each line that the page can show and hide begins with this
+# Colour of the outline that keeps a line visible on top of a bar. The page draws white in the colour of the paper.
+HALO = "#ffffff"
+SERIES = "series:"  # if the page can show and hide a line, the gid of the line (its ID in the SVG) begins with this
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 
@@ -138,14 +139,14 @@ def check_drawn(figure, table):
     Parameters
     ----------
     table : DataFrame or Series
-        Its index holds the names, which are the tick labels. Every number in a row (a cell of a Series may also be a
-        list of numbers) must be drawn at the tick with the row's name, with any kind of mark. For a heat map the table
+        Its index holds the names, which are the tick labels. Every number in a row must be drawn at the tick with the
+        row's name, with any kind of mark. A cell of a Series may also be a list of numbers. For a heat map, the table
         is the drawn matrix, and its index and columns hold the names on the vertical and the horizontal axis.
 
     Raises
     ------
     ValueError
-        When the table and the axis have different names, or a number of the table is not drawn at its row's name.
+        When the table and the axis have different names, or a number of the table is not drawn at the tick of its row.
     """
     drawn = {}
     for axes in figure.axes:
@@ -173,7 +174,7 @@ def check_mesh(axes, mesh, table):
     if names != [[str(name).strip() for name in wanted] for wanted in (table.index, table.columns)]:
         raise ValueError(f"The axes and the table have different names: {names}.")
     if not np.allclose(np.asarray(mesh.get_array()).reshape(table.shape), table.to_numpy()):
-        raise ValueError("The heat map shows other numbers than the table.")
+        raise ValueError("The numbers in the heat map differ from the numbers in the table.")
 
 
 def plot_curves(runs, title):

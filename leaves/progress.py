@@ -16,7 +16,7 @@ else:
 BAR = {} if AS_TEXT else {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"}
 
 # The sizes (see `training_size`) of two similar trainings differ by at most this factor. A much smaller training spends
-# its time on preparation, so its time does not predict the time of a large one.
+# most of its time on preparation, so this time does not predict how long a large training takes.
 ALIKE = 32
 
 # For each chapter that trains backbones: the words that follow a backbone's name in the label of its run.
@@ -42,8 +42,8 @@ def training_size(spec):
 def estimated_seconds(waiting, finished, photos=None):
     """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
 
-    The most similar trainings are those with the ratio of sizes closest to 1, see `training_size`. The ratio is rounded
-    to a power of two. Among trainings with an equal ratio, those with the same name are preferred.
+    Two trainings are more similar if the ratio of their sizes (see `training_size`) is closer to 1. The ratio is
+    rounded to a power of two. Among trainings with an equal ratio, trainings with the same name are preferred.
 
     Parameters
     ----------
@@ -54,8 +54,9 @@ def estimated_seconds(waiting, finished, photos=None):
 
     Returns
     -------
-    list of float, the seconds for each waiting training; the list has no entry for a training if no finished training
-    of the same kind (whole network, head or fine-tuning) has a size that differs by at most the factor `ALIKE`
+    list of float, the seconds for each waiting training
+        A waiting training has no entry if no finished training is similar enough. A similar training is of the same
+        kind (whole network, head or fine-tuning), and its size differs by at most the factor `ALIKE`.
     """
 
     def size(spec):
@@ -122,7 +123,7 @@ def training_bar(queue, finished=()):
     """Print the forecast of a queue of trainings, and show one progress bar for the whole queue.
 
     An empty queue has no bar. While a plan is being made (see `planning`), nothing is trained: the queue is recorded in
-    the plan and, if the queue is not empty, `planning.AheadError` is raised, which ends the plan.
+    the plan. If the queue is not empty, `planning.AheadError` is raised, and this error ends the plan.
 
     Parameters
     ----------

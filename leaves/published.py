@@ -50,24 +50,27 @@ def published_study():
 
 
 def introduction(study, split_hash):
-    """Describe the published study, and say if this run has the same split: list of str, one or two sentences each.
+    """Describe the published study, and say if this run has the same split: list of str.
 
     Parameters
     ----------
     split_hash : str, hash of this run's split
     """
     facts = study.provenance
-    made = f"{facts['trainings']} trainings, {facts['hours']} hours, published on {facts['date']}"
+    made = f"{facts['trainings']} trainings in {facts['hours']} hours"
     photos = f"{facts['photos']:,} photos of {facts['species']} species"
     pretrained = [name for name, weights in facts["weights"].items() if weights["kind"] == "imagenet"]
     sentences = [
-        f"The study on real photos: {photos}, {made}, commit {facts['commit']}.",
+        f"The study on real photos has {photos} and {made}.",
+        f"It was published on {facts['date']} (commit {facts['commit']}).",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
-        "This section shows the study's scores, and the table of claims shows its verdicts.",
+        "This section shows the study's scores, and the table of claims shows the study's verdicts.",
     ]
     if "variants" in facts["parameters"]:
         trained = ", ".join(f'"{name}"' for name in facts["parameters"]["variants"]) or "none"
-        sentences.append(f"Chapter 3's variants so far: {trained}. Claims about the other variants are not tested yet.")
+        sentences.append(
+            f"Variants of chapter 3 trained so far: {trained}. Claims about other variants are not tested yet."
+        )
         if trials := facts["parameters"].get("search_trials"):
             sentences.append(f"The study's search had {count_text(trials, 'trial')} so far.")
         sentences.append("The study's verdicts are preliminary: tests of more claims can change them.")
@@ -77,7 +80,7 @@ def introduction(study, split_hash):
 
 
 def answer(study):
-    """Summarise the published study in two sentences: two test scores, and the number of claims with each verdict.
+    """Summarise the published study in three sentences: two test scores, and the number of claims with each verdict.
 
     The scores are those of the network that validation chose and of FinalModel.
     """
@@ -87,14 +90,14 @@ def answer(study):
         for row in (scores.loc[best], scores.loc["FinalModel"])
     ]
     return (
-        f"{best}, which validation chose, reaches a macro F1 of {reached[0]} on the test photos, and "
-        f"FinalModel, the original study's network, {reached[1]}. Verdicts on the original's claims: "
+        f"{best}, which validation chose, reaches a macro F1 of {reached[0]} on the test photos. "
+        f"FinalModel, the original study's network, reaches {reached[1]}. Verdicts on the original's claims: "
         f"{tally(study.verdicts)}."
     )
 
 
 def tally(verdicts):
-    """Count the claims with each verdict and name the decided ones: "2 confirmed (C1, C4), 9 not tested"."""
+    """Count the claims with each verdict, and list the decided claims: "2 confirmed (C1, C4), 9 not tested"."""
     names = verdicts.groupby("verdict")["claim"].agg(list)
     texts = {verdict: f"{len(having)} {verdict}" for verdict, having in names.items()}
     decided = {verdict: f"{texts[verdict]} ({', '.join(names[verdict])})" for verdict in DECIDED if verdict in texts}
@@ -110,7 +113,7 @@ def labels(scores):
 
 
 def listed(scores):
-    """Select the rows of a scores.csv (a DataFrame) that are compared, and label their models: DataFrame.
+    """Select the rows of a scores.csv (a DataFrame) for the compared models, and label these models: DataFrame.
 
     Networks with random initial weights are removed. If the search found nothing better than FinalModel, FinalModel
     (tuned) is the same network with the same numbers. Then only the row of FinalModel is kept.

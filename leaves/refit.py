@@ -20,9 +20,9 @@ KEPT_FOLD = "reading-kept_fold.npz"  # file in a run's folder: the predictions o
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
     """Train FinalModel and refit it; both networks are scored on a fold not used to choose the number of epochs.
 
-    Repeat k keeps fold k for scoring. If the split has five folds, four others are left. The first network learns from
-    three of them, and its best epoch on the fourth is taken as the number of epochs. In the refit, a new network
-    learns from all four folds for that many epochs.
+    Repeat k keeps fold k for scoring. If the split has five folds, four folds are left. The first network learns from
+    three of these folds, and the fourth shows which of its epochs is the best. The refit trains a new network on all
+    four folds, for as many epochs as the first network needed to reach its best epoch.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
     """
     split, quiet = base["split"], base | {"log_layers": False}
     if split.attrs["folds"] < 3:
-        raise InputError("'more data' needs three folds or more: lower validation_share, or name other variants.")
+        raise InputError("The variant 'more data' needs three folds or more: lower validation_share, or omit it.")
     starts = [repeat(number, seed, split) for number in range(repeats)]
     folds = split.attrs["folds"]
     before = [
@@ -58,7 +58,7 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
 
 
 def gain_of_more_data(before, after, split):
-    """Measure the refit's gain of macro F1 on photos used neither to train the networks nor to choose the epochs.
+    """Measure the refit's gain of macro F1 on photos that were not used for training or to choose the epochs.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def gain_of_more_data(before, after, split):
 
     Returns
     -------
-    dict with the keys differences (list of float: macro F1 after minus before the refit, for each repeat in which both
-    trainings converged) and reason (str or None, see `claims.missing_pairs`)
+    dict with the keys differences (list of float: macro F1 after the refit minus macro F1 before it, for each repeat in
+    which both trainings converged) and reason (str or None, see `claims.missing_pairs`)
     """
     states = [[run.result["state"] for run in pair] for pair in zip(before, after, strict=True)]
     # The refit has a fixed number of epochs, so it counts as converged even if its score still rises at the end.
@@ -99,7 +99,7 @@ def refit_record(said, pair, cost):
     ----------
     said : str, the claim in the study's words
     pair : dict from `gain_of_more_data`, or None if no refit was trained
-    cost : str, how long the refit would take; only needed if it was not trained
+    cost : str, how long the refit would take; only needed if the refit was not trained
     """
     what = "macro F1 after the refit minus before, on photos that took no part,"
     against = {"against": claims.FOLD_GAIN, "measure": claims.REFIT}

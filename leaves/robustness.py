@@ -21,7 +21,7 @@ JPEG_QUALITIES = (50, 30, 20, 10, 5)
 
 
 def on_other_paper(image, strength, rng):
-    """Blend the paper behind a leaf with a coarse pattern of random colours; pixels of low saturation are paper."""
+    """Blend the paper behind a leaf with a coarse pattern of random colours; paper is where saturation is low."""
     saturation = np.asarray(image.convert("HSV"))[..., 1]
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(image.size)
     other = Image.blend(image, coarse, 0.2 * strength)
@@ -68,7 +68,8 @@ def robustness_table(models, truth, seed, draws):
     Parameters
     ----------
     models : dict of a model's name to (predict, pictures)
-        `predict` as in `predict_all`; `pictures` are uint8 of shape (n, size, size, 3), the same photos for all models.
+        For `predict`, see `predict_all`; `pictures` is an array of uint8, shape (n, size, size, 3). The photos are the
+        same for all models.
     truth : array of int, shape (n,)
     seed : int
         Seed of the random numbers in the corruptions.
@@ -108,8 +109,9 @@ def stratified_rows(truth, count, seed):
 
     Returns
     -------
-    sorted array of int, positions in `truth`: all n if n is smaller than `count`, and one per class if there are more
-    classes than `count`
+    sorted array of int, positions in `truth`
+        If n is smaller than `count`, all n positions are returned. If there are more classes than `count`, one position
+        of each class is returned.
     """
     rng, rank = np.random.default_rng(seed), np.empty(len(truth))
     for label in np.unique(truth):

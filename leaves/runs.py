@@ -26,7 +26,7 @@ import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
-SCHEMA = 3  # version of the runs: raise it when new code gives other results, files or `Run.reading` arrays
+SCHEMA = 3  # version of the runs; raise this number when new code changes results, files or arrays of `Run.reading`
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class Run:
         return keras.models.load_model(self.folder / "model.keras")
 
     def load_weights(self, network):
-        """Load this run's weights into a network with the same layers; several times faster than `load_model`."""
+        """Load this run's weights into a network with the same layers; this is much faster than `load_model`."""
         with zipfile.ZipFile(self.folder / "model.keras") as archive, tempfile.TemporaryDirectory() as folder:
             network.load_weights(archive.extract("model.weights.h5", folder))
 
     def reading(self, file, compute):
-        """Return the dict of arrays that `compute` makes from weights or logs; they are cached in the .npz `file`."""
+        """Return the dict of arrays that `compute` makes from weights or logs; the .npz `file` caches the arrays."""
         return computed_once(self.folder / file, f"{file}, schema {SCHEMA}", compute)
 
 
 def fast_precision():
     """Return "bfloat16" if all GPUs or, without a GPU, the processor can multiply in this type, otherwise "float32".
 
-    GPUs of compute capability 8 or higher can, and so can processors with AVX-512 BF16 or AMX.
+    GPUs of compute capability 8 or higher and processors with AVX-512 BF16 or AMX can do this.
     """
     if found := gpus():
         details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
@@ -84,7 +84,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Return `precision`; "auto" is float32 for images of `size` < 64 pixels without a GPU, else `fast_precision`."""
+    """Replace "auto" by "float32" if `size` is below 64 pixels and there is no GPU, otherwise by `fast_precision`."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -149,8 +149,8 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If runs/ does not have the run, evidence from results/runs (see `keep_evidence`) is used if it has the file `needs`,
-    which the caller will read. A diverged run may lack this file, unless `needs` is `WEIGHTS`.
+    If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
+    file `needs`, which the caller will read. For a diverged run, it may lack the file, unless `needs` is `WEIGHTS`.
     With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
@@ -159,7 +159,7 @@ def find_run(spec, needs=WEIGHTS):
     for folder in folders:
         if not fault_of_run(folder, spec):
             run = Run(folder, spec, read_json(folder / "result.json"))
-            is_read = needs != WEIGHTS and run.result["diverged"]  # callers read no other file of such a run
+            is_read = needs != WEIGHTS and run.result["diverged"]  # callers do not read this file of a diverged run
             if folder.parent == places.RUNS or is_read or (folder / needs).exists():
                 return run
     return None
@@ -182,7 +182,7 @@ def find_runs(specs, needs):
 def keep_evidence(run):
     """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, but no weights.
 
-    The history is rounded to seven digits and the probabilities to half precision, so a run takes some 15 KB. The
+    The history is rounded to seven digits and the probabilities to half precision, so a run takes about 15 KB. The
     readings are the .npz files in which `Run.reading` has cached arrays.
     """
     folder = places.RESULTS / "runs" / run.folder.name
@@ -267,9 +267,9 @@ def free_first(queue):
 
 
 def forget_run(folder):
-    """Delete a run; InputError if another process is training it."""
+    """Delete a run; raise InputError if another process is training it."""
     with locked(places.RUNS / "locks" / folder.name[-8:]), disk_errors_explained(folder):
-        (folder / "result.json").unlink(missing_ok=True)  # first, so a partly deleted folder is no finished run
+        (folder / "result.json").unlink(missing_ok=True)  # first, so the rest does not count as finished
         shutil.rmtree(folder)
 
 
@@ -345,8 +345,9 @@ def logged(run, folder, kind):
     Parameters
     ----------
     folder, kind : str
-        A folder in the run's tensorboard/, and a part of the tags to read. In the folder "layers", a tag has a layer's
-        name and "gradient" or "change" (numbers) or "histogram" (arrays of shape (buckets, 3): two edges, count).
+        A folder in the run's tensorboard/, and a text that the tags to read contain. In the folder "layers", each tag
+        contains a layer's name and "gradient", "change" or "histogram". The values of the first two are numbers. The
+        values of a histogram are arrays of shape (buckets, 3): two edges and a count.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:
@@ -356,7 +357,7 @@ def logged(run, folder, kind):
                 for value in event.summary.value:  # a training that was resumed may have logged an epoch twice
                     if kind in value.tag:
                         found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
-        except tf.errors.DataLossError:  # a killed training may leave such a file: the next file has the rest
+        except tf.errors.DataLossError:  # a killed training may leave such a file; the next file has the rest
             is_whole = file != files[-1]
     if not (found and is_whole) or any(len(steps) != run.result["epochs"] for steps in found.values()):
         raise InputError(f"runs/{run.folder.name}/tensorboard is damaged: delete runs/{run.folder.name} and run again.")
@@ -387,7 +388,7 @@ def smallest_change(runs):
 def gradient_ratios(runs):
     """Compute how weak the gradients of the convolutions are, compared with those of the dense layers, in each run.
 
-    In each epoch, the weakest convolution gradient is divided by the strongest dense layer gradient, see `layer_log`.
+    In each epoch, the weakest gradient of a convolution is divided by the strongest of a dense layer, see `layer_log`.
 
     Parameters
     ----------

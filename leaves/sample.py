@@ -1,10 +1,10 @@
 """Render leaves of 14 crop species, the project's default data set.
 
-A reader may have no internet access, and photographs may not always be redistributed. This module draws a substitute:
+A reader may have no internet access, and some photographs must not be redistributed. This module draws a substitute:
 single leaves on plain paper under sun or shade, healthy or diseased. Each species has the same share of the images as
 in the 17,728 photos of the original study.
 
-The botany is data (``SPECIES``); a few shared functions turn it into an image:
+The botany is data (``SPECIES``); a few shared functions turn these data into an image:
 
 1. anatomy: outline, margin and veins as polylines in leaf coordinates (u from base 0 to apex 1, v across);
 2. pose: bend, warp, squeeze, rotation and scale map the polylines to the pixels of the frame;
@@ -677,7 +677,7 @@ def choose_pose(species, anatomy, n, rng):
 def fractal_noise(rng, n, cells, octaves=2, stretch=1.0):
     """Return smooth noise, float32 (n, n), mean 0 and standard deviation about 1, with ``cells`` waves across."""
     total = None
-    for octave in range(octaves):  # each finer grid is added to the enlarged coarser ones
+    for octave in range(octaves):  # each finer grid is added to the enlarged sum of the coarser grids
         rows, columns = (max(2, round(cells * 2**octave / k)) + 1 for k in (stretch, 1.0))
         grid = rng.normal(0, 1.25 * 0.65**octave, (rows, columns)).astype(np.float32)
         total = grid if total is None else grid + _enlarge(total, (columns, rows))
@@ -1090,7 +1090,7 @@ def render_dataset(out, count=1000, size=128, seed=0, workers=None):
     seed : int
         Equal seeds give equal bytes, whatever the number of workers.
     workers : int, optional
-        Processes; by default one per processor. With 1 the images are rendered in this process.
+        Number of processes; the default is one per processor. With 1 the images are rendered in this process.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Compute scores, intervals (Efron 1979), states of trainings and moderated variances, and correct calibration."""
+"""Compute scores, intervals (Efron 1979), states of trainings and moderated variances; calibrate probabilities."""
 
 import numpy as np
 import pandas as pd
@@ -189,9 +189,10 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. A single variance is returned unchanged. All
-        differences contain FinalModel's scores. So two differences should correlate by 1/2, and their variances by
-        1/4. With this correlation, the mean of all variances has `most` degrees of freedom: the limit of the result.
+        The moderated variances and their degrees of freedom. A single variance is returned unchanged. The degrees of
+        freedom are at most `most`, those of the mean of all variances. The mean has fewer than the sum of `degrees`,
+        because all differences contain FinalModel's scores. So two differences should correlate by 1/2, and their
+        variances by 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:

@@ -23,7 +23,9 @@ FINAL = 0  # the number of the trial that is FinalModel
 AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
 REDUCTION = 3  # one in three challengers enters the next round, with three times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-EDGE = 0.2  # if the winner's learning rate is in this share of the range (log scale) at one end, the range grows there
+# If the winner's learning rate lies in the lowest or highest share `EDGE` of the range (log scale), the range grows at
+# this end.
+EDGE = 0.2
 WIDER = 3  # factor by which the range grows on the winner's side
 WIDENINGS = 2  # the range grows at most this many times
 
@@ -128,9 +130,9 @@ def run_rounds(train, trials, champions, budgets, repeats):
 
     The champions are FinalModel and the winners of earlier calls; they take part in every round. All other trials are
     challengers, and the best third of these reaches the next round. Each round trains one repeat of each of its trials.
-    If `repeats` is more than 1, another round trains all repeats of the champions and of the challengers that scored at
-    most `MARGIN` below the best trial of the round before. The trial with the highest mean score wins. FinalModel wins
-    ties. A challenger that diverged or did not train cannot win.
+    If `repeats` is more than 1, one more round follows. It trains all repeats of the champions, and of the challengers
+    that scored at most `MARGIN` below the best trial of the previous round. The trial with the highest mean score wins.
+    FinalModel wins ties. A challenger that diverged or did not train cannot win.
 
     Parameters
     ----------
@@ -178,7 +180,7 @@ def round_table(rounds, study):
     """List the trials of all rounds: DataFrame of round, epochs, repeats, number, score, state and hyperparameters.
 
     Each row is one trial in one round. `number` is the number of the trial, `score` the mean validation macro F1 over
-    its repeats, and `state` lists the states that occur among them.
+    its repeats, and `state` lists the states that occur among these repeats.
     """
     points = [trial.params for trial in study.trials]
     rows = [
@@ -198,7 +200,7 @@ def round_table(rounds, study):
 
 
 def depths(filters, size):
-    """Return the smallest and largest number of blocks to try; each halves the side, and one pixel must remain."""
+    """Return the smallest and largest number of blocks to try; a block halves the side, and one pixel must remain."""
     return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
 
 

@@ -29,7 +29,7 @@ PLANT_VILLAGE = {
 
 
 def last_source():
-    """Read from data/source.json which data the current split is made from.
+    """Read data/source.json, which records the data of the current split.
 
     Returns
     -------
@@ -60,8 +60,8 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When `data` is None, and the photos of the last run are not found. Either their folder cannot be opened, or
-        there is a split, but data/source.json, which names the photos of the split, is missing or damaged.
+        When `data` is None, and the photos of the last run are not found. This has one of two causes. Their folder
+        cannot be opened, or a split exists, but data/source.json, which names its photos, is missing or damaged.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
@@ -73,8 +73,8 @@ def chosen_data(data):
     data = last_source().get("data", "sample")
     if data not in DATA_WORDS and not os.path.isdir(data):
         raise InputError(
-            f"The folder {data} of the last run is gone or cannot be opened: name another one with --data DIR, or use "
-            "the synthetic sample with --data sample."
+            f"The folder {data} of the last run is gone or cannot be opened: name another folder with --data DIR, or "
+            "use the synthetic sample with --data sample."
         )
     return data
 
@@ -84,7 +84,7 @@ def origin_sentence(data):
     last, chosen = last_source().get("data"), chosen_data(data)
     name = name_of_data(chosen)
     if data is None and last is None:
-        return f"The photos are those of {name}; set the parameter data to a folder to use your own."
+        return f"The photos are those of {name}; set the parameter data to a folder to use your own photos."
     if data is None:
         return f"Using {name}, as in the last run; set the parameter data to use other photos."
     if last in (None, chosen):
@@ -143,8 +143,8 @@ def listed_photos(folder, table):
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
         The column `sha256` has the SHA-256 of each photo's file. The optional column `name` has the class folder and
-        the file name that the link to each photo gets. The split depends on the order of these names. So with the
-        column `name`, the photos are split as they were when the table was written.
+        the file name of the link to each photo. With this column, the photos are split as they were when the table was
+        written, because the split depends on the order of the names.
 
     Returns
     -------
@@ -153,14 +153,14 @@ def listed_photos(folder, table):
     Raises
     ------
     InputError
-        When the file is not such a table, or the folder has none of its photos.
+        When the file is not such a table, or the folder has none of the listed photos.
     """
     table = user_path(table, places.ROOT)
     try:
         listed = pd.read_csv(table, dtype=str)
         listed = listed[~listed["sha256"].duplicated()]
     except (OSError, ValueError, KeyError) as error:
-        like = "name one such as results/photos.csv"
+        like = "choose a table such as results/photos.csv"
         raise InputError(f"{table} is not a CSV file with a column sha256: {like}.") from error
     hashes = files_by_hash(folder)
     listed = listed[listed["sha256"].isin(hashes)]

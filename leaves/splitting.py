@@ -183,7 +183,7 @@ def split_sentences(photos, before, bridges):
     return (
         f"Photos that keep their subset: {old.sum()}; new: {(~old).sum()}; excluded, because they resemble photos of "
         f"two subsets: {len(bridges)}.\n"
-        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another one."
+        f"Of {len(photos)} photos, {group_sizes[group_sizes > 1].sum()} resemble another photo."
     )
 
 
@@ -225,7 +225,7 @@ def memory_of_split(**settings):
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
         if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
-            print(f"Files of older code are not read: {', '.join(sorted(others))}; the photos are divided again.")
+            print(f"Files from older code are not read: {', '.join(sorted(others))}; the photos are divided again.")
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])
@@ -256,7 +256,7 @@ def write_split(photos, issues, data, name, settings):
     photos : DataFrame from `split_photos`, with the columns of `photos.inspect_images`
     issues : DataFrame, see `issue_table`
     data : str, from `sources.chosen_data`
-    name : str, a description of where the photos are from
+    name : str, a description of the source of the photos
     settings : dict of the parameters of the split
 
     Returns
@@ -361,7 +361,7 @@ def check_leaks(split, near, settings):
     shares = {"validation": outside_test * settings["validation_share"], "test": settings["test_share"]}
     shares["train"] = 1 - sum(shares.values())
     checks = {
-        "photos too similar to one in another subset": (too_near, 0),
+        "photos too similar to a photo in another subset": (too_near, 0),
         "groups split across folds": (len(split.groupby(["group", "split", "fold"])) - split["group"].nunique(), 0),
         "classes missing from a subset": ((count_classes(split) == 0).any(axis=1).sum(), 0),
         **{f"share of {subset}": ((split["split"] == subset).sum() / len(split), shares[subset]) for subset in SUBSETS},

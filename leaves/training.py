@@ -34,7 +34,7 @@ THREADS = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or len(own_cores()))
 # the constant answer by this much, the network has hardly begun to learn, and `StopEarly` does not stop it.
 PLATEAU = 0.1
 
-MOST_STEPS = 20  # taken in one call, see `steps_at_once`; Ctrl-C waits for the end of the call
+MOST_STEPS = 20  # largest number of steps in one call, see `steps_at_once`; Ctrl-C waits for the end of the call
 
 
 @dataclass
@@ -86,7 +86,7 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             epochs=checkpoint.epochs if checkpoint.over else spec["epochs"],
             validation_data=evaluation_batches(held_out, one_hot[held_out_labels]),
             class_weight=class_weights(labels, spec["balance"]),
-            callbacks=[*callbacks, checkpoint],  # the checkpoint comes last, so it stores the others' new state
+            callbacks=[*callbacks, checkpoint],  # last, so it stores the new state of all other callbacks
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
@@ -148,7 +148,7 @@ def batch_function(network):
 def predictions(network, images, labels):
     """Predict class probabilities batch by batch: float32 (n, classes), on one GPU even if there are several.
 
-    Keras's `predict` would hold the images of several batches in memory if one call takes several steps. Its
+    Keras's `predict` would hold the images of several batches in memory if one call takes several steps. Keras's
     `predict_on_batch` repeats the batch on each GPU, so with several GPUs the network is called directly.
     """
     predict = network if len(gpus()) > 1 else network.predict_on_batch
@@ -203,7 +203,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON; `precision` is only part of the cache key, because tracing fixes the precision."""
+    """Compile a model from its JSON; tracing fixes the precision, so `precision` belongs to the key of the cache."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)
@@ -228,8 +228,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Keras's BackupAndRestore saves weights, optimizer and epoch. This class also saves the state of dropout's random
     numbers, the history and the state of early stopping. The order of the images is a function of seed and epoch, so
-    it is not saved. The time between two checkpoints is at least thirty times the time to write one. If `file` is None,
-    only the history is recorded.
+    it is not saved. The time between two checkpoints is at least thirty times the time to write a checkpoint. If
+    `file` is None, only the history is recorded.
     """
 
     times_its_cost = 30
@@ -290,7 +290,7 @@ class Checkpoint(keras.callbacks.Callback):
 def computing_in(models, precision):
     """Make models compute feature maps in `precision`; weights, feature vectors, softmax and loss stay float32.
 
-    The precision is "bfloat16", or "float32", which changes nothing. After the context, the models compute in float32.
+    `precision` is "bfloat16" or "float32"; "float32" changes nothing. After the context, the models compute in float32.
     """
     layers = [layer for model in models for layer in flat_layers(model) if len(layer.output.shape) == 4]
     try:
@@ -347,7 +347,7 @@ class LayerLog(keras.callbacks.Callback):
                 summaries.append(scalar_pb(f"gradient/{name}", gradient.numpy() / size))
                 summaries.append(scalar_pb(f"change/{name}", np.linalg.norm(new - old) / size))
         with self.writer.as_default():
-            for summary in summaries:  # made by NumPy, a tenth of the time that TensorFlow's operations take
+            for summary in summaries:  # NumPy made them in a tenth of the time of TensorFlow's operations
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString(), epoch)
         self.writer.flush()
 

@@ -153,7 +153,7 @@ def scores_by_rate(runs):
 
 
 def wider_specs(runs, learning_rates):
-    """List the specs that widen a backbone's grid of learning rates if its best rate so far is the lowest or highest.
+    """List specs with new learning rates for each backbone that scores best at the lowest or highest rate so far.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def prepare_control(spec, split):
 
 
 def starting_heads(heads, repeats):
-    """Select the heads from which fine-tuning starts: `repeats` per backbone, or one if its weights are random.
+    """Select the heads from which fine-tuning starts: `repeats` per backbone, or one head if the weights are random.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def starting_heads(heads, repeats):
         if len(runs) < count:
             raise InputError(
                 f"repeats is {count}, but chapter 4 trained only {len(runs)}: use fewer repeats, or run notebook "
-                "04_transfer_learning again with more."
+                "04_transfer_learning again with more repeats."
             )
         chosen += runs[:count]
     return chosen

@@ -18,9 +18,10 @@ from PIL import Image
 
 PIXELS = 1.1  # on the page, a figure has at most this many pixels per point (1/72 inch) of its width
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
-DARK, LIGHT = 0x60, 0xC0  # greys below DARK get the page's text colour, above LIGHT its line colour, others `--quiet`
+# Greys below DARK get the page's text colour, greys above LIGHT its line colour, and all other greys `--quiet`.
+DARK, LIGHT = 0x60, 0xC0
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
-PHOTOS = {6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
+PHOTOS = {4: 2, 6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
 LINE = 0.23  # height in inches of a line of text in a narrow figure
 LETTERS = {"title": 40, "name": 20, "photo": 60}  # letters per line of a narrow figure; a photo's text is small
 
@@ -136,16 +137,7 @@ def make_narrow(figure):
     photos = across > 1 and all(axes.images or not axes.has_data() for axes in panels)
     columns = PHOTOS.get(across, across) if photos else 1
     if across > 1:
-        for axes in panels:
-            axes.set_visible(axes.has_data())
-        panels = [axes for axes in panels if axes.has_data()]
-        rows = -(-len(panels) // columns)
-        grid = GridSpec(rows, columns, figure=figure)
-        for number, axes in enumerate(panels):
-            axes.set_subplotspec(grid[number // columns, number % columns])
-            if not photos:
-                axes.tick_params(labelleft=True, labelbottom=True)
-                axes.set_xlabel(axes.get_xlabel() or panels[-1].get_xlabel())
+        panels, rows = move_panels(figure, panels, columns, photos)
         height = min(height / down, NARROW / columns) * rows
     figure.set_size_inches(NARROW, height)
     for legend in (*figure.legends, *(axes.get_legend() for axes in panels)):
@@ -172,13 +164,32 @@ def make_narrow(figure):
         figure.set_size_inches(NARROW, max(height, needed))
 
 
+def move_panels(figure, panels, columns, photos):
+    """Arrange panels in a grid with fewer columns, without the empty ones at the end: (remaining panels, rows).
+
+    Each panel gets its own ticks and axis label, unless the panels are photos (`photos`).
+    """
+    used = max((number for number, axes in enumerate(panels, 1) if axes.has_data()), default=0)
+    for axes in panels[used:]:
+        axes.set_visible(False)
+    panels = panels[:used]
+    rows = -(-used // columns)
+    grid = GridSpec(rows, columns, figure=figure)
+    for number, axes in enumerate(panels):
+        axes.set_subplotspec(grid[number // columns, number % columns])
+        if not photos:
+            axes.tick_params(labelleft=True, labelbottom=True)
+            axes.set_xlabel(axes.get_xlabel() or panels[-1].get_xlabel())
+    return panels, rows
+
+
 def wrapped(text, letters):
     """Break the lines of a text that are longer than `letters`."""
     return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
 
 
 def move_below(figure, legend):
-    """Move a legend from outside the panels to below them, and make it narrow enough for a phone."""
+    """Move a legend that is outside the panels below the panels, and make it narrow enough for a phone."""
     handles, texts = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.remove()

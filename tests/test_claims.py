@@ -243,7 +243,8 @@ def test_an_undecided_claim_says_how_many_repeats_would_decide():
 def test_the_repeats_that_are_asked_for_decide():
     """With so many repeats of the same mean and variance the test decides, and with one fewer it does not."""
     compared = claims.compare({"C1": np.array([0.05, 0.16, 0.09])}, folds=5)["C1"]
-    needed = claims.repeats_needed(compared, "higher", 1)
+    needed, verdict = claims.repeats_needed(compared, "higher", 1)
+    assert verdict == "confirmed"
     assert compared.p_values(needed)[0] < claims.LEVEL <= compared.p_values(needed - 1)[0]
 
 
@@ -295,13 +296,31 @@ def test_a_claim_that_only_the_correction_leaves_open_says_so():
     assert not rows.loc["C2", "reason"].endswith(")")
 
 
-def test_the_reasons_of_a_claim_name_the_largest_number_of_repeats_only():
-    many, untrained = "more than 30 repeats, or more photos, would decide", "VGG16 was not trained"
-    assert claims.joined_reasons(["7 repeats would decide", untrained, "13 repeats would decide"]) == (
-        f"{untrained}; 13 repeats would decide"
-    )
-    assert claims.joined_reasons(["30 repeats would decide", many, many]) == many
-    assert claims.joined_reasons([untrained, untrained]) == untrained and claims.joined_reasons([]) == ""
+NEEDED = {"few": [0.1, 0.16, 0.1], "more": [0.05, 0.16, 0.09], "many": [0.3, -0.3, 0.06]}
+
+
+@pytest.mark.parametrize(
+    ("statements", "needed"),
+    [
+        ({"few": "higher", "more": "higher"}, "more"),  # all must be confirmed
+        ({"few": "higher", "many": "higher"}, "many"),
+        ({"more": "higher", "many": "higher", "few": "lower"}, "few"),  # one that is refuted is enough
+    ],
+)
+def test_a_claim_of_several_comparisons_needs_the_repeats_that_would_decide_it(statements, needed):
+    compared = {name: claims.compare({name: np.array(values)}, 5)[name] for name, values in NEEDED.items()}
+    rows = [({"must be": must_be}, compared[name]) for name, must_be in statements.items()]
+    [text] = claims.needed_text(rows, ["undecided"] * len(rows), count=10)
+    number, _ = claims.repeats_needed(compared[needed], statements[needed], 10)
+    assert text.startswith("more than 30 repeats" if needed == "many" else f"{number} repeats would decide")
+    assert (needed == "many") == (number == np.inf)
+
+
+def test_no_number_of_repeats_is_told_if_they_alone_would_not_decide():
+    row = claims.compare({"C1": np.array(NEEDED["few"])}, 5)["C1"]
+    higher, lower = {"must be": "higher"}, {"must be": "lower"}
+    assert claims.needed_text([(higher, row), (higher, None)], ["undecided"] * 2, 10) == []
+    assert len(claims.needed_text([(lower, row), (higher, None)], ["undecided"] * 2, 10)) == 1
 
 
 @pytest.mark.parametrize(

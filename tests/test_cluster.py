@@ -124,7 +124,7 @@ def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project,
         return custom_cnn.prepare(spec, split)
 
     specs = specs_of(project, epochs=1, filters=(4,))
-    with pytest.raises(files.InputError, match=r"Failed 3 times: Tiny, seed 1, fold 0 \(too little memory\)"):
+    with pytest.raises(files.InputError, match=r"runs failed 3 times: Tiny, seed 1, fold 0 \(too little memory\)"):
         helpers.train_all(specs, project, prepare)
     assert attempts.read_text().count("once more") == 3
     assert runs.find_run(specs[0])
@@ -133,5 +133,5 @@ def test_a_run_that_fails_three_times_is_reported_and_the_others_finish(project,
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
-    with pytest.raises(files.InputError, match="No Dask scheduler answers at tcp://127.0.0.1:9: start one"):
+    with pytest.raises(files.InputError, match="No Dask scheduler answers at tcp://127.0.0.1:9: start a scheduler"):
         cluster.connect("tcp://127.0.0.1:9")

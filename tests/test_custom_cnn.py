@@ -105,8 +105,8 @@ def test_a_list_of_layers_is_answered_before_anything_is_built(split, layers, se
 
 
 WRONG_CHANGES = [
-    ({"filtres": [8]}, "mine: there is no choice 'filtres' .did you mean filters.*batch_size"),
-    ({"filters": [8], "layers": [["Flatten", {}], SOFTMAX]}, "takes no filters"),
+    ({"filtres": [8]}, "mine: there is no setting 'filtres' .did you mean filters.*batch_size"),
+    ({"filters": [8], "layers": [["Flatten", {}], SOFTMAX]}, "remove filters, because your list of layers replaces"),
     ({"batch_size": 0}, "^mine: batch_size takes a whole number from 1 to 1024, not 0.$"),
     ({"batch_size": 2.5}, "batch_size takes a whole number from 1 to 1024, not 2.5"),
     ({"batch_size": True}, "batch_size takes .*, not True"),
@@ -138,7 +138,7 @@ WRONG_CHANGES = [
     ({"refit": {"folds": 2, "fold": 2}}, "refit takes None or a dict like"),
     ({"layers": []}, "layers takes None or a list of one layer or more, .* not \\[\\]"),
     ({"optimizer": "adam"}, "optimizer takes a dict like .*, not 'adam'"),
-    ({"schema": 2}, "there is no choice 'schema'"),
+    ({"schema": 2}, "there is no setting 'schema'"),
     ({"image_size": 16}, "would shrink 1 x 1 x 256 to less than one pixel"),
     ({"optimizer": {"class_name": "Adamm", "config": {}}}, "cannot make the optimizer.*Adamm"),
     ({"optimizer": {"class_name": "Adam", "config": {"rate": 1}}}, "cannot make the optimizer"),

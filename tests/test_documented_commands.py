@@ -690,7 +690,7 @@ TOLD = {
     "transfer_learning": "1 epochs: .* times faster",
     "data_chapter": "unchanged",
     "custom_cnn": "epoch with augmentation: this project to plain Keras",
-    "checkpoints": "checkpoints as they are",
+    "checkpoints": "checkpoints by default",
     "report": r"\| 01 \| \d+ \| \d+ \|",
     "scaling": "peak GB",
     "verdict_rules": "trainings of FinalModel, standard deviation over seeds",

@@ -111,7 +111,7 @@ def test_a_network_from_pixels_has_no_step_in_its_label_whatever_its_chapter(rec
     starts = {label: evaluation.transfer_of(models, run) for label, run in models.items()}
     assert starts == dict.fromkeys(models) | {tail: models[head] for head, tail in zip(heads, tails[:2], strict=True)}
     recorded["04"]["ResNet50"] = on_backbone("ResNet50", "04", 0.71)
-    with pytest.raises(InputError, match="Chapter 5 started from other networks of chapter 4"):
+    with pytest.raises(InputError, match="Chapter 5 did not start from the heads that chapter 4 recorded"):
         evaluation.label_models(recorded)
 
 
@@ -236,7 +236,7 @@ def test_a_probe_has_every_class_in_its_proportion():
 
 def test_a_second_test_set_without_a_photo_of_a_known_class_is_named(tmp_path, capsys):
     classes = ["Elm", "Oak"]
-    with pytest.raises(InputError, match="holds no photo of the classes Elm, Oak: name another folder as external"):
+    with pytest.raises(InputError, match="no photo of the classes Elm, Oak: set `external` .--test. to another folder"):
         external.external_files(tmp_path, classes)
     paint(tmp_path / "Moss" / "0.jpg", seed=1)
     with pytest.raises(InputError, match="holds no photo of the classes"):
@@ -244,7 +244,7 @@ def test_a_second_test_set_without_a_photo_of_a_known_class_is_named(tmp_path, c
     assert capsys.readouterr().out == "Skipped: the class Moss, which no model knows.\n"
     paint(tmp_path / "Oak___healthy" / "0.jpg", seed=2)
     assert external.external_files(tmp_path, classes)["label"].tolist() == ["Oak"]
-    with pytest.raises(InputError, match="nowhere cannot be read .No such file or directory.: name another folder"):
+    with pytest.raises(InputError, match="nowhere cannot be read .No such file or directory.: set `external`"):
         external.external_files(tmp_path / "nowhere", classes)
 
 
@@ -324,7 +324,7 @@ def test_a_disagreement_of_validation_and_test_is_told():
     scores["validation_macro_f1"] = [0.55, 0.8, 0.95, 0.2]  # of repeat 0, as are the test scores
     told = evidence.disagreement_in_words(ranked, scores)
     assert told.startswith("Validation ranks A first; on test it is number 3 of the 3 single models, and B is first.")
-    assert told.endswith("The two scores of one network differ most for C: 0.950 on validation, 0.600 on test.")
+    assert told.endswith("C has the largest difference between its two scores: 0.950 on validation, 0.600 on test.")
     agreeing = evidence.disagreement_in_words(ranked, scores.assign(test_macro_f1=[0.9, 0.8, 0.2, 1.0]))
     assert agreeing.startswith("Validation and test agree on the best single model, A.")
 

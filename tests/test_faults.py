@@ -273,7 +273,7 @@ def test_a_lock_names_the_process_that_holds_it_and_ends_with_it(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(files.InputError, match=f"in use by process {holder.pid} on .*: wait until it ends, or stop"),
+            pytest.raises(files.InputError, match=f"in use by process {holder.pid} on .*: wait until this process"),
             locks.locked(tmp_path / "lock", patience=0.1),
         ):
             pytest.fail("locked twice")
@@ -389,7 +389,7 @@ def test_a_second_command_names_the_first(whole_run, run_all):
         done = run_all("--profile", "tiny", "--only", "02")
     assert done.returncode == 1
     assert re.fullmatch(
-        r"run_all.sh: .*/runs is in use by process \d+ on .*: wait until it ends, or stop it.\n", done.stderr
+        r"run_all.sh: .*/runs is in use by process \d+ on .*: wait until this process ends, or stop it.\n", done.stderr
     )
 
 
@@ -476,5 +476,5 @@ def test_a_project_that_is_read_only_is_one_sentence(tmp_path):
     done = in_own_mounts(script, COPY=str(copy))
     assert done.returncode == 1
     assert re.fullmatch(
-        "run_all.sh: .*Read-only file system; check that it is there and can be read and.*\n", done.stderr
+        "run_all.sh: .*Read-only file system; check that this path exists and can be read and.*\n", done.stderr
     )

@@ -130,7 +130,7 @@ def train(project, name, filters, capsys):
 def test_a_plan_ends_at_the_first_queue_that_is_not_trained(chapter, project, capsys):
     told = planned_lines([chapter], {}, capsys)
     assert told[0] == "02_small: 0 trainings cached, at least 2 to train, no similar training has been measured yet"
-    assert told[2] == "What depends on results that do not exist yet cannot be counted."
+    assert told[2] == "Trainings that depend on missing results cannot be counted yet."
     trained = train(project, "Small", (4, 8), capsys)
     told = planned_lines([chapter], {}, capsys)
     assert told[0].startswith("02_small: 2 trainings cached, at least 2 to train, ")
@@ -150,14 +150,14 @@ def test_a_plan_ends_at_the_first_queue_that_is_not_trained(chapter, project, ca
 def test_a_chapter_that_reads_an_unfinished_one_comes_after_it(chapter, working_folder, capsys):
     others = [write_notebook(working_folder / f"{name}.ipynb", "seed = 0", FIRST) for name in ("05_any", "06_any")]
     told = planned_lines([chapter, *others], {}, capsys)
-    assert told[1:3] == ["05_any: after chapter 2", "06_any: after chapters 2, 5"]
+    assert told[1:3] == ["05_any: is counted after chapter 2", "06_any: is counted after chapters 2, 5"]
 
 
 def test_without_a_split_chapter_one_comes_first(working_folder, chapter, capsys):
     places.SPLIT_CSV.unlink()
     told = planned_lines([CHAPTERS[0], chapter], {}, capsys)
     assert told[0].startswith("01_data_split: makes the split first")
-    assert told[1] == "02_small: after chapter 1"
+    assert told[1] == "02_small: is counted after chapter 1"
     assert planned_lines([chapter], {}, capsys)[0].endswith(
         "it would stop: There is no data/split.csv yet: run notebook 01_data_split first."
     )
@@ -224,7 +224,7 @@ def test_the_published_times_count_where_there_are_no_others():
         return plan.time_in_words(waiting, own, published, photos)
 
     head, tail = spec_of(backbone="VGG16"), spec_of(backbone="VGG16", cut="a")
-    elsewhere = " (estimated from times in results/runs, perhaps of another machine)"
+    elsewhere = " (estimated from results/runs, perhaps measured on another machine)"
     assert (told(spec_of()), told(tail)) == ("about a minute", "no similar training has been measured yet")
     assert told(spec_of(), head) == f"about 11 minutes{elsewhere}"
     assert told(spec_of(), head, tail) == f"about 11 minutes for 2 of them{elsewhere}"

@@ -260,7 +260,7 @@ def test_only_whole_paths_are_shortened():
 def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
     for source in ({"data": "sample"}, {"data": "/listed", "name": "synthetic leaves, 128 x 128 pixels"}):
         write_atomic(places.SOURCE_JSON, json.dumps(source))
-        with pytest.raises(InputError, match="the present ones are synthetic"):
+        with pytest.raises(InputError, match="the present photos are synthetic"):
             publish.main()
     assert not places.RESULTS.exists()
 
@@ -269,7 +269,10 @@ def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
     ("spoil", "sentence"),
     [
         (lambda: (places.REPORT / "04_transfer_learning.ipynb").unlink(), "Chapter 04_transfer_learning did not reach"),
-        (lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'), "Chapter 05_fine_tuning read something"),
+        (
+            lambda: write_atomic(places.RUNS / "02.json", '{"new": 1}'),
+            "Chapter 05_fine_tuning read a file that has changed since",
+        ),
         (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
         (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html, 6.1 MB"),
         (lambda: (places.REPORT / "report.html.sha256").write_text("0"), "report/report.html is missing or damaged"),
@@ -305,7 +308,7 @@ def test_a_study_is_published_in_stages_and_says_which_variants_it_has(study):
     assert record["command"].endswith("""-p search_trials 1 -p variants '["no dropout", "ReLU"]'""")
     facts = published.Study(record, *[None] * 3)
     told = " ".join(published.introduction(facts, ""))
-    assert 'variants so far: "no dropout", "ReLU". Claims about the other' in told
+    assert 'trained so far: "no dropout", "ReLU". Claims about other' in told
     assert "The study's search had 1 trial so far." in told
     assert "preliminary" in told
 
@@ -370,8 +373,8 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     assert section["tally"] == "1 confirmed (C2), 2 refuted (C1, C3)"
     best, small = "0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"
     assert section["answer"].startswith(f"ResNet50, fine tuning, which validation chose, reaches a macro F1 of {best}")
-    assert section["answer"].endswith(f"network, {small}. Verdicts on the original's claims: {section['tally']}.")
-    assert f"{len(published_results)} photos of 2 species, 2 trainings" in section["sentences"][0]
+    assert section["answer"].endswith(f", reaches {small}. Verdicts on the original's claims: {section['tally']}.")
+    assert f"{len(published_results)} photos of 2 species and 2 trainings" in section["sentences"][0]
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())
     names = ["ResNet50, fine tuning", "ResNet50, transfer learning", "FinalModel"]

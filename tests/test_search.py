@@ -133,7 +133,7 @@ def test_final_model_stays_if_every_challenger_is_worse(small, split):
     world = World(lambda spec: 0.8 if is_final(spec) else 0.79 * chance(spec))
     found = world.search(split)
     assert kept(world, found)
-    assert "No other network beat its validation macro F1 of 0.800 (mean of 3 repeats)" in figures.finding(found)
+    assert "no other network beat its validation macro F1 of 0.800 (mean of 3 repeats)" in figures.finding(found)
 
 
 def test_final_model_stays_if_short_rounds_mislead(small, split):

@@ -56,8 +56,8 @@ def test_what_reads_a_failed_chapter_is_skipped_and_the_others_run(execute, caps
     assert sorted(times) == ["01", "02", "03", "04"]
     assert failed == ["04_transfer_learning stopped: it broke"]
     told = capsys.readouterr().out
-    assert "05_fine_tuning: skipped, because it reads what chapter 4 did not finish" in told
-    assert "06_comparison: skipped, because it reads what chapter 4 did not finish" in told
+    assert "05_fine_tuning: skipped, because it reads files of the unfinished chapter 4" in told
+    assert "06_comparison: skipped, because it reads files of the unfinished chapter 4" in told
 
 
 # ---------------------------------------------------------------- the line

@@ -566,7 +566,9 @@ def test_an_interrupted_linking_is_no_obstacle(split, working_folder, monkeypatc
 
 def test_an_original_that_has_gone_is_named(split, working_folder):
     Path(split["path"][3]).unlink()
-    with pytest.raises(InputError, match=f"{Path(split['path'][3]).name}: No such file or directory; check that it is"):
+    with pytest.raises(
+        InputError, match=f"{Path(split['path'][3]).name}: No such file or directory; check that this path exists"
+    ):
         splitting.link_folders(split, places.DATA / "split")
 
 
@@ -583,5 +585,5 @@ def test_copies_are_made_where_links_are_impossible(split, photos, working_folde
 
 def test_the_folders_made_are_no_input(split, working_folder):
     splitting.link_folders(split, places.DATA / "split")
-    with pytest.raises(InputError, match="is written by chapter 1: name the folder with the original photos"):
+    with pytest.raises(InputError, match="is written by chapter 1: set `data` to the original photos"):
         find_images(places.DATA / "split" / "train")

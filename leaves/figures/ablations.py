@@ -16,8 +16,10 @@ def style_comparison(table):
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
     shown = table.drop(columns="group").dropna(axis="columns", how="all").rename(columns=names)
-    caption = "Means over converged trainings; differences from FinalModel over pairs that both converged, with 95 % "
-    caption += "intervals"
+    caption = (
+        "Means over converged trainings (over all, if none converged). A difference from FinalModel is a mean over "
+    )
+    caption += "the pairs in which both trainings converged, with its 95 % interval"
     style = shown.style.format(formats, na_rep="").set_caption(caption)
     return style.set_properties(shown.columns.intersection(["reason"]), **{"white-space": "normal"})
 
@@ -87,12 +89,12 @@ def plot_gaps(table):
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return (
         figure,
-        "Mean macro F1 of converged trainings on training and on held-out photos; the line is the gap.",
+        "Macro F1 on the training and the held-out photos, as means over converged trainings (over all, if none did).",
     )
 
 
 def plot_dead_units(dead, activations):
-    """Draw the share of dead units in each block, for each activation: mean and range over all trainings.
+    """Draw the share of dead units in each block, for each activation: mean and range over the trainings.
 
     Parameters
     ----------
@@ -115,8 +117,8 @@ def plot_dead_units(dead, activations):
     axis.set(ylim=(-1, max(5, 1.1 * shares["dead units in %"].max())), title=title, xlabel="block of convolution")
     axis.legend(title="", fontsize="small")
     return figure, (
-        "Share of dead units in each block by activation: mean and range over all trainings. The evidence on C4 "
-        "counts only trainings that converged."
+        "Share of dead units in each block by activation: mean and range over the trainings. Trainings that "
+        "diverged or have the state 'did not train' are excluded. The evidence on C4 counts only converged trainings."
     )
 
 
@@ -128,5 +130,5 @@ def style_accuracies(networks):
     networks : DataFrame from `ablations.accuracy_table`
     """
     table = networks.groupby("variant", sort=False)[["accuracy", "macro F1", "missed"]].mean().rename_axis(None)
-    table = table.rename(columns={"missed": "classes of which fewer than half are found"})
+    table = table.rename(columns={"missed": "classes with fewer than half of their photos right"})
     return table.style.format("{:.3f}", subset=["accuracy", "macro F1"]).format("{:.1f}", subset=table.columns[2:])

@@ -46,7 +46,7 @@ def draw_scores(scores, against, best):
     """
     ordered = scores.sort_values("test_macro_f1")
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(ordered) + 1.3))
-    halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps an interval apart from bars of every colour
+    halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps an interval visible on bars of every colour
     for label, row in ordered.iterrows():
         axis.barh(label, row["test_macro_f1"], color=look(label)["color"])
         axis.hlines(label, row["test_macro_f1_low"], row["test_macro_f1_high"], color="0.15", path_effects=halo)
@@ -101,8 +101,8 @@ def draw_calibration(answers, label, temperature):
     axis.legend(fontsize="small")
     counts.set(xlabel="confidence", ylabel="images", title="Test images by confidence")
     return figure, (
-        f"Share of right answers of {label} against its confidence, with and without the temperature, "
-        "and the number of images with each confidence."
+        f"The left panel shows the share of right answers of {label} at each confidence, with and without the "
+        "temperature. The right panel counts the images by confidence."
     )
 
 

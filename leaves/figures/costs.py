@@ -3,9 +3,9 @@
 from leaves.figures.comparison import BELOW, look, single_mark
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
+SAME_TIME = 0.05  # relative difference up to which two measured times count as the same
 COSTS = {"params": "parameters", "train_seconds": "seconds of training", "ms_per_image": "milliseconds per image"}
 
 
@@ -53,13 +53,13 @@ def curve_in_words(curve):
             gain = last["macro F1"] - rows.iloc[-2]["macro F1"]
             text += f" ({gain:+.3f} from {rows.iloc[-2]['photos']} to {last['photos']} photos)"
         sentences.append(text)
-    return f"Macro F1 on test, one training each: {'; '.join(sentences)}."
+    return f"Macro F1 on test, with one training per number of photos: {'; '.join(sentences)}."
 
 
 def pareto_front(scores, cost):
-    """Select the rows that score higher than every other row of the same or a lower cost; the cheapest comes first.
+    """Select the rows that score higher than all other rows with an equal or lower cost; the cheapest row comes first.
 
-    Costs that are equal in two significant digits count as the same, because times vary a little.
+    Times that differ by at most `SAME_TIME` count as the same, because measured times vary a little.
 
     Parameters
     ----------
@@ -70,10 +70,12 @@ def pareto_front(scores, cost):
     -------
     DataFrame
     """
-    rounded = scores[cost].map(lambda value: float(f"{value:.2g}"))
-    order = pd.DataFrame({"cost": rounded, "score": -scores["test_macro_f1"]}).sort_values(["cost", "score"]).index
-    table = scores.loc[order]
-    return table[table["test_macro_f1"] > table["test_macro_f1"].cummax().shift(fill_value=-1)]
+    table = scores.sort_values([cost, "test_macro_f1"], ascending=[True, False])
+    limit = 1 if cost == "params" else 1 + SAME_TIME
+    costs, marks = table[cost].to_numpy(float), table["test_macro_f1"].to_numpy(float)
+    better = (costs[:, None] <= limit * costs) & (marks[:, None] > marks)
+    cheaper = (costs[:, None] < costs) & (marks[:, None] == marks)
+    return table[~(better | cheaper).any(axis=0)]
 
 
 def draw_costs(scores):
@@ -104,8 +106,8 @@ def draw_costs(scores):
     figure.legend(*axes[0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
         "Test macro F1 against parameters, seconds of training and milliseconds per image, with the Pareto "
-        "front. The training time is that of repeat 0, with features, head and teacher. A half-filled mark is transfer "
-        "learning."
+        "front. The training time is that of repeat 0; it includes the time for features, head and teacher. A "
+        "half-filled mark shows transfer learning: only the head was trained."
     )
 
 

@@ -1,4 +1,4 @@
-"""Draw the figures of chapter 6 about other photos: scores on them, and the pixels that the networks use."""
+"""Draw the figures of chapter 6 about other photos: scores on these photos, and the pixels that the networks use."""
 
 from leaves.other_photos import ALONE, OTHER
 
@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-OUTLINE = "ivory"  # of leaves: light, and on the page the same on light and dark paper
+OUTLINE = "ivory"  # colour of a leaf's outline: light, and on the page equal on light and dark paper
 MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
 
 
@@ -66,7 +66,7 @@ def draw_heat(examples, classes):
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, (
-        f"LayerCAM of {'; '.join(examples)}: three right (=) and three wrong answers (the species, and ≠ the wrong "
-        "answer). Yellow places contributed most, then red and purple; elsewhere the photo is hardly covered. The line "
-        "is the leaf's outline, found by a program."
+        f"LayerCAM of {'; '.join(examples)}: up to three right and three wrong answers. The title gives the species; = "
+        "marks a right answer, and ≠ stands before a wrong one. Yellow places contributed most, then red and purple "
+        "ones; other places are almost transparent. The line is the leaf's outline, which a program found."
     )

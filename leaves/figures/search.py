@@ -17,9 +17,13 @@ def finding(search):
     if trials == 1:
         return "There was no search, because FinalModel was the only trial."
     rounds, over = search.rounds["round"].nunique(), f"mean of {count_text(repeats, 'repeat')}"
-    text = f"The search compared {count_text(trials, 'network')} in {count_text(rounds, 'round')}; one is FinalModel."
+    text = (
+        f"The search compared {count_text(trials, 'network')}, including FinalModel, in {count_text(rounds, 'round')}."
+    )
     if search.number == FINAL:
-        return f"{text} No other network beat its validation macro F1 of {scores[FINAL]:.3f} ({over}), so it is kept."
+        return (
+            f"{text} FinalModel is kept: no other network beat its validation macro F1 of {scores[FINAL]:.3f} ({over})."
+        )
     best, final = scores[search.number], scores[FINAL]
     return (
         f"{text} Trial {search.number} has a validation macro F1 of {best:.3f} and FinalModel {final:.3f} ({over}). "
@@ -30,8 +34,8 @@ def finding(search):
 def style_rounds(search):
     """Format a table of the ten best trials of a search; return a pandas Styler.
 
-    Each row shows a trial in the last round that it reached. Trials that reached a later round come first, and within
-    a round, trials with a higher score.
+    Each row shows a trial in the last round that it reached. Trials that reached a later round come first. Within a
+    round, trials with a higher score come first.
     """
     last = search.rounds.groupby("number").tail(1).sort_values(["round", "score"], ascending=False).head(10)
     points = [trial.params for trial in search.study.trials]

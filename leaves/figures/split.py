@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-MOST_CLASSES = 50  # are drawn, because Matplotlib takes minutes for hundreds of panels
-NAME = 20  # most letters of a file name in a figure
+MOST_CLASSES = 50  # largest number of classes in a figure: Matplotlib takes minutes for hundreds of panels
+NAME = 20  # largest number of letters of a file name in a figure
 BLACK = 50  # a photo on black ground has a background colour with all channels below this
 
 
@@ -95,7 +95,7 @@ def draw_classes(images, labels, classes, seed):
     figure, caption
     """
     rng, shown = np.random.default_rng(seed), classes[:MOST_CLASSES]
-    pairs = 5  # in a row
+    pairs = 5  # pairs of photos in a row
     rows = -(-len(shown) // pairs)
     figure, axes = picture_grid(rows, 2 * pairs, figsize=(9.6, 1.2 * rows))
     for axis in axes.flat:
@@ -133,7 +133,7 @@ def draw_leak_pairs(pairs, pictures, twins):
         left.set_title(f"{pair.bits} bits apart:", fontsize="small")
         right.imshow(twin)
         right.set_xlabel("\n".join(pair.twin_name.rsplit(" ", 1)), fontsize="small", parse_math=False)
-    return figure, "The nearest photos of two subsets with class and subset, two pairs per row."
+    return figure, "The most similar photos of different subsets, each with its class and subset; two pairs per row."
 
 
 def draw_backgrounds(pixels, labels, classes):

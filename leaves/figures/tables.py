@@ -60,7 +60,7 @@ def style_summary(scores, best, external=None):
 
 
 def style_scores(scores, against, repeats, best):
-    """Make the table of all scores: test scores with intervals, and comparisons with `best`, whose row is bold.
+    """Make the table of all scores: test scores with intervals, and comparisons with the model `best`. Its row is bold.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def picture_html(image, side, text):
 def confusion_html(answers, label, images, classes):
     """Make the confusion matrix of a model as an HTML table of counts.
 
-    On the page, a count that is pointed at, tapped or focused shows at most `MOST_PHOTOS` of its photos.
+    On the page, a reader points at, taps or focuses a count to see at most `MOST_PHOTOS` of its photos.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def mistakes_html(answers, label, images, classes, count):
     mistakes = np.flatnonzero(predicted != truth)
     surest = mistakes[confidence[mistakes].argsort()[::-1]][:count]
     told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos"
-    told += f"; the {count} it was most confident about are shown." if len(mistakes) > count else "."
+    told += f"; the {count} most confident mistakes are shown." if len(mistakes) > count else "."
     if not len(mistakes):
         return f"<p>{escape(told)}</p>"
     shown = []
@@ -251,6 +251,6 @@ def photo_html(photo, name, species, probabilities, familiar, model):
     likely = probabilities.iloc[probabilities.to_numpy().argsort()[::-1][:5]]
     told = ", ".join(f"{escape(label)} {value:.2f}" for label, value in likely.items())
     picture = picture_html(np.asarray(photo), LARGE, f"The photo {name}")
-    text = f"<strong>{escape(species)}</strong>{'' if familiar else ', but unfamiliar'}"
+    text = f"<strong>{escape(species)}</strong>{'' if familiar else ', but the photo is unfamiliar'}"
     text += f" ({escape(name)}). Probabilities of {escape(model)}: {told}."
     return f'<div class="photos"><figure>{picture}<figcaption>{text}</figcaption></figure></div>'

@@ -66,8 +66,8 @@ def training_statements(statements):
     """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
     A statement trains if it contains a call and names helpers.train or helpers.train_all, for example
-    `found = [*map(helpers.train, specs)]`. It may instead name a variable or function that was defined with one of
-    them. The definition itself does not train.
+    `found = [*map(helpers.train, specs)]`. Instead of these two functions, it may name a variable or a function that
+    was defined with one of them. The definition itself does not train.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
@@ -125,8 +125,8 @@ def inner_names(statement):
 def changed(statement, imported):
     """Return the names of objects that a method call may change, such as queue in queue.append(spec): set of str.
 
-    Only calls that are statements by themselves count, so queue in `total = queue.count(1)` is not returned. Names that
-    an import defines (`imported`) are not returned either.
+    Only calls that are statements by themselves count, so the name queue in `total = queue.count(1)` is not
+    returned. Names that an import defines (`imported`) are not returned either.
     """
     alone = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
     methods = [call.func for call in alone if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
@@ -134,7 +134,7 @@ def changed(statement, imported):
 
 
 def root_of(node):
-    """Return the name at the beginning of an expression such as table.loc[0]; None if there is none."""
+    """Return the name at the beginning of an expression such as table.loc[0]; None if there is no name."""
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred, ast.Call)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else None

@@ -44,7 +44,7 @@ def parameter_readers():
 def read_by(number):
     """Hash the files that a chapter reads from earlier chapters: dict of the earlier chapter's number to hash.
 
-    The file from chapter 1 is data/split.csv, from any other chapter runs/<number>.json. Missing files are skipped.
+    Chapter 1 writes data/split.csv, and any other chapter writes runs/<number>.json. Missing files are skipped.
     """
     left = {"01": places.SPLIT_CSV} | {other: places.RUNS / f"{other}.json" for other in READERS if other != "01"}
     read = [other for other, readers in READERS.items() if number in readers and left[other].exists()]

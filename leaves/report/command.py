@@ -81,7 +81,7 @@ def effective_parameters(options):
 
 
 def check_scheduler(address):
-    """Pass a Dask scheduler's address to the kernels; InputError if no scheduler answers (except local:N)."""
+    """Pass a Dask scheduler's address to the kernels; InputError if no scheduler answers. local:N is not checked."""
     if not address.startswith("local:"):
         from leaves import cluster  # importing Dask takes a second
 
@@ -107,8 +107,8 @@ def forget_runs(chapters):
 def runs_of(chapters):
     """Find the folders of the runs that chapters trained or recorded: set of Path.
 
-    A chapter trained the runs whose folder's name begins with the chapter's number. It recorded the runs that its file
-    runs/<number>.json names; some of these may have been trained by another chapter.
+    If the name of a run's folder begins with a chapter's number, this chapter trained the run. A chapter's file
+    runs/<number>.json names the runs that the chapter recorded; another chapter may have trained some of these.
     """
     folders = set()
     for number in (chapter.name[:2] for chapter in chapters):
@@ -139,6 +139,6 @@ def say_which_data(options, values):
 
 
 def peak_memory():
-    """Return the peak memory of the kernel that used most, in GB."""
+    """Return the peak memory, in GB, of the kernel that used the most memory."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -115,9 +115,9 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
         )
     except papermill.PapermillExecutionError as error:
         sentence = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
-        return f"{sentence.strip().splitlines()[0]} (The traceback stands in {log}.)"
+        return f"{sentence.strip().splitlines()[0]} (The traceback is in {log}.)"
     except (DeadKernelError, RuntimeError):  # RuntimeError: the kernel died before its first answer
-        return f"The kernel died, of too little memory perhaps; see {log}."
+        return f"The kernel died, perhaps because the memory was full; see {log}."
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Keep the last report until the new one exists, or set it aside if the photos have changed; never mix the two."""
+"""Keep the last report until a new report exists, or move it away if the photos have changed; never mix the two."""
 
 import datetime
 import json
@@ -60,7 +60,7 @@ def keep_last_report():
     if last.exists():
         if split_of(last) == split_of(places.REPORT):
             return
-        set_aside("its photos were others")
+        set_aside("it shows other photos")
     unfinished = last.with_name(".last.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     for file in (file for pattern in REPORT_FILES for file in places.REPORT.glob(pattern)):
@@ -77,9 +77,9 @@ def split_of(report):
 def settle_last_report(stale):
     """Delete the report in report/.last after chapters were executed, or move it to report/earlier.
 
-    The report is moved if any chapter is stale, or if the report's split is not the current one. Otherwise it is
-    deleted, after the files and figures of each chapter in `LEFT_BY` whose new execution failed were moved back from
-    report/.last to report/. They come from the chapter's last good execution.
+    The report is moved if any chapter is stale, or if the report's split is not the current split. Otherwise it is
+    deleted. Before that, if the new execution of a chapter in `LEFT_BY` failed, the files and figures of the chapter's
+    last good execution are moved back from report/.last to report/.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def settle_last_report(stale):
     if not last.exists():
         return
     if stale:
-        set_aside(f"chapters {', '.join(stale)} of it are damaged or read something that has changed")
+        set_aside(f"its chapters {', '.join(stale)} are damaged or read files that have changed")
     elif not places.SPLIT_CSV.exists() or split_of(last) != file_hash(places.SPLIT_CSV):
-        set_aside("its photos were others")
+        set_aside("it shows other photos")
     else:
         failed = [number for number in LEFT_BY if [*places.REPORT.glob(f"{FAILED}{number}_*.ipynb")]]
         for number in failed:
@@ -119,8 +119,8 @@ def set_aside(reason):
 def forget_stale():
     """Delete each executed chapter that is damaged, or that has read a file that has changed since.
 
-    So the page cannot show chapters that are based on different files. The other files of a deleted chapter (see
-    `LEFT_BY`) are deleted, too.
+    So the page cannot show chapters that are based on different versions of a file. The other files of a deleted
+    chapter (see `LEFT_BY`) are deleted, too.
 
     Returns
     -------
@@ -147,8 +147,8 @@ def shown_chapters():
     Returns
     -------
     list of (Path of the executed notebook, str or None)
-        If the latest execution of a chapter failed, the str says in one sentence why it stopped, and the Path is that
-        of the last good execution, or of the failed one if there is no good one.
+        If the latest execution of a chapter failed, the str says in one sentence why it stopped. The Path is then that
+        of the last good execution or, without a good execution, of the failed execution.
     """
     shown = []
     for chapter in CHAPTERS:

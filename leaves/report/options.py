@@ -41,7 +41,7 @@ def argument_parser():
         "--data",
         metavar="DIR|plant_village|sample",
         help="a folder with one sub-folder of images per class; or plant_village, to download that data set; or "
-        "sample, the synthetic leaves (default: the data used last; the first time, sample)",
+        "sample, the synthetic leaves (default: the data of the last run or, in the first run, sample)",
     )
     parser.add_argument(
         "--test",
@@ -50,11 +50,11 @@ def argument_parser():
         "sub-folders, the photos in the folder itself are only classified",
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
-    parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows all that exist")
+    parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows the others too")
     parser.add_argument(
-        "--plan", action="store_true", help="say what would be trained, what is cached and how long it takes, and stop"
+        "--plan", action="store_true", help="list the trainings to run, the cached trainings and the time, then stop"
     )
-    parser.add_argument("--force", action="store_true", help="train these chapters' models again")
+    parser.add_argument("--force", action="store_true", help="train the models of the executed chapters again")
     parser.add_argument(
         "--scheduler", metavar="ADDRESS|local:N", help="train on a Dask scheduler, or in N processes on this computer"
     )
@@ -119,12 +119,12 @@ def read_value(parser, option, name, value):
     if place == "file" and not os.path.isfile(path):
         parser.error(f"{option} {value} is not a file that can be opened")
     if name == "data" and path.resolve().is_relative_to(places.ROOT / "data" / "split"):
-        parser.error(f"{option} {value} is written by chapter 1: name the folder of the original photos")
+        parser.error(f"{option} {value} is written by chapter 1: name the folder with the original photos")
     return str(path.resolve())
 
 
 def last_data():
-    """Return the value of `--data` for the current split: a folder, "sample" or "plant_village"; or None."""
+    """Return the value of `--data` for the current split: a folder, "sample" or "plant_village"; None if unknown."""
     return read_json(places.SOURCE_JSON).get("data") if places.SPLIT_CSV.exists() else None
 
 

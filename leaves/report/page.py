@@ -3,7 +3,7 @@
 import re
 from html import escape
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, NavigableString
 
 # The sections of the cover, in their order: the tag of the cell that makes the section, and the section's heading.
 SLOTS = {
@@ -16,7 +16,8 @@ SLOTS = {
     "cover-data": "The data",
 }
 LONGEST_OPTION = 24  # letters of code that stay on one line
-CARDS_FROM = 4  # least number of columns of a table at which its rows become cards on a phone
+LONG = 16  # letters of a word that may be broken
+CARDS_FROM = 4  # with at least this many columns, the rows of a table become cards on a phone
 PLACE = "<!--{}-->"
 
 
@@ -146,13 +147,20 @@ def label_cells(soup):
 
 
 def guard_breaks(soup):
-    """Keep numbers and their % on one line, and let long names in tables break after _ and / only."""
+    """Keep numbers and their % on one line, and let words of `LONG` letters in tables break after _ and / only."""
     for text in soup.find_all(string=re.compile(r"\d ?%")):
-        if not text.find_parent(["code", "script", "style"]) and not text.find_parent(class_="highlight"):
-            text.replace_with(re.sub(r"(?<=\d) ?%", "\N{NO-BREAK SPACE}%", text))
+        if (
+            type(text) is NavigableString
+            and not text.find_parent(["code", "script", "style"])
+            and not text.find_parent(class_="highlight")
+        ):
+            text.replace_with(re.sub(r"(?<=\d) ?%(?!\w)", "\N{NO-BREAK SPACE}%", text))
     for cell in soup.select("table.text td"):
-        for text in cell.find_all(string=re.compile(r"\w[_/]+\w")):
-            text.replace_with(BeautifulSoup(re.sub("([_/]+)", r"\1<wbr>", escape(text)), "html.parser"))
+        for text in cell.find_all(string=re.compile(rf"\S{{{LONG},}}")):
+            words = re.split(rf"(\S{{{LONG},}})", text)
+            words[1::2] = [re.sub("([_/]+)", r"\1<wbr>", escape(word)) for word in words[1::2]]
+            words[::2] = map(escape, words[::2])
+            text.replace_with(BeautifulSoup("".join(words), "html.parser"))
 
 
 def anchor_name(title):

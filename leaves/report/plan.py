@@ -19,7 +19,7 @@ import numpy as np
 
 
 def print_plan(chapters, values, unchanged, forgotten):
-    """Print the numbers of cached and waiting trainings, and the time of the waiting ones, per chapter and in total.
+    """Print how many trainings are cached and how many wait, and how long these take, per chapter and in total.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def print_plan(chapters, values, unchanged, forgotten):
             if number == "01":
                 told, is_open = plan_of_split(notebook, values, notebook in unchanged)
             elif before:
-                told, is_open = f"after chapter{'s' * (len(before) > 1)} {', '.join(map(str, before))}", True
+                told, is_open = f"is counted after chapter{'s' * (len(before) > 1)} {', '.join(map(str, before))}", True
             else:
                 measured = measured or measured_runs()
                 plan, end = plan_of(notebook, values, runs)
@@ -54,7 +54,7 @@ def sum_in_words(plans, measured, open_chapters):
     waiting = [spec for plan in plans for spec in plan.waiting]
     lines = ["Nothing was trained or written."]
     if open_chapters:
-        lines.insert(0, "What depends on results that do not exist yet cannot be counted.")
+        lines.insert(0, "Trainings that depend on missing results cannot be counted yet.")
     if plans:
         time = time_in_words(waiting, *measured)
         lines.insert(0, f"In all: {counted(len(cached))} cached, {to_train(waiting, time, open_chapters)}.")
@@ -65,7 +65,7 @@ def plan_of_split(notebook, values, unchanged):
     """Plan chapter 1 without reading the photos: return a sentence, and True if the trainings wait for a new split."""
     takes = "which takes about half a minute per thousand photos"
     if unchanged:
-        return "unchanged, so the split stands", False
+        return "unchanged, so the split stays the same", False
     if not places.SPLIT_CSV.exists():
         return f"makes the split first, {takes}; then the trainings can be counted", True
     given = {name: values.get(name, default) for name, default in chapter_parameters(notebook).items()}
@@ -171,7 +171,7 @@ def time_in_words(waiting, own, published, photos):
     if len(seconds) < len(waiting):
         with_published = estimated_seconds(waiting, own + published, photos)
         if len(with_published) > len(seconds):
-            seconds, elsewhere = with_published, " (estimated from times in results/runs, perhaps of another machine)"
+            seconds, elsewhere = with_published, " (estimated from results/runs, perhaps measured on another machine)"
     if not seconds:
         return "no similar training has been measured yet"
     of_some = f" for {len(seconds)} of them" if len(seconds) < len(waiting) else ""
@@ -183,7 +183,7 @@ def in_one_line(plan, end, time):
     cached = f"{counted(len(plan.cached))} cached"
     if not end or plan.waiting:
         return f"{cached}, {to_train(plan.waiting, time, end)}"
-    return f"{cached}; {end}" if end.startswith("it would stop") else f"{cached}; what follows takes {end}"
+    return f"{cached}; {end}" if end.startswith("it would stop") else f"{cached}; the rest needs {end}"
 
 
 def to_train(waiting, time, is_open):

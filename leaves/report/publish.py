@@ -35,7 +35,7 @@ RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the pro
 
 
 def main():
-    """Copy the evidence of finished runs to results/runs, and publish the study; InputError if it is not finished."""
+    """Copy the evidence of finished runs to results/runs, and publish the study; InputError if it is unfinished."""
     with locked(places.RUNS / "lock"), locked(places.REPORT / "lock"):
         check_photos()
         split = load_split()
@@ -52,7 +52,7 @@ def finished_runs(split_hash):
     places_of_runs = (places.RESULTS / "runs", places.RUNS)  # in this order, so runs replace their evidence
     files = [file for place in places_of_runs for file in place.glob("*/result.json")]
     sound = [file.parent for file in files if not fault_of_run(file.parent)]
-    of_spec = {folder.name[-8:]: folder for folder in sound}  # the same training may have folders with two names
+    of_spec = {folder.name[-8:]: folder for folder in sound}  # one training may have two folders with different names
     sound = sorted(of_spec.values(), key=lambda folder: folder.name)
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
@@ -61,7 +61,7 @@ def check_photos():
     """Raise InputError with one sentence if the current photos are synthetic."""
     source = read_json(places.SOURCE_JSON)
     if source.get("data") in (None, "sample") or source.get("name", "").startswith("synthetic"):
-        raise InputError(f"The study is on photos, and the present ones are synthetic: {WAY}.")
+        raise InputError(f"A study needs real photos, but the present photos are synthetic: {WAY}.")
 
 
 def check_finished():
@@ -79,7 +79,7 @@ def check_finished():
             raise InputError(f"Chapter {chapter.stem} did not reach its end: {WAY}.")
         metadata = read_executed(executed).get("metadata", {})
         if metadata.get("read") != read_by(chapter.name[:2]):
-            raise InputError(f"Chapter {chapter.stem} read something that has changed: {WAY}.")
+            raise InputError(f"Chapter {chapter.stem} read a file that has changed since: {WAY}.")
         for name, expected in metadata.get("left", {}).items():
             if not (places.REPORT / name).exists() or file_hash(places.REPORT / name) != expected:
                 raise InputError(f"report/{name} was changed or deleted after chapter {chapter.stem}: {WAY}.")

@@ -100,7 +100,7 @@ def read_chapter(notebook, stopped):
     """
     chapter = nbformat.read(notebook, as_version=4)
     if stopped and not chapter.metadata.get("stopped"):
-        notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} Below is the run before it."
+        notice = f"<strong>The last run of this chapter stopped.</strong> {escape(stopped)} An earlier run is shown."
         cell = nbformat.v4.new_markdown_cell(f'<div class="failed" role="alert"><p>{notice}</p></div>')
         chapter.cells.insert(1, cell)
     return chapter
@@ -122,7 +122,7 @@ def damaged_files(chapters):
     for name, expected in (entry for chapter in chapters for entry in chapter.metadata.get("left", {}).items()):
         file = places.REPORT / name
         if name.startswith(("figures/", "scores.csv")) and file.exists() and file_hash(file) != expected:
-            print(f"report/{name} is damaged: the page does without it until ./run_all.sh executes its chapter again.")
+            print(f"report/{name} is damaged: the page does not use it until ./run_all.sh executes its chapter again.")
             damaged.add(file)
     return damaged
 
@@ -195,7 +195,7 @@ def study_section(damaged):
         raise InputError("data/source.json is damaged: ./run_all.sh --only 01 makes it again.")
     tables = {"The best models of the published study": scores_table(study)}
     if own.exists() and own not in damaged and split_hash != study.provenance["split"]:
-        tables["Test macro F1 of the published study and of this run, on other photos or another split"] = (
+        tables["Test macro F1 of the published study and of this run, which used other photos or another split"] = (
             scores_beside(study, pd.read_csv(own))
         )
     rendered = {name: table.to_html(index=False, border=0) for name, table in tables.items()}
@@ -210,14 +210,14 @@ def provenance(chapters, profile, command):
     each chapter.
     """
     terms = {
-        "Made by": command,
+        "Command": command,
         "Profile": profile,
         "Commit": commit(),
         "Repository": repository(),
         "Python": platform.python_version(),
         "Packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "Same again": "the seeds are parameters; another processor or number of threads may change the last digits",
+        "Reproducibility": "the parameters set the seeds; another processor or thread count may change the last digits",
     }
     return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
 

@@ -1,6 +1,6 @@
-"""Execute chapters, two at a time if neither reads the files of the other.
+"""Execute chapters, two at a time unless one of the two reads the other's files.
 
-This is a fifth faster than one chapter after another.
+This is a fifth faster than executing one chapter after another.
 """
 
 import os
@@ -53,7 +53,7 @@ def execute_chapters(chapters, parameters):
             raise
     for number in waiting:
         missing = min(read[number] - done)
-        print(f"{notebooks[number].stem}: skipped, because it reads what chapter {int(missing)} did not finish")
+        print(f"{notebooks[number].stem}: skipped, because it reads files of the unfinished chapter {int(missing)}")
     return list(failed.values())
 
 

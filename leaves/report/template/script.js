@@ -7,7 +7,7 @@ button.addEventListener("click", () => {
   button.textContent = show ? "Hide all code" : "Show all code";
 });
 
-// The contents: folded on a phone, the current place marked.
+// The contents are folded on a phone, and the current place is marked.
 if (matchMedia("(max-width: 75rem)").matches) document.getElementById("contents").open = false;
 const links = new Map([...document.querySelectorAll("nav li a")].map((link) => [link.hash.slice(1), link]));
 const headings = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
@@ -26,7 +26,7 @@ function markPlace() {
 addEventListener("scroll", () => { if (!waiting) { waiting = true; setTimeout(markPlace, 100); } }, { passive: true });
 markPlace();
 
-// Tables of numbers sort by a click on a column's name: up, then down.
+// A click on a column's name sorts a table of numbers in rising order, a second click in falling order.
 const value = (row, column) => {
   const text = row.cells[column].textContent.trim();
   const number = Number.parseFloat(text.replaceAll(",", ""));
