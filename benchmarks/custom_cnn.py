@@ -248,7 +248,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
-    parser.add_argument("--quick", action="store_true", help="only check that the benchmark runs; ignore its numbers")
+    parser.add_argument("--quick", action="store_true", help="only check that it runs (a minute); ignore its numbers")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not shutil.which(options.torch):

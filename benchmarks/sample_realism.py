@@ -206,7 +206,7 @@ def main(arguments=None):
         parser.error(f"The folder of photographs {options.real_dir} does not exist: check the path.")
     missing = [name for name in SPECIES if not any((options.real_dir / name).glob("*"))]
     if missing:
-        parser.error(f"{options.real_dir} needs a folder of photographs for {', '.join(missing)}, too.")
+        parser.error(f"{options.real_dir} has no photographs of {', '.join(missing)}: add a folder for each species.")
     with tempfile.TemporaryDirectory() as folder:
         try:
             leaves = render_dataset(Path(folder) / "leaves", options.count, seed=options.seed)

@@ -380,7 +380,7 @@ def judge_one(row, compared, shown):
 
 
 def needed_text(rows, verdicts, count):
-    """Say how many repeats would decide an undecided claim: list of one str, or of none if repeats alone would not.
+    """Say how many repeats would decide an undecided claim: list of one str; empty if the number is not known.
 
     A claim is refuted as soon as one comparison is refuted; otherwise all undecided comparisons must be decided.
 

@@ -29,7 +29,9 @@ def dead_filters(network, images):
     lowest, highest = [], []  # for each batch, one array per block
     for start in range(0, len(images), 64):
         batch = images[start : start + 64].astype(np.float32)
-        outputs = [output.numpy() for output in keras.tree.flatten(look_inside(batch))]  # one block: a tensor, no list
+        outputs = [
+            output.numpy() for output in keras.tree.flatten(look_inside(batch))
+        ]  # with one block, the result is no list
         lowest.append([output.min((0, 1, 2)) for output in outputs])
         highest.append([output.max((0, 1, 2)) for output in outputs])
     ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)

@@ -42,7 +42,7 @@ def locked(file, patience=10, work=""):
             try:
                 stack.enter_context(lock.acquire(timeout=-1 if patience == float("inf") else patience))
             except Timeout:
-                busy = f"{file.parent} is in use by {name_of_holder(holder)}: wait until this process ends, or stop it."
+                busy = f"{file.parent} is in use by {name_of_holder(holder)}: wait until that process ends, or stop it."
                 raise InputError(busy) from None
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         holder.write_text(f"process {os.getpid()} on {platform.node()} ({command})", encoding="utf-8")

@@ -286,7 +286,7 @@ def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
     A file is opened only if its path, length or modification time is new, or if its decoded image is not in the store.
-    A file that could not be decoded is not opened again until it changes.
+    A file that was read but could not be decoded is not opened again until it changes.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ def introduction(study, split_hash):
     photos = f"{facts['photos']:,} photos of {facts['species']} species"
     pretrained = [name for name, weights in facts["weights"].items() if weights["kind"] == "imagenet"]
     sentences = [
-        f"The study on real photos has {photos} and {made}.",
+        f"The study on real photos used {photos}; it took {made}.",
         f"It was published on {facts['date']} (commit {facts['commit']}).",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
         "This section shows the study's scores, and the table of claims shows the study's verdicts.",

@@ -40,7 +40,9 @@ def train_refits(train_all, base, epochs, seed, repeats, prepare):
     """
     split, quiet = base["split"], base | {"log_layers": False}
     if split.attrs["folds"] < 3:
-        raise InputError("The variant 'more data' needs three folds or more: lower validation_share, or omit it.")
+        raise InputError(
+            "The variant 'more data' needs three folds or more: lower validation_share, or leave this variant out."
+        )
     starts = [repeat(number, seed, split) for number in range(repeats)]
     folds = split.attrs["folds"]
     before = [

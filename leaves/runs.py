@@ -159,8 +159,8 @@ def find_run(spec, needs=WEIGHTS):
     for folder in folders:
         if not fault_of_run(folder, spec):
             run = Run(folder, spec, read_json(folder / "result.json"))
-            is_read = needs != WEIGHTS and run.result["diverged"]  # callers do not read this file of a diverged run
-            if folder.parent == places.RUNS or is_read or (folder / needs).exists():
+            unread = needs != WEIGHTS and run.result["diverged"]  # callers do not read `needs` of a diverged run
+            if folder.parent == places.RUNS or unread or (folder / needs).exists():
                 return run
     return None
 

@@ -165,22 +165,21 @@ def make_narrow(figure):
 
 
 def move_panels(figure, panels, columns, photos):
-    """Arrange panels in a grid with fewer columns, without the empty ones at the end: (remaining panels, rows).
+    """Arrange panels in a grid of `columns` columns, without rows that would be empty: (panels in the grid, rows).
 
     Each panel gets its own ticks and axis label, unless the panels are photos (`photos`).
     """
-    used = max((number for number, axes in enumerate(panels, 1) if axes.has_data()), default=0)
-    for axes in panels[used:]:
-        axes.set_visible(False)
-    panels = panels[:used]
-    rows = -(-used // columns)
-    grid = GridSpec(rows, columns, figure=figure)
-    for number, axes in enumerate(panels):
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    filled = [row for row in rows if any(axes.has_data() for axes in row)]
+    grid, shown = GridSpec(len(filled), columns, figure=figure), [axes for row in filled for axes in row]
+    for axes in panels:
+        axes.set_visible(axes in shown and axes.has_data())
+    for number, axes in enumerate(shown):
         axes.set_subplotspec(grid[number // columns, number % columns])
         if not photos:
             axes.tick_params(labelleft=True, labelbottom=True)
-            axes.set_xlabel(axes.get_xlabel() or panels[-1].get_xlabel())
-    return panels, rows
+            axes.set_xlabel(axes.get_xlabel() or shown[-1].get_xlabel())
+    return shown, len(filled)
 
 
 def wrapped(text, letters):

@@ -366,7 +366,7 @@ def test_the_models_on_the_pareto_front_are_told():
         {
             "params": [10, 20, 30],
             "train_seconds": [3, 2, 1],
-            "ms_per_image": [1.003, 1.0, 2],  # A and B take the same time in two digits
+            "ms_per_image": [1.003, 1.0, 2],  # the times of A and B differ by less than SAME_TIME
             "test_macro_f1": [0.5, 0.4, 0.9],
         },
         index=["A", "B", "C"],

@@ -389,7 +389,7 @@ def test_a_second_command_names_the_first(whole_run, run_all):
         done = run_all("--profile", "tiny", "--only", "02")
     assert done.returncode == 1
     assert re.fullmatch(
-        r"run_all.sh: .*/runs is in use by process \d+ on .*: wait until this process ends, or stop it.\n", done.stderr
+        r"run_all.sh: .*/runs is in use by process \d+ on .*: wait until that process ends, or stop it.\n", done.stderr
     )
 
 

@@ -374,7 +374,7 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     best, small = "0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"
     assert section["answer"].startswith(f"ResNet50, fine tuning, which validation chose, reaches a macro F1 of {best}")
     assert section["answer"].endswith(f", reaches {small}. Verdicts on the original's claims: {section['tally']}.")
-    assert f"{len(published_results)} photos of 2 species and 2 trainings" in section["sentences"][0]
+    assert f"{len(published_results)} photos of 2 species; it took 2 trainings" in section["sentences"][0]
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())
     names = ["ResNet50, fine tuning", "ResNet50, transfer learning", "FinalModel"]

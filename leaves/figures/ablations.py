@@ -87,10 +87,8 @@ def plot_gaps(table):
     widest = table["gap"].idxmax()
     axis.set(xlabel="macro F1", title=f"The widest gap: {widest} ({table.loc[widest, 'gap']:+.3f})")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return (
-        figure,
-        "Macro F1 on the training and the held-out photos, as means over converged trainings (over all, if none did).",
-    )
+    caption = "Macro F1 on the training and the held-out photos, as means over converged trainings (over all, if none "
+    return figure, f"{caption}did). The line between them is the gap."
 
 
 def plot_dead_units(dead, activations):

@@ -101,8 +101,8 @@ def draw_calibration(answers, label, temperature):
     axis.legend(fontsize="small")
     counts.set(xlabel="confidence", ylabel="images", title="Test images by confidence")
     return figure, (
-        f"The left panel shows the share of right answers of {label} at each confidence, with and without the "
-        "temperature. The right panel counts the images by confidence."
+        f"The first panel shows the share of right answers of {label} at each confidence, with and without the "
+        "temperature. The second panel counts the images by confidence."
     )
 
 

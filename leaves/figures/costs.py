@@ -57,9 +57,10 @@ def curve_in_words(curve):
 
 
 def pareto_front(scores, cost):
-    """Select the rows that score higher than all other rows with an equal or lower cost; the cheapest row comes first.
+    """Select the rows on the Pareto front; the cheapest row comes first.
 
-    Times that differ by at most `SAME_TIME` count as the same, because measured times vary a little.
+    For these rows, no other row has a higher score at an equal or lower cost, or the same score at a lower cost. Times
+    that differ by at most `SAME_TIME` count as equal, because measured times vary a little.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def pareto_front(scores, cost):
     limit = 1 if cost == "params" else 1 + SAME_TIME
     costs, marks = table[cost].to_numpy(float), table["test_macro_f1"].to_numpy(float)
     better = (costs[:, None] <= limit * costs) & (marks[:, None] > marks)
-    cheaper = (costs[:, None] < costs) & (marks[:, None] == marks)
+    cheaper = (limit * costs[:, None] < costs) & (marks[:, None] == marks)
     return table[~(better | cheaper).any(axis=0)]
 
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-OUTLINE = "ivory"  # colour of a leaf's outline: light, and on the page equal on light and dark paper
+OUTLINE = "ivory"  # colour of a leaf's outline: light, and on the page the same on light and dark paper
 MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
 
 

@@ -50,9 +50,13 @@ def argument_parser():
         "sub-folders, the photos in the folder itself are only classified",
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
-    parser.add_argument("--only", metavar="03,04", help="execute only these chapters; the report shows the others too")
     parser.add_argument(
-        "--plan", action="store_true", help="list the trainings to run, the cached trainings and the time, then stop"
+        "--only", metavar="03,04", help="only these chapters; the report also shows those executed before"
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="count the trainings to run and the cached trainings, estimate the time, then stop",
     )
     parser.add_argument("--force", action="store_true", help="train the models of the executed chapters again")
     parser.add_argument(

@@ -16,7 +16,7 @@ SLOTS = {
     "cover-data": "The data",
 }
 LONGEST_OPTION = 24  # letters of code that stay on one line
-LONG = 16  # letters of a word that may be broken
+LONG = 16  # characters of a word that may be broken after _ and /, or more
 CARDS_FROM = 4  # with at least this many columns, the rows of a table become cards on a phone
 PLACE = "<!--{}-->"
 
@@ -147,7 +147,7 @@ def label_cells(soup):
 
 
 def guard_breaks(soup):
-    """Keep numbers and their % on one line, and let words of `LONG` letters in tables break after _ and / only."""
+    """Keep numbers and their % on one line, and let long words in tables break after _ and /."""
     for text in soup.find_all(string=re.compile(r"\d ?%")):
         if (
             type(text) is NavigableString
@@ -157,6 +157,8 @@ def guard_breaks(soup):
             text.replace_with(re.sub(r"(?<=\d) ?%(?!\w)", "\N{NO-BREAK SPACE}%", text))
     for cell in soup.select("table.text td"):
         for text in cell.find_all(string=re.compile(rf"\S{{{LONG},}}")):
+            if type(text) is not NavigableString:  # a comment
+                continue
             words = re.split(rf"(\S{{{LONG},}})", text)
             words[1::2] = [re.sub("([_/]+)", r"\1<wbr>", escape(word)) for word in words[1::2]]
             words[::2] = map(escape, words[::2])

@@ -37,7 +37,10 @@ def print_plan(chapters, values, unchanged, forgotten):
             if number == "01":
                 told, is_open = plan_of_split(notebook, values, notebook in unchanged)
             elif before:
-                told, is_open = f"is counted after chapter{'s' * (len(before) > 1)} {', '.join(map(str, before))}", True
+                told, is_open = (
+                    f"can be counted after chapter{'s' * (len(before) > 1)} {', '.join(map(str, before))}",
+                    True,
+                )
             else:
                 measured = measured or measured_runs()
                 plan, end = plan_of(notebook, values, runs)

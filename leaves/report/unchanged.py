@@ -58,7 +58,7 @@ def code_digest():
 
 
 def chapter_digests(chapters, values):
-    """Compute a hash per chapter from the code, the chapter's parameters, and the files and folders that they name.
+    """Compute a hash per chapter from the code, the chapter's parameters, and the files that these parameters name.
 
     Parameters
     ----------
