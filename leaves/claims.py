@@ -46,7 +46,7 @@ RULES = {
         "by the margin. A claim about an order of networks has no margin."
     ),
     "verdict": (
-        "A claim is **confirmed** if the evidence shows its statement, and **refuted** if the evidence excludes it. "
+        "A claim is **confirmed** if the evidence shows that it is true, and **refuted** if it shows that it is false. "
         "Otherwise it is **undecided**, with the reason. It is **not tested** if this run did not train its variant."
     ),
     "tie": (

@@ -147,8 +147,8 @@ def shown_chapters():
     Returns
     -------
     list of (Path of the executed notebook, str or None)
-        If the latest execution of a chapter failed, the str says in one sentence why it stopped. The Path is then that
-        of the last good execution or, without a good execution, of the failed execution.
+        If the latest execution of a chapter failed, the str says in one sentence why it stopped. In this case the
+        Path is that of the last good execution or, if there is none, that of the failed execution.
     """
     shown = []
     for chapter in CHAPTERS:

@@ -123,7 +123,7 @@ def read_value(parser, option, name, value):
     if place == "file" and not os.path.isfile(path):
         parser.error(f"{option} {value} is not a file that can be opened")
     if name == "data" and path.resolve().is_relative_to(places.ROOT / "data" / "split"):
-        parser.error(f"{option} {value} is written by chapter 1: name the folder with the original photos")
+        parser.error(f"{option} {value} is written by chapter 1: give the folder with the original photos")
     return str(path.resolve())
 
 

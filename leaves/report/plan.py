@@ -95,7 +95,7 @@ def is_of_sample(given):
 
 
 def copy_of_runs(folder, forgotten):
-    """Make and return a folder that replaces runs/ during a plan: links to all runs except those in `forgotten`.
+    """Make a folder to use instead of runs/ while a plan is made, with links to all runs not in `forgotten`; return it.
 
     The records of the chapters (runs/<number>.json) are copied and not linked, because planning a chapter writes its
     record.
