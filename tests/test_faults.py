@@ -273,7 +273,7 @@ def test_a_lock_names_the_process_that_holds_it_and_ends_with_it(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(files.InputError, match=f"in use by process {holder.pid} on .*: wait until this process"),
+            pytest.raises(files.InputError, match=f"in use by process {holder.pid} on .*: wait until that process"),
             locks.locked(tmp_path / "lock", patience=0.1),
         ):
             pytest.fail("locked twice")
