@@ -179,7 +179,7 @@ def check_mesh(axes, mesh, table):
 
 def plot_curves(runs, title):
     """Draw training and validation loss and macro F1 by epoch, and return the figure; `runs` maps names to Run."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
     one_model = len(runs) > len({run.name for run in runs.values()}) == 1  # then the colours tell the repeats apart
     for axis, metric, label in zip(axes, ("loss", "macro_f1"), ("cross-entropy loss", "macro F1"), strict=True):
         for number, (name, run) in enumerate(runs.items()):

@@ -119,7 +119,7 @@ def draw_robustness(robust, count):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(2, 3, figsize=(10, 4.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 3, figsize=(10, 4.3), sharex=True, sharey=True)
     for axis, kind in zip(axes.flat, CORRUPTIONS, strict=True):
         of_kind = robust[robust["corruption"].isin(["none", kind])]
         for label, rows in of_kind.groupby("model", sort=False):

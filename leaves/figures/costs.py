@@ -20,7 +20,7 @@ def draw_learning_curve(curve):
     -------
     figure, caption
     """
-    figure, axis = plt.subplots(figsize=(8, 3.4))
+    figure, axis = plt.subplots(figsize=(8, 3.2))
     for label, rows in curve.groupby("model", sort=False):
         axis.fill_between(rows["photos"], rows["low"], rows["high"], color=look(label)["color"], alpha=0.2)
         axis.plot(rows["photos"], rows["macro F1"], label=label, **look(label))
@@ -90,7 +90,7 @@ def draw_costs(scores):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.9), sharey=True)
     short = EngFormatter(sep="")  # writes 3M; it would write 300m for 0.3
     for axis, (cost, title) in zip(axes, COSTS.items(), strict=True):
         front = pareto_front(scores, cost)

@@ -97,7 +97,7 @@ def draw_classes(images, labels, classes, seed):
     rng, shown = np.random.default_rng(seed), classes[:MOST_CLASSES]
     pairs = 5  # pairs of photos in a row
     rows = -(-len(shown) // pairs)
-    figure, axes = picture_grid(rows, 2 * pairs, figsize=(9.6, 1.2 * rows))
+    figure, axes = picture_grid(rows, 2 * pairs, figsize=(9.6, 1.1 * rows))
     for axis in axes.flat:
         axis.set_frame_on(False)
     for number, (label, pair) in enumerate(zip(shown, axes.reshape(-1, 2), strict=False)):
@@ -122,7 +122,7 @@ def draw_leak_pairs(pairs, pictures, twins):
     figure, caption
     """
     rows = -(-len(pairs) // 2)
-    figure, axes = picture_grid(rows, 4, figsize=(7, 2.15 * rows))
+    figure, axes = picture_grid(rows, 4, figsize=(7, 2 * rows))
     for axis in axes.flat:
         axis.set_frame_on(False)
     for (left, right), pair, picture, twin in zip(
