@@ -16,10 +16,8 @@ def style_comparison(table):
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
     shown = table.drop(columns="group").dropna(axis="columns", how="all").rename(columns=names)
-    caption = (
-        "Means over converged trainings (over all, if none converged). A difference from FinalModel is a mean over "
-    )
-    caption += "the pairs in which both trainings converged, with its 95 % interval"
+    caption = "Means over converged trainings (over all, if none converged). A difference from FinalModel is a mean "
+    caption += "over the pairs in which both trainings converged, with its 95 % interval"
     style = shown.style.format(formats, na_rep="").set_caption(caption)
     return style.set_properties(shown.columns.intersection(["reason"]), **{"white-space": "normal"})
 

@@ -133,10 +133,8 @@ def draw_leak_pairs(pairs, pictures, twins):
         left.set_title(f"{pair.bits} bits apart:", fontsize="small")
         right.imshow(twin)
         right.set_xlabel("\n".join(pair.twin_name.rsplit(" ", 1)), fontsize="small", parse_math=False)
-    caption = (
-        "The most similar photos of different subsets, each with its class and subset. The two photos of a pair are "
-    )
-    return figure, f"{caption}next to each other."
+    caption = "The most similar photos of different subsets, each with its class and subset. The two photos of a pair "
+    return figure, f"{caption}are next to each other."
 
 
 def draw_backgrounds(pixels, labels, classes):
