@@ -16,17 +16,27 @@ import tqdm.std
 
 @pytest.fixture
 def execute(monkeypatch):
-    """Call `execute_chapters` with chapters that take a moment; returns their times, and those that failed."""
+    """Call `execute_chapters` with chapters that take a moment; returns their times, and those that failed.
+
+    The list `execute.kernels` has a dict for each kernel: when it was started and used, and if it was stopped.
+    """
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", *live.AS_TEXT):
         monkeypatch.setenv(name, "1")  # they are as before after the test
-    monkeypatch.setattr(side_by_side, "start_kernel", lambda: None)
+    kernels = []
+
+    def start_kernel():
+        kernels.append({"started": time.monotonic()})
+        return kernels[-1]
+
+    monkeypatch.setattr(side_by_side, "start_kernel", start_kernel)
+    monkeypatch.setattr(side_by_side, "stop_kernel", lambda kernel: kernel.update(stopped=True))
     monkeypatch.setattr(side_by_side, "how_many_at_once", lambda count: 2)
 
     def call(failing=()):
         times, lock = {}, threading.Lock()
 
         def execute_chapter(notebook, parameters, said, kernel):
-            start = time.monotonic()
+            start = kernel["used"] = time.monotonic()
             time.sleep(0.1)
             with lock:
                 times[notebook.name[:2]] = start, time.monotonic()
@@ -37,6 +47,7 @@ def execute(monkeypatch):
         monkeypatch.setattr(side_by_side, "execute_chapter", execute_chapter)
         return times, side_by_side.execute_chapters(CHAPTERS, {})
 
+    call.kernels = kernels
     return call
 
 
@@ -58,6 +69,22 @@ def test_what_reads_a_failed_chapter_is_skipped_and_the_others_run(execute, caps
     told = capsys.readouterr().out
     assert "05_fine_tuning: skipped, because it reads files of the unfinished chapter 4" in told
     assert "06_comparison: skipped, because it reads files of the unfinished chapter 4" in told
+
+
+def test_kernels_start_early_while_a_core_is_free(execute):
+    times, _ = execute()
+    kernels = sorted(execute.kernels, key=lambda kernel: kernel["used"])
+    assert [kernel["used"] for kernel in kernels] == sorted(start for start, _ in times.values())
+    assert not any("stopped" in kernel for kernel in kernels)
+    early = [kernel["used"] - kernel["started"] > 0.05 for kernel in kernels]
+    assert early[:3] == [False, True, True]  # those of chapters 2 and 4 start with chapter 1, which uses one core
+    assert early[-1] or times["03"][1] - times["05"][1] < 0.05
+
+
+def test_a_kernel_that_is_not_needed_is_stopped(execute):
+    _, failed = execute(failing=["01"])
+    assert failed == ["01_data_split stopped: it broke"]
+    assert [sorted(kernel) for kernel in execute.kernels] == [["started", "used"], *[["started", "stopped"]] * 2]
 
 
 # ---------------------------------------------------------------- the line

@@ -19,15 +19,17 @@ from nbclient.exceptions import DeadKernelError
 KERNELS, LOCK = [], threading.Lock()  # all kernels that were started; a lock to stop one kernel at a time
 EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # makes tqdm write every state of papermill's bar
 PASSING = re.compile(r"^(Downloading data from .*|.* is under way in .*: waiting for it\.)\n?", re.MULTILINE)
+WARM_UP = "__import__('helpers')"  # every chapter imports this module, and with it TensorFlow, which takes seconds
 STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinished chapters are then deleted
 
 
 @disk_errors_explained(places.REPORT)
 def start_kernel():
-    """Start a kernel for a chapter, and return the kernel's manager."""
+    """Start a kernel for a chapter, which begins to import TensorFlow; return the kernel's manager at once."""
     kernel = AsyncKernelManager(kernel_name="python3")
     KERNELS.append(kernel)
-    run_sync(kernel.start_kernel)(cwd=str(places.NOTEBOOKS), extra_arguments=["--HistoryManager.hist_file=:memory:"])
+    options = ["--HistoryManager.hist_file=:memory:", f"--InteractiveShellApp.exec_lines={WARM_UP}"]
+    run_sync(kernel.start_kernel)(cwd=str(places.NOTEBOOKS), extra_arguments=options)
     return kernel
 
 

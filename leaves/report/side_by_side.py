@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leaves.files import InputError, own_cores
 from leaves.report.chapters import READERS
-from leaves.report.execute import execute_chapter, start_kernel, stop_all
+from leaves.report.execute import execute_chapter, start_kernel, stop_all, stop_kernel
 from leaves.report.live import Line, clock
 
 AT_ONCE = 2
@@ -31,18 +31,20 @@ def execute_chapters(chapters, parameters):
     read = {number: {other for other in notebooks if number in READERS[other]} for number in notebooks}
     at_once = how_many_at_once(len(chapters))
     share_cores(at_once)
-    waiting, done, running, failed = [*notebooks], set(), {}, {}
+    waiting, done, running, failed, kernels = [*notebooks], set(), {}, {}, {}
     with Line(len(chapters)) as line, ThreadPoolExecutor(at_once) as pool:
         try:
             while True:
-                due = [number for number in waiting if read[number] <= done]
-                due.sort(key=lambda number: -len(READERS[number]))  # chapters that many others wait for come first
-                for number in due[: at_once - len(running)]:
+                for number in ready(waiting, read, done)[: at_once - len(running)]:
                     waiting.remove(number)
-                    begun = notebooks[number], parameters, line.begin(notebooks[number]), start_kernel()
+                    kernel = kernels.pop(number, None) or start_kernel()
+                    begun = notebooks[number], parameters, line.begin(notebooks[number]), kernel
                     running[pool.submit(execute_chapter, *begun)] = number
                 if not running:
                     break
+                if len(running) < at_once:  # a core is free: the kernels of the next chapters import TensorFlow on it
+                    for number in ready(waiting, read, done | {*running.values()})[:at_once]:
+                        kernels[number] = kernels.get(number) or start_kernel()
                 line.show()
                 for task in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     number = running.pop(task)
@@ -51,10 +53,18 @@ def execute_chapters(chapters, parameters):
         except BaseException:  # Ctrl-C, or a full disk
             stop_all()
             raise
+    for kernel in kernels.values():
+        stop_kernel(kernel)
     for number in waiting:
         missing = min(read[number] - done)
         print(f"{notebooks[number].stem}: skipped, because it reads files of the unfinished chapter {int(missing)}")
     return list(failed.values())
+
+
+def ready(waiting, read, done):
+    """List the waiting chapters that read only chapters in `done`; those for which most chapters wait come first."""
+    due = [number for number in waiting if read[number] <= done]
+    return sorted(due, key=lambda number: -len(READERS[number]))
 
 
 def failure_of(task, notebook, line):
