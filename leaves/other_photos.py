@@ -193,23 +193,17 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     draws : int
         Bootstrap resamples for the 95 % interval of the score on backgrounds without the leaf.
     """
-    parts = []
-    for label in {best: 0, for_any: 0}:
-        row = table.loc[label]
-        parts.append(f"{label} {row['unchanged']:.3f} on the unchanged test photos")
-        parts[-1] += f", {row[OTHER]:.3f} on other backgrounds" if elsewhere else ""
-        if "second test set" in row:
-            count = table.attrs["classes"]["second test set"]
-            parts[-1] += f", {row['second test set']:.3f} on the second test set ({count} species)"
-    told = f"Macro F1{' on the leaves that could be cut out' if elsewhere else ''}: {'; '.join(parts)}."
-    if elsewhere:
-        before, after = table.loc[best, ["unchanged", OTHER]]
-        lost = 1 - after / before
-        start = "No: on" if before - after >= MARGIN else "On"
-        fate = f"loses {100 * lost:.0f} % of its macro F1" if lost >= 0.005 else "loses nothing"
-        told = f"{start} other backgrounds {best} {fate}. {told}"
+    rows = table.loc[list(dict.fromkeys([best, for_any]))]
+    second = "No second test set was given, so no other collection of photos was tested."
+    if "second test set" in table:
+        scores = " and ".join(f"{score:.3f} ({label})" for label, score in rows["second test set"].items())
+        second = f"Macro F1 on the second test set ({table.attrs['classes']['second test set']} species): {scores}."
     if not elsewhere:
-        return f"{told} No leaf of the test subset could be cut out, so other backgrounds were not tested."
+        return f"{second} No leaf of the test subset could be cut out, so other backgrounds were not tested."
+    before, after = rows.loc[best, ["unchanged", OTHER]]
+    start, changes = ("No: on", "falls") if before - after >= MARGIN else ("On", "changes")
+    scores = [f"of {label} {changes} from {row['unchanged']:.3f} to {row[OTHER]:.3f}" for label, row in rows.iterrows()]
+    told = f"{start} other backgrounds, the macro F1 {', and that '.join(scores)}. {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"

@@ -401,7 +401,7 @@ def data_card(split, issues, name):
     ratio = f"{counts.max() / counts.min():.1f}"
     card = {
         "Data": name,
-        "Photos": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}",
+        "Images": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}",
         "Sizes": f"{middle} pixels{span}",
         "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
         "Excluded": count_checks(issues[is_out]),

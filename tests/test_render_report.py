@@ -102,7 +102,8 @@ def test_what_belongs_on_the_cover_stands_there_once_and_in_order():
     soup = BeautifulSoup(page, "html.parser")
     assert page.count("DATA") == page.count("ANSWER") == 1
     assert [section["id"] for section in soup.select("#cover section")] == ["cover-answer", "cover-data"]
-    assert [link.get_text() for link in soup.select("nav a")] == ["1. One", "Data"]
+    assert [link.get_text() for link in soup.select("nav a")] == ["Summary", "The data", "1. One", "Data"]
+    assert [link["href"] for link in soup.select("nav a")][:2] == ["#cover-title", "#cover-data"]
 
 
 def test_numbers_keep_their_percent_and_long_names_break_after_underscores():

@@ -98,10 +98,19 @@ def test_the_contents_lead_to_their_places_and_mark_them(open_page):
         link.click()
         page.wait_for_timeout(300)
         heading = page.locator(f"[id='{link.get_attribute('href')[1:]}']")
-        assert heading.inner_text() == link.inner_text()
+        assert heading.inner_text().splitlines()[0] == link.inner_text()
         assert -2 <= heading.bounding_box()["y"] < 300
         assert page.locator("nav [aria-current]").count() == 1
         assert page.locator("nav li ol:visible").count() == 1
+
+
+def test_the_contents_fold_on_a_phone_and_the_heading_is_at_the_top(open_page):
+    page = open_page(width=390)
+    page.locator("nav summary").click()
+    page.locator("nav a[href='#chapter-6']").click()
+    page.wait_for_timeout(300)
+    assert not page.locator("#contents").evaluate("contents => contents.open")
+    assert -2 <= page.locator("#chapter-6").bounding_box()["y"] < 60
 
 
 def test_links_in_the_page_have_their_targets(open_page):

@@ -40,7 +40,12 @@ def test_the_confusion_matrix_counts_and_shows_its_photos(answers, images):
 
 def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
     soup = BeautifulSoup(tables.mistakes_html(answers, "FinalModel", images, CLASSES, 2), "html.parser")
-    assert soup.p.get_text() == "FinalModel misclassifies 3 of 23 test photos; the 2 most confident mistakes are shown."
+    assert soup.p.get_text() == (
+        "FinalModel misclassifies 3 of 23 test photos."
+        " Its most frequent mistake: Apple predicted as Cherry <b> (2 photos)."
+        " Lowest F1 of a species (with its number of test photos): Cherry <b> (3) 0.57, Apple (20) 0.92."
+        " The pictures show the 2 most confident mistakes."
+    )
     texts = [caption.get_text() for caption in soup("figcaption")]
     assert texts[0] == "Apple, predicted as Cherry <b> (probability 0.90)"
     assert texts[1] == "Apple, predicted as Cherry <b> (probability 0.70)"

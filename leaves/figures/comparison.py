@@ -58,12 +58,15 @@ def draw_scores(scores, against, best):
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
-    better = (against["verdict"] == "better").sum()
+    counts = {verdict: (against["verdict"] == verdict).sum() for verdict in ("better", "worse", "tie", "undecided")}
+    told = ", ".join(f"{count or 'none'} {verdict}" for verdict, count in counts.items() if count or verdict != "tie")
     # The title has two lines, because one line would be wider than the figure.
-    shown = {0: "No model is", 1: "One model is"}.get(better, f"{better} models are")
-    axis.set_title(f"Validation chose {best}.\n{shown} shown to be better than this model on test.")
+    axis.set_title(f"Validation chose {best}.\nThe {len(against) - 1} others on test, compared with it: {told}.")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores: "
     caption += "accuracies on other photos, so they cannot be compared with the macro F1 here."
+    for verdict in ("better", "worse"):
+        names = "; ".join(against.index[against["verdict"] == verdict]) or "none"
+        caption += f" {verdict.capitalize()} than {best}: {names}."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
 

@@ -2,10 +2,11 @@
 
 import base64
 import io
+from collections import Counter
 from html import escape
 
 from leaves import places
-from leaves.evaluation import validation_score
+from leaves.evaluation import f1_per_class, validation_score
 from leaves.plots import table_of_texts
 from leaves.published import published_study, tally
 
@@ -55,7 +56,8 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: the model that validation chose"
+        "Bold: the model that validation chose. Ensembles and test-time augmentation combine predictions; they were no "
+        "candidates."
     )
 
 
@@ -201,7 +203,7 @@ def confusion_html(answers, label, images, classes):
 
 
 def mistakes_html(answers, label, images, classes, count):
-    """Show the most confident mistakes of a model: photos with the true and the predicted species.
+    """Show the most confident mistakes of a model as photos, and say which mistake and which species are worst.
 
     Parameters
     ----------
@@ -215,10 +217,16 @@ def mistakes_html(answers, label, images, classes, count):
     truth, predicted, confidence = answers.truth, answers.predicted[label], answers.probabilities[label].max(axis=1)
     mistakes = np.flatnonzero(predicted != truth)
     surest = mistakes[confidence[mistakes].argsort()[::-1]][:count]
-    told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos"
-    told += f"; the {count} most confident mistakes are shown." if len(mistakes) > count else "."
+    told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos."
     if not len(mistakes):
         return f"<p>{escape(told)}</p>"
+    (true, taken), often = Counter(zip(truth[mistakes], predicted[mistakes], strict=True)).most_common(1)[0]
+    if often > 1:
+        told += f" Its most frequent mistake: {classes[true]} predicted as {classes[taken]} ({often} photos)."
+    by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
+    lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in by_class.nsmallest(3).items())
+    told += f" Lowest F1 of a species (with its number of test photos): {lowest}."
+    told += f" The pictures show the {count} most confident mistakes." if len(mistakes) > count else ""
     shown = []
     for row in surest:
         true, taken = classes[truth[row]], classes[predicted[row]]

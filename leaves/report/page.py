@@ -47,6 +47,7 @@ def finish_page(html):
     fold_code(soup, main)
     keep_short_code(soup)
     contents = name_headings(soup, main)
+    contents.insert(0, entry_of_cover(soup, slots))
     for link in soup.find_all("a", href=re.compile(r"^0\d_\w+\.ipynb$")):
         link["href"] = f"#chapter-{int(link['href'][:2])}"
         if not soup.find(id=link["href"][1:]):  # a chapter that was not executed
@@ -168,6 +169,14 @@ def guard_breaks(soup):
 def anchor_name(title):
     """Convert a heading to the name of an anchor: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def entry_of_cover(soup, slots):
+    """Make the first entry of the contents: a list item with links to the cover and to those sections that it has."""
+    sections = {f"#{slot}": title for slot, title in SLOTS.items() if title and slots[slot]}
+    sections |= {f"#{found['id']}": found.h2.get_text() for found in soup.select("#cover > section[id]")}
+    links = "".join(f'<li><a href="{place}">{escape(title)}</a></li>' for place, title in sections.items())
+    return BeautifulSoup(f'<li><a href="#cover-title">Summary</a><ol>{links}</ol></li>', "html.parser").li
 
 
 def name_headings(soup, main):

@@ -35,7 +35,8 @@ TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
     "Three students of the Politecnico di Milano, Braceschi, Cariboni and Corradini, classified photos of leaves into "
     f'14 plant species (<a href="{ORIGINAL}">"Report Gradienters"</a>, 2021). This report repeats their study, checks '
-    "its claims and goes beyond it. Every number of this run was computed by the notebooks shown here."
+    "its claims and goes beyond it. Every number of this run was computed by the notebooks shown here. The main score, "
+    "macro F1, is the mean of the F1 scores of the species; 1 is perfect."
 )
 
 
@@ -174,8 +175,9 @@ def image_source(png):
 def cover_facts(profile, command, seconds):
     """List the facts about this report for its cover: dict of term to value."""
     return {
-        "Command": command,
-        "Commit": commit(),
+        "Command, in the project's folder": command,
+        "Commit": commit().replace("-dirty", ", with uncommitted changes"),
+        "Repository": repository(),
         "Profile": profile,
         "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused; chapters may overlap)",
         "Date": datetime.date.today().isoformat(),
@@ -223,7 +225,7 @@ def provenance(chapters, profile, command):
 
 
 def commit():
-    """Return the commit of this code, with the suffix "-dirty" if a file has changed since."""
+    """Return the commit of this code, with the suffix "-dirty" if a file has changed since the commit."""
     git = ["git", "-C", str(TEMPLATES), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -7,8 +7,10 @@ button.addEventListener("click", () => {
   button.textContent = show ? "Hide all code" : "Show all code";
 });
 
-// The contents are folded on a phone, and the current place is marked.
-if (matchMedia("(max-width: 75rem)").matches) document.getElementById("contents").open = false;
+// The contents are folded on a phone, also after a tap on a link, and the current place is marked.
+const fold = () => { if (matchMedia("(max-width: 75rem)").matches) document.getElementById("contents").open = false; };
+document.querySelector("nav").addEventListener("click", (event) => { if (event.target.closest("li a")) fold(); });
+fold();
 const links = new Map([...document.querySelectorAll("nav li a")].map((link) => [link.hash.slice(1), link]));
 const headings = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
 let waiting = false;
