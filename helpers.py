@@ -107,14 +107,14 @@ def record_runs(chapter: str, runs: dict, evidence=(), repeats: dict | None = No
 
 
 def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
-    """Return a chapter's runs on the current split, by model name; if runs are missing, InputError names `notebook`."""
+    """Return a chapter's runs on this split, by model name; if runs are missing, InputError says to run `notebook`."""
     record = read_json(places.RUNS / f"{chapter}.json")
     folders = {name: places.RUNS / folder for name, folder in record.get("runs", {}).items()}
     done = all((folder / "result.json").exists() for folder in folders.values())
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # If another chapter trained this spec first, the folder has that chapter and its name for the run: replace both.
+    # spec.json has the chapter that trained the spec first, and that chapter's name for it; replace both with our own.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
@@ -136,8 +136,8 @@ def explain(*rules: str) -> None:
 def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
-    `table` is the DataFrame or Series from which the figure was drawn. If an axis has names, the drawn marks must agree
-    with the table, or ValueError is raised, see `plots.check_drawn`. The file's metadata record this check.
+    `table` is the DataFrame or Series from which the figure was drawn. If tick labels are names, the marks must show
+    the table's numbers, or `plots.check_drawn` raises ValueError. The file's metadata say whether this was checked.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

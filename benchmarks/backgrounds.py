@@ -1,7 +1,7 @@
 """Compare the time to place leaves on other backgrounds with the time of the affine augmentation, on one core.
 
 Command line: ``python benchmarks/backgrounds.py [--size 128] [--count 64] [--rounds 5]``. The images are synthetic
-leaves. The benchmark times three steps: the affine augmentation, the search for the leaf in an image (its mask), and
+leaves. The benchmark times three steps: the affine augmentation, finding the pixels of the leaf (the mask), and
 placing the leaf on another background. Each step runs once per round. For each step the benchmark prints the median
 over the rounds, in milliseconds per image, and this median divided by the median of the affine augmentation.
 """

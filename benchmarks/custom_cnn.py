@@ -20,7 +20,7 @@ BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
 TURNS, PEAK_SIDE = 3, 2048  # turns of each contestant; side of the square matrices in `matrix_peak`
 QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that the benchmark runs
 FILTERS = (16, 32, 64, 128, 256)
-STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # the prefix of a label names the kind of measurement
+STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # each label begins with one of these two
 
 
 def rates(step, count=None):
@@ -142,8 +142,8 @@ def own_epoch(size, precision):
 def stopwatch():
     """Make a Keras callback that records the seconds of each epoch in its list `seconds`.
 
-    The callers ignore the first and the last epoch. During the first epoch, Keras traces the network. During the last
-    epoch, no batches are prefetched for a next epoch.
+    The callers ignore two epochs, because their times are not typical: during the first, Keras traces the network, and
+    during the last, no batches are prefetched for a next epoch.
     """
     import keras
 
@@ -248,7 +248,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=128, help="pixels per side")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
-    parser.add_argument("--quick", action="store_true", help="only check that it runs (a minute); ignore its numbers")
+    parser.add_argument("--quick", action="store_true", help="check in a minute that all parts run; ignore the rates")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not shutil.which(options.torch):
@@ -283,7 +283,7 @@ def main():
 
 
 def report(measured, size):
-    """Print a table of steps, a table of epochs, and the peak speed in each precision, see `matrix_peak`.
+    """Print a table of steps, a table of epochs, and for each precision the peak speed (see `matrix_peak`).
 
     After each table, one line per precision gives the speed of this project divided by the speed of the fastest other
     contestant. A precision in which no other contestant was measured has no line.

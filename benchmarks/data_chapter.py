@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/data_chapter.py DIR [--count 20000]
 
-The images are copies of the photos, 256 x 256 pixels each. The photos are copied one after another, from the first to
-the last and again, until there are enough images. Each copy is shifted, rotated and made brighter or darker at random.
+The images are copies of the photos, 256 x 256 pixels each. The photos are copied in turn, and after the last photo the
+first comes again, until there are enough images. Each copy is shifted, rotated and made brighter or darker at random.
 The chapter runs twice on each folder, in a copy of the project: first with nothing cached, then with nothing changed.
 """
 

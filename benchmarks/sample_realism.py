@@ -98,7 +98,7 @@ def shape_features(mask):
         disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius + 0.3
         rough += [(mask & ~ndimage.binary_opening(mask, disc)).sum() / perimeter]
         rough += [(ndimage.binary_closing(np.pad(mask, 6), disc)[6:-6, 6:-6] & ~mask).sum() / perimeter]
-    # The radius of the outline as a function of the angle from the long axis, then its Fourier amplitudes.
+    # Measure the outline's radius at each angle from the long axis, then compute the Fourier amplitudes of the radii.
     along, across = points @ vectors[:, 1], points @ vectors[:, 0]
     sector = ((np.arctan2(across, along) / (2 * np.pi) + 0.5) * 64).astype(int) % 64
     radius = np.zeros(64)
@@ -130,7 +130,7 @@ def texture_features(lightness, mask, axis):
         angle = np.arctan2(dy, dx)[inner] - np.arctan2(axis[1], axis[0])
         bins = (angle % np.pi / np.pi * 12).astype(int) % 12
         histogram = np.bincount(bins, strength, 12) / (strength.sum() + 1e-9)
-        folded = (histogram[1:6] + histogram[:6:-1]) / 2  # a leaf and its mirror image are the same
+        folded = (histogram[1:6] + histogram[:6:-1]) / 2  # a leaf and its mirror image get the same features
         band = (smooth - ndimage.gaussian_filter(lightness, 2 * sigma))[inner]
         skew = np.mean((band / (band.std() + 1e-9)) ** 3)
         features += [histogram[0], *folded, histogram[6], strength.mean(), band.std(), skew]
@@ -159,7 +159,7 @@ def load_features(root):
 
 
 def new_classifier():
-    """Return an untrained classifier, of the same kind for all rows of the printed table."""
+    """Return an untrained classifier; all scores in the printed table come from classifiers of this kind."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=2000, class_weight="balanced"))
 
 

@@ -1,4 +1,4 @@
-"""Compare the usual loop of transfer learning and fine-tuning with training on features that are computed once.
+"""Compare two methods of transfer learning and fine-tuning: the usual loop, and training on features computed once.
 
     ./run_all.sh --only 01 --data DIR
     .venv/bin/python benchmarks/transfer_learning.py --weights DIR
@@ -119,12 +119,12 @@ def one_round(split, views, common):
     The dict `common` has the arguments of both functions: name, source, size, epochs and tuning_epochs.
     """
     with tempfile.TemporaryDirectory() as cache:
-        places.CACHE = Path(cache)  # nothing is cached at the start; both ways get decoded images
+        places.CACHE = Path(cache)  # empty at the start; both methods get images that are already decoded
         size, classes = common["size"], len(split.attrs["classes"])
         data = {part: dataset.load_images(split, part, size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
-        backbones.load_parts.cache_clear()  # the last block in this cache has been fine-tuned by an earlier round
-        training.compiled_model.cache_clear()  # so each round traces its networks, as the usual method does
+        backbones.load_parts.cache_clear()  # an earlier round has fine-tuned the last block in this cache
+        training.compiled_model.cache_clear()  # each round must trace its networks anew, as the usual method does
         rows = usual_way(classes=classes, data=data, **common)
         backbones.load_parts.cache_clear()
         return rows + cached_way(split=split, data=data, views=views, **common)

@@ -1,4 +1,4 @@
-"""Estimate how often the rules of verdicts decide wrongly, and how often they find an effect that exists.
+"""Estimate how often the rules in docs/verdicts.md decide wrongly, and how often they find an effect that exists.
 
     .venv/bin/python benchmarks/verdict_rules.py           # resamples tests/data/repeats.csv
     .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, in about ten minutes
@@ -76,8 +76,8 @@ def simulate(scores, repeats, variants, effect=0.0, runs=RUNS, seed=0):
 
     Returns
     -------
-    dict of float: wrong (share of reports with "higher" or "lower" for any variant without an effect), found (share
-    of reports in which the planted effect is found), covered (share of 95 % intervals that contain the true
+    dict of float: wrong (share of reports that find "higher" or "lower" for at least one variant without an effect),
+    found (share of reports that find the planted effect), covered (share of 95 % intervals that contain the true
     difference), same (share of variants without an effect that are shown to be the same as FinalModel)
     """
     rng = np.random.default_rng(seed)

@@ -30,7 +30,7 @@ GROUPS = {
     "label_smoothing": "extras",
     "balance": "extras",
 }
-LEAST_NETWORKS = 8  # in each fold; a rank correlation over fewer networks would be mostly chance
+LEAST_NETWORKS = 8  # needed in each fold for C12: with fewer networks, a rank correlation would be mostly chance
 FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" is the name for the runs of `refit.train_refits`
 SLOW_UPDATE = 8  # a training with batches of one photo takes this many times as long as with FinalModel's batches
 HIGH_ACCURACY, MISSED = 0.8, 0.5  # an accuracy of 0.8 or more is high; a class with a recall below 0.5 is missed
@@ -62,7 +62,7 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Return the names of variants that, at `size` pixels, cannot be trained or equal FinalModel: set of str."""
+    """Return the names of variants that cannot be trained at `size` pixels, or equal FinalModel there: set of str."""
     smallest = 2 ** len(filters)  # an image of this side has only one pixel left after the last pooling
     if size >= 2 * smallest:
         return set()
@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List the specs, those of FinalModel last, because chapter 2 may train FinalModel while the variants are trained.
+    """List all specs; FinalModel comes last, because chapter 2 may be training the same FinalModel at the same time.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def differences_to_final(runs, folds):
     Returns
     -------
     DataFrame, one row per variant: difference, low and high (the mean and its 95 % interval; NaN if both
-    converged in fewer than two repeats) and reason (None, or why they are no evidence, see `claims.missing_pairs`)
+    converged in fewer than two repeats) and reason (None, or why this is no evidence, see `claims.missing_pairs`)
     """
     score = score_functions()["macro F1"]
     of_variant = {name: claims.pairs(own, runs[FINAL], score) for name, own in runs.items() if name != FINAL}
@@ -332,7 +332,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            # If no network learnt, `scores` has no "dead units". Then no pair converged: the lambda is never called.
+            # `scores` lacks "dead units" if no network learnt. But then no pair converged, so the lambda is not called.
             score = scores.get(measure, lambda run: np.nan)
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [

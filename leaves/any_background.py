@@ -1,8 +1,8 @@
 """Train a classifier that relies less on the background: a pretrained network that also learns from other backgrounds.
 
 The background of a PlantVillage photo reveals the species (Noyan 2022), so a network may learn the background instead
-of the leaf. This network sees every leaf both in the unchanged photo and on other backgrounds, as in Gui et al. (2021,
-FPDR).
+of the leaf. The network of this module sees every leaf both in the unchanged photo and on other backgrounds, as in Gui
+et al. (2021, FPDR).
 
 Fine-tuning on one collection of photos can distort features that work on other collections (Kumar et al. 2022). So
 first only a classification head is trained, on the frozen backbone. If requested, the backbone's last block and the
@@ -140,7 +140,7 @@ def on_other_backgrounds(run, split, origins):
 
     Parameters
     ----------
-    run : Run, trained from a spec of `candidate_specs` or `tail_specs`
+    run : Run, trained from a spec of `candidate_specs` or `tail_specs`, or returned by `mean_of_both`
     origins : dict of backbone to the origin of its weights, see `backbones.find_weights`
     """
     views = run.spec["views"]

@@ -47,9 +47,9 @@ BACKBONES = {
 def find_weights(names, folder, seed=0, timeout=5):
     """Find the initial weights of each backbone.
 
-    For each backbone, the function uses the first available source: a file in `folder` that is named
-    `<name>.weights.h5`, or named as Keras names its downloads; the installed package of EfficientNetLite0; a download
-    by Keras; random numbers, drawn with `seed`. If Keras's server does not answer within `timeout` seconds, no other
+    For each backbone, four sources are tried in this order: (1) a file in `folder`, named `<name>.weights.h5` or as
+    Keras names its downloads; (2) for EfficientNetLite0, an installed package; (3) a download by Keras; (4) random
+    numbers, drawn with `seed`. If Keras's server does not answer within `timeout` seconds, no other
     download is tried. After any other failure, the next backbone's download is still tried.
 
     Parameters
@@ -73,7 +73,7 @@ def find_weights(names, folder, seed=0, timeout=5):
     for name in names:
         file, source = local_weights(name, folder)
         if not file and silent_for and not keras_files(name):
-            fault = f"was not tried, because Keras's server did not answer for {silent_for}"
+            fault = f"was not tried, because Keras's server did not answer when asked for {silent_for}"
         elif not file:
             reason, silent = download(name, timeout)
             fault = f"failed ({reason})"
@@ -263,9 +263,9 @@ def preprocess(name, kind, pixels):
 
     `BACKBONES` gives each backbone one of three kinds of preprocessing. "caffe" changes the order of the colours to
     blue, green, red and subtracts ImageNet's mean. "none" adds no layer, because the network rescales its input itself.
-    "efficientnet" is for Keras's EfficientNet, which also rescales its input itself. If Keras builds this network with
-    `weights="imagenet"`, the network also divides by the square root of ImageNet's standard deviation. This project
-    loads the weights from a file instead. So if the weights are from ImageNet, a layer added here does this division.
+    "efficientnet" is for Keras's EfficientNet. Like the network of "none", it rescales its input itself. Keras adds a
+    division by the square root of ImageNet's standard deviation, but only with `weights="imagenet"`. This project
+    builds the network without weights and loads them from a file, so with ImageNet weights, a layer added here divides.
 
     Parameters
     ----------
@@ -324,8 +324,8 @@ def window_means(maps, share):
     ----------
     maps : Keras tensor, shape (n, side, side, channels)
     share : float
-        Side of a window, as a share of the maps' side. The grid has 3 x 3 windows; if the maps have few positions per
-        side, rounding can make it smaller or 4 x 4.
+        Side of a window, as a share of the maps' side. The grid has 3 x 3 windows. If the maps have few positions per
+        side, rounding can make the grid smaller, or 4 x 4.
 
     Returns
     -------

@@ -21,13 +21,13 @@ from skimage.filters import threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
 
 CODE = code_hash(Path(__file__))
-LIGHT = 0.4  # weight of lightness, low because a shadow differs from paper mostly in lightness; the colour axes have 1
+LIGHT = 0.4  # weight of lightness in colour distances; lower than the colour axes' 1, so that shadows count less
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the photos has a plain background
 NEAR_CHANCE = 0.05  # a macro F1 is near chance if its interval ends less than this above chance
-MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and less of the border than of the middle
+MOST_OF_BORDER = 0.5  # a leaf must cover less than this share of the border, and a larger share of the middle
 NEAR = 0.03  # share of the side; a pixel nearer to the leaf than this may be on the leaf's edge or in its shadow
-LEAST_OF_FOREGROUND = 0.7  # the largest connected piece has at least this share of the foreground's pixels
+LEAST_OF_FOREGROUND = 0.7  # least share of the foreground in its largest piece; below it, the leaf counts as in pieces
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
 
@@ -64,7 +64,7 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # if below on_border, `leaf` is paper beside a leaf
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # below on_border if `leaf` is in fact the paper
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 
@@ -239,10 +239,10 @@ class OtherBackgrounds:
         return len(self.images)
 
     def same_group(self, row):
-        """Return the rows of the photos in the group of photo `row`, as the first argument of `Generator.choice`.
+        """Say which photos are in the group of photo `row`, in a form from which `Generator.choice` can draw a row.
 
-        With groups, this is an array of rows. Without groups, it is the number of all photos, n, which
-        `Generator.choice` reads as the rows 0 to n - 1.
+        With groups, this is an array of row numbers. Without groups, it is n, the number of all photos:
+        `Generator.choice(n)` draws from the rows 0 to n - 1.
         """
         return len(self) if self.groups is None else np.flatnonzero(self.groups == self.groups[row])
 

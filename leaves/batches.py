@@ -15,7 +15,7 @@ with without_stderr():  # TensorFlow prints a message about its options at every
     import tensorflow as tf
 
 # The original study's augmentation. It flips the image, rotates it by up to 30 degrees, shifts it by up to 0.2 of the
-# side (50 of 256 pixels), zooms by a factor of 0.7 to 1.3, and fills empty areas by mirroring the image at its border.
+# side (originally 50 of 256 pixels), zooms by a factor of 0.7 to 1.3, and mirrors the image at its border to fill gaps.
 AUGMENTATION = {"flip": True, "rotation": 30, "shift": 0.2, "zoom": 0.3}
 QUARTER_TURNS = "quarter turns"  # a value of "rotation" in place of a number of degrees
 
@@ -29,7 +29,7 @@ class Views:
     """
 
     arrays: tuple  # for each view, an array of shape (n, ...)
-    photos: np.ndarray  # array of int: the rows of these photos in each of the arrays
+    photos: np.ndarray  # array of int: the rows of the chosen photos, the same rows in each array
 
     @property
     def shape(self):
@@ -230,9 +230,9 @@ def without_autotuning(dataset):
 
 
 def rows_of(x, index):
-    """Read the rows `index` of `x`, an array or memory map, inside a function for `Dataset.map`: float32 tensor.
+    """Return the rows `index` of `x`, an array or memory map: float32 tensor.
 
-    The rows are read when tf.data makes the batch, not earlier.
+    Functions for `Dataset.map` call this. The rows are read when tf.data makes the batch, not earlier.
     """
 
     def read(rows):

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # family-wise error rate of each of the three tests in `RULES`
 LEAST_REPEATS = 3
-REFIT = "refit"  # measure of claim C13: refit minus first training, which has one fold fewer than trainings elsewhere
+REFIT = "refit"  # kind of comparison for C13; its first training learns from one fold fewer than trainings elsewhere
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
 MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm

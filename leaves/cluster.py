@@ -105,7 +105,7 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
     split, hashed = dataset.load_split(), runs.spec_hash(spec)
     if split.attrs["hash"] != split_hash:
         raise InputError(
-            f"{places.SPLIT_CSV} differs on the worker {worker.address}: give the worker the command's project folder."
+            f"{places.SPLIT_CSV} differs on the worker {worker.address}: start it in the command's project folder."
         )
     with ONE_AT_A_TIME:
         announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))
@@ -128,7 +128,7 @@ def ended(futures, events, progress):
     """
     waiting = as_completed(futures)
     while waiting.count() or not events.empty():
-        is_ready = waiting.has_ready()  # asked before `events` is read: a training's last events arrive before its end
+        is_ready = waiting.has_ready()  # ask before reading `events`: a training's last events arrive before its end
         try:
             progress(*events.get(timeout=0 if is_ready else 0.2))
         except Empty:
@@ -163,14 +163,14 @@ def train_queue(queue, split, prepare, address, progress):
     InputError
         When a run failed `ATTEMPTS` times; raised after all other runs have ended. The message says which and why.
     """
-    from leaves.training import THREADS  # not earlier: a worker imports this module before it knows THREADS
+    from leaves.training import THREADS  # not at the top: a worker imports this module before its threads are set
 
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     events = Queue()
     client.subscribe_topic(TOPIC, lambda event: events.put(event[1]) if event[1][0] in queue else None)
-    run = toolz.compose(operator.call, cloudpickle.loads)  # the scheduler cannot unpickle the project's objects
-    prepare = cloudpickle.dumps(prepare)  # the worker sets its threads before it unpickles this
+    run = toolz.compose(operator.call, cloudpickle.loads)  # tasks are bytes, which the scheduler does not unpickle
+    prepare = cloudpickle.dumps(prepare)  # bytes: a worker must set its threads before this imports TensorFlow
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}

@@ -6,9 +6,9 @@ COSTS = ("params", "trainable_params", "train_seconds", "ms_per_image")
 
 
 def seconds_parts(run, head=None):
-    """List the seconds of a model's training, in parts: the training itself, the features and the head's training.
+    """List the seconds of a training in parts: the training itself, the computation of features, the head's training.
 
-    If several models share a part, it has the same name in the dicts of all these models, so `total_cost` counts it
+    A part that several models share has the same name in the dicts of all these models. So `total_cost` counts it
     once.
 
     Parameters
@@ -24,7 +24,7 @@ def seconds_parts(run, head=None):
         features, if there is a backbone.
     """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
-    if "seconds_before" in run.result:  # a tail's value includes the training of its head: use the head's value
+    if "seconds_before" in run.result:  # a tail's entry includes the training of its head: use the head's entry
         parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 
@@ -54,7 +54,7 @@ def cost_parts(run, milliseconds, head=None, teacher=None):
     if "seconds_before" in run.result:
         front = {"params": (head or run).result["parts"]["front"]}
         shared = {f"{run.spec['backbone']}, weights": front}
-        if "front" in milliseconds:  # networks with the same image size also share the forward pass
+        if "front" in milliseconds:  # a head and its tail share the pass through the frozen layers
             shared[f"{run.spec['backbone']}, pass"] = {"ms_per_image": milliseconds["front"]}
         for part in shared.values():
             own |= {key: own[key] - value for key, value in part.items()}
@@ -106,7 +106,7 @@ def cost_rows(models, times, ensembles):
         rows[label] = {"model": run.name, "chapter": int(run.spec["chapter"]), "epochs": run.result["epochs"]}
         rows[label] |= {"initial_weights": run.result["initial_weights"]} | total_cost(parts[label])
     for label, members in ensembles.items():
-        # If the members' initial weights differ, the row has the first kind in the alphabet: imagenet, none, random.
+        # If the members' initial weights differ, the row names the first in alphabetical order: imagenet, none, random.
         kinds = {models[member].result["initial_weights"] for member in members}
         rows[label] = {"model": label, "chapter": 6, "epochs": None, "initial_weights": min(kinds)}
         rows[label] |= total_cost(*(parts[member] for member in members))

@@ -169,11 +169,11 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     layers : list of [class name, config], optional
         Replaces FinalModel's layers.
     changes
-        Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec: image_size,
-        batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision; `backgrounds`, see
-        `batches.other_backgrounds`; `fold` and `without`, see `dataset.hold_out`; `refit`, which is None or
-        {"folds": k, "fold": i}, see `dataset.move_validation`; and `log_layers`, which records measurements of every
-        layer for the figures of chapter 2.
+        Arguments of `final_model_layers` (filters, activation, dropout ...), or keys of the spec. These keys are
+        image_size, batch_size, optimizer, augmentation, mixup, label_smoothing, balance, patience, precision,
+        `backgrounds` (see `batches.other_backgrounds`), `fold` and `without` (see `dataset.hold_out`), `refit` (None or
+        {"folds": k, "fold": i}, see `dataset.move_validation`), and `log_layers` (if True, measurements of every
+        layer are recorded for the figures of chapter 2).
 
     Returns
     -------
@@ -189,11 +189,11 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     of_final_model = inspect.signature(final_model_layers).parameters
     of_layers = {choice: changes.pop(choice) for choice in of_final_model if choice in changes}
     if layers and of_layers:
-        raise InputError(f"{name}: remove {next(iter(of_layers))}, because your list of layers replaces FinalModel's.")
+        raise InputError(f"{name}: remove the setting {next(iter(of_layers))!r}: your own layers replace FinalModel's.")
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if changes.get("backgrounds") == "kept":  # the default, which is not written to the spec
+    if changes.get("backgrounds") == "kept":  # the default: leave it out, so the hash is the same either way
         del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
@@ -242,7 +242,7 @@ def check_choices(choices, name):
 
 
 def unlike(kind, name, known):
-    """Say that `name` is not in `known`: str, "there is no setting 'l3' (did you mean l2?); the settings are l2"."""
+    """Say that `name` is not in `known`, as in "there is no setting 'l3' (did you mean l2?); the settings are l2"."""
     near = difflib.get_close_matches(str(name), known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {kind} {name!r}{meant}; the {kind}s are {', '.join(known)}"

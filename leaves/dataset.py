@@ -19,7 +19,7 @@ def load_split(path=None):
     Returns
     -------
     DataFrame, one row per photo; its attrs hold the sorted `classes`, the number of `folds` and the `hash` of the
-    split, which covers the content, labels, subsets and folds of the photos, but not their paths
+    split. The hash covers the content, labels, subsets and folds of the photos, but not their paths.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def move_validation(split, folds, fold):
     ----------
     split : DataFrame, see `load_split` and `hold_out`
     folds : int
-        The number of folds of the validation subset; if the subset has fewer groups, the number of groups is used.
+        The number of folds of the subset (not of the split); if the subset has fewer groups, each group is a fold.
     fold : int, from 0
         The fold that stays in the validation subset.
 
@@ -111,7 +111,7 @@ def shrunk_side(split, divisor):
     """Return the image side in pixels: the median of the photos' shorter sides, at most 256, divided by `divisor`.
 
     The result is an int, at least 32. With a divisor of 2, an image has half the width and height of its photo, as in
-    the original study, which had photos of 256 pixels per side. If `split` has no width and height for any photo, the
+    the original study, which had photos of 256 pixels per side. If no photo in `split` has a width and a height, the
     result is 32.
     """
     side = split[["width", "height"]].min(axis=1).median()

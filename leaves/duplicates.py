@@ -74,7 +74,7 @@ def hash_distances(left, right):
     Returns
     -------
     array of uint8, shape (n, m)
-        If `left` and `right` are exchanged, the array is only transposed.
+        If `left` and `right` are exchanged, the result is the transpose of this array.
     """
     fewest = np.full((len(left), len(right)), 64, np.uint8)
     for turn in range(8):
@@ -147,9 +147,9 @@ def nearest(photos, among):
 def find_duplicates(images, distance):
     """Find exact copies, near duplicates, two shots of one leaf and photos under two labels.
 
-    Near duplicates differ in at most `distance` bits of the perceptual hash. Two photos that differ in at most twice as
-    many bits count as two shots of one leaf if their grey levels also correlate strongly (see `SAME_LEAF`). Near
-    duplicates with different labels count as one photo under two labels only if their grey levels correlate even more
+    Near duplicates differ in at most `distance` bits of the perceptual hash. Two photos that differ in more bits, up to
+    2 x `distance`, are two shots of one leaf if their grey levels also correlate strongly (see `SAME_LEAF`). Two near
+    duplicates with different labels are one photo under two labels only if their grey levels correlate even more
     strongly (see `SAME_PHOTO`). Each pair is judged by its two photos alone: two photos that both resemble a
     third photo, but not each other, are no pair.
 

@@ -126,8 +126,8 @@ def read_torch(file):
     """Read the tensors in a file that was saved by PyTorch before version 1.6: dict of name to array.
 
     Such a file begins with five pickles: a magic number, the version, the byte order and type sizes of the machine, the
-    tensors' shapes, and the names of the storages. A storage is a flat array that holds the numbers of tensors. After
-    the pickles, the file has the length and the numbers of each storage.
+    tensors' shapes, and the names of the storages. A storage is a flat array with the values of one or more tensors.
+    After the pickles, the file has the length and the values of each storage.
 
     Raises
     ------

@@ -95,8 +95,8 @@ def label_repeats(recorded):
 def compared_models(models):
     """Choose the models to compare, and explain in words why the others are excluded.
 
-    Networks on a backbone with random weights are excluded, because they only check the pipeline. If the search finds
-    nothing better than FinalModel, it returns FinalModel's run. This run has two labels, but is compared only once.
+    Networks on a backbone with random weights are excluded, because they only check the pipeline. A run with two labels
+    is compared only once: if the search of chapter 3 finds nothing better, FinalModel (tuned) is FinalModel's run.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ def with_ensembles(ensembles, models, split, subset, answers):
 
     Parameters
     ----------
-    ensembles : dict of "Test-time augmentation" (one member) and "Ensemble" to lists of the members' labels
+    ensembles : dict with the keys "Test-time augmentation" (a list of one label) and "Ensemble" (a list of labels)
     models : dict of label to Run
     answers : Answers of single models to the photos of `subset`
     """
@@ -343,7 +343,7 @@ def combined(probabilities, ensembles, augmented):
 
 
 def score_table(costs, on_test, on_validation, original, draws):
-    """Make the table of report/scores.csv; the scores on other photos are NaN until chapter 6 fills them in.
+    """Make the table of report/scores.csv; chapter 6 later fills in the scores on other photos, which are NaN here.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Record a layer's outputs: yield a list to which each eager call of the layer in the `with` block adds its output.
+    """Record a layer's outputs: yield a list that gets the output of each eager call of the layer in the `with` block.
 
     Calls inside a nested model are recorded too.
     """
@@ -54,10 +54,10 @@ def recorded_output(layer):
 def layer_cam(network, images):
     """Compute how much each place in the feature maps of `fine_layer` supports the predicted class.
 
-    Each value in a feature map is multiplied by its gradient, or by 0 if the gradient is negative (Jiang et al. 2021,
-    "LayerCAM"). The products are added over the feature maps, and a negative sum becomes 0. The gradient shows
-    how the log odds of the predicted class change with the value. Because each value has its own gradient as its
-    weight, the maps of early layers stay sharp.
+    The gradient of a value in a feature map shows how the log odds of the predicted class change with this value. Each
+    value is multiplied by its gradient, or by 0 if the gradient is negative (Jiang et al. 2021, "LayerCAM"). The
+    products are added over the feature maps, and a negative sum becomes 0. Because each value has a weight of its
+    own, namely its gradient, the results for early layers stay sharp.
 
     Parameters
     ----------
@@ -169,8 +169,8 @@ def attention_table(labels, models, split, rows):
     Returns
     -------
     DataFrame, one row per model: "weight on the leaf" (float, the mean of `share_on_leaf`), "area of the leaf" (float,
-    the mean share of the picture that the leaf covers), "photos" (int, the number of maps that are not zero everywhere;
-    only these count) and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a leaf mask
+    the mean share of the picture that the leaf covers), "photos" (int, the number of photos in both means: those whose
+    map is not all zeros) and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a leaf mask
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]

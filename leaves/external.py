@@ -89,7 +89,7 @@ def external_photos(folder, split, sizes):
     inspected = inspected[~seen]
     if inspected.empty:
         raise InputError(
-            f"None of the {len(listed)} photos in {folder} is both readable and new to the models: "
+            f"All {len(listed)} photos in {folder} are unusable, copies, or known to the models: "
             "set `external` (--test) to another folder."
         )
     return inspected

@@ -132,7 +132,8 @@ class Familiarity:
     @functools.cached_property
     def network(self):
         """Build a keras.Model that maps RGB pixels 0..255 of shape (n, size, size, 3) to familiarity: float32, (n,)."""
-        whole = keras.models.load_model(self.folder / "model.keras")  # a copy: Keras saves a layer with one model only
+        # A copy: if two models share a layer, Keras saves this layer with only one of them.
+        whole = keras.models.load_model(self.folder / "model.keras")
         features, answer = parts_of_answer(whole)
         known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
         cosines = known(keras.layers.UnitNormalization()(features))
@@ -338,7 +339,7 @@ def leave_species_out(run, split):
 def sentence(table, leafless):
     """Say for which share of the photos the model gives a warning: str.
 
-    The shares of photos of excluded species and of pictures without a leaf are given separately.
+    One share is for the photos of excluded species, another one is for the pictures without a leaf.
 
     Parameters
     ----------

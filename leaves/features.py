@@ -160,8 +160,8 @@ def nearest_leaves(outputs, split, size, most=2000):
     Returns
     -------
     dict of backbone to dict of pictures (uint8, shape (6, size, size, 3), the validation photo first), species (list of
-    six str, for these pictures) and share (float: the share of the five nearest photos that show the same species as
-    the validation photo, averaged over all validation photos)
+    six str, for these pictures) and share (float: the share of a validation photo's five nearest photos that show
+    its species, averaged over all validation photos)
     """
     (train, labels), (validation, true) = (load_images(split, subset, size) for subset in ("train", "validation"))
     leaf = int(np.flatnonzero(true == np.bincount(labels).argmax())[0])
@@ -257,7 +257,7 @@ def check_room(shapes, title):
     if needed > free:
         raise InputError(
             f"{title}: the outputs take {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free in {places.CACHE}: "
-            "free some space, or lower views, image_size, background_sizes or background_views."
+            "free some space, or set views, image_size, background_sizes or background_views to lower values."
         )
 
 

@@ -140,7 +140,7 @@ def stored_robustness(models, split, rows, seed, draws):
         images = {label: load_images(split, "test", size)[0][rows] for label, size in sizes.items()}
         probed = {label: (predictor(run.folder), images[label]) for label, run in models.items()}
         table = robustness_table(probed, evaluation.subset_truth(split, "test")[rows], seed, draws)
-        is_text = pd.api.types.is_string_dtype  # stored as str, because arrays of objects are not read back
+        is_text = pd.api.types.is_string_dtype  # texts become str, because `read_arrays` cannot read arrays of objects
         return {column: values.to_numpy(str if is_text(values) else None) for column, values in table.items()}
 
     return pd.DataFrame(computed_once(places.CACHE / f"robustness-{spec_hash(key)}.npz", spec_hash(key), compute))

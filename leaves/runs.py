@@ -25,7 +25,7 @@ import pandas as pd
 import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
-WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
+WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, values of `needs`
 SCHEMA = 3  # version of the runs; raise this number when new code changes results, files or arrays of `Run.reading`
 
 
@@ -121,9 +121,9 @@ def training_spec(chapter, name, split, epochs, seed, balance="none", fold=0, **
 
 
 def repeat(number, seed, split):
-    """Return the seed and the fold of repeat `number` (from 0) of a training, as a dict.
+    """Return a dict with the seed (`seed` + `number`) and the fold (from 0) of repeat `number` (from 0) of a training.
 
-    Both differ between repeats (Bouthillier et al. 2021, arXiv:2103.03098). The first repeat has `seed` and fold 0.
+    Both differ between repeats (Bouthillier et al. 2021, arXiv:2103.03098); fold 0 comes again after the last fold.
     """
     return {"seed": seed + number, "fold": number % split.attrs["folds"]}
 
@@ -150,8 +150,8 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
-    file `needs`, which the caller will read. For a diverged run, it may lack the file, unless `needs` is `WEIGHTS`.
-    With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    file `needs`, which the caller will read. Only if the run diverged and `needs` is not `WEIGHTS`, this file may be
+    missing. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -315,7 +315,7 @@ def state_of_training(spec, training, history):
 def training_table(runs):
     """Tabulate the repeats of one network: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
 
-    Its columns are fold, seed, epochs, best epoch (int), state (str), train, validation (macro F1) and seconds (float).
+    Columns: fold, seed, epochs and best epoch are int, state is str, train and validation (macro F1) and seconds float.
     """
     columns = {"epochs": "epochs", "best_epoch": "best epoch", "state": "state"}
     columns |= {"train_macro_f1": "train", "validation_macro_f1": "validation", "train_seconds": "seconds"}
@@ -345,9 +345,9 @@ def logged(run, folder, kind):
     Parameters
     ----------
     folder, kind : str
-        A folder in the run's tensorboard/, and a text that the tags to read contain. In the folder "layers", each tag
-        contains a layer's name and "gradient", "change" or "histogram". The values of the first two are numbers. The
-        values of a histogram are arrays of shape (buckets, 3): two edges and a count.
+        `folder` is a folder in the run's tensorboard/. A tag is read if it contains the text `kind`. In the folder
+        "layers", each tag contains a layer's name and "gradient", "change" or "histogram". The values of the first two
+        are numbers. The values of a histogram are arrays of shape (buckets, 3): two edges and a count.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:
@@ -357,7 +357,7 @@ def logged(run, folder, kind):
                 for value in event.summary.value:  # a training that was resumed may have logged an epoch twice
                     if kind in value.tag:
                         found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
-        except tf.errors.DataLossError:  # a killed training may leave such a file; the next file has the rest
+        except tf.errors.DataLossError:  # a killed training may leave a cut-off file; the next file has the rest
             is_whole = file != files[-1]
     if not (found and is_whole) or any(len(steps) != run.result["epochs"] for steps in found.values()):
         raise InputError(f"runs/{run.folder.name}/tensorboard is damaged: delete runs/{run.folder.name} and run again.")

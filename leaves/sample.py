@@ -55,7 +55,7 @@ class Teeth:
     kind: str  # serrate, toothed, crenate
     count: Range
     depth: Range
-    decline: float = 0.0  # 1: teeth fade to nothing at the apex (lobes of a tomato leaflet)
+    decline: float = 0.0  # 1: teeth fade to nothing at the apex, like the lobes of a tomato leaflet
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Blade:
     aspect: Range  # width / length
     base: Range = (0.5, 0.6)  # below 0.5 blunt, 0.5 round, 1 wedge
     apex: Range = (0.7, 0.9)
-    tip: Range = (0.0, 0.03)  # length of the drawn-out point
+    tip: Range = (0.0, 0.03)  # length of the thin point at the apex
     heart: Range = (0.0, 0.0)  # depth of a heart-shaped base
     lobes: tuple[tuple[float, float, float], ...] = ()  # palmate: (angle in degrees, length, half width)
     margin: tuple[Teeth, ...] = ()
@@ -84,7 +84,7 @@ class Venation:
     pairs: tuple[int, int] = (6, 8)
     angle: Range = (45, 55)
     arch: float = 0.10
-    rungs: int = 3  # small veins that link neighbouring side veins
+    rungs: int = 3  # number of small veins between two neighbouring side veins
     basal: bool = False  # the first pair of side veins starts at the base of the blade
     contrast: float = 0.30  # how much paler the veins are than the blade
     midrib: float = 1.0  # factor for the thickness of the midrib
@@ -482,7 +482,7 @@ def _pinnate_half(half, venation, rng):
     angle = math.radians(_draw(rng, venation.angle))
     sides = []
     for k, u in enumerate(starts):
-        # Side veins lean closer to the midrib towards the apex; a basal first pair starts at the stalk.
+        # Side veins lean closer to the midrib towards the apex; with `basal`, the first pair starts at the stalk.
         lean = angle * (1.12 - 0.3 * u / length)
         start = np.array([0.0 if venation.basal and k == 0 else u, 0.0])
         sides.append(_vein(half, start, lean, venation.arch * rng.uniform(0.7, 1.3)))
@@ -699,7 +699,7 @@ class Canvas:
     v: np.ndarray
     mask: np.ndarray  # coverage 0-1 of the blade
     stalk: np.ndarray
-    veins: dict[int, np.ndarray]  # order -> coverage
+    veins: dict[int, np.ndarray]  # vein order (see `Anatomy`) -> coverage
     vein_distance: np.ndarray  # to midrib and side veins
     rung_distance: np.ndarray  # to any vein
     edge_distance: np.ndarray

@@ -189,10 +189,10 @@ def moderated_variances(variances, degrees):
     Returns
     -------
     variances, degrees : arrays of float, shape (variants,)
-        The moderated variances and their degrees of freedom. A single variance is returned unchanged. The degrees of
-        freedom are at most `most`, those of the mean of all variances. The mean has fewer than the sum of `degrees`,
-        because all differences contain FinalModel's scores. So two differences should correlate by 1/2, and their
-        variances by 1/4.
+        The moderated variances and their degrees of freedom. A single variance is returned unchanged. No variance gets
+        more degrees of freedom than the mean of all variances has. These are fewer than the sum of `degrees`, because
+        the variances depend on each other: each is a variance of differences from FinalModel's scores. Two of these
+        differences should correlate by 1/2, so their variances correlate by 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:

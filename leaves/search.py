@@ -21,12 +21,12 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # a progress bar shows the
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's sampler and plots are experimental
 FINAL = 0  # the number of the trial that is FinalModel
 AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
-REDUCTION = 3  # one in three challengers enters the next round, with three times the epochs
+REDUCTION = 3  # a third of the challengers (see `run_rounds`) reach the next round, with 3 times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-# If the winner's learning rate lies in the lowest or highest share `EDGE` of the range (log scale), the range grows at
-# this end.
+# If the winner's learning rate is close to an end of the range, the range grows at that end. Close means: within the
+# share `EDGE` of the range, on a log scale.
 EDGE = 0.2
-WIDER = 3  # factor by which the range grows on the winner's side
+WIDER = 3  # factor by which the range grows at the end close to the winner
 WIDENINGS = 2  # the range grows at most this many times
 
 

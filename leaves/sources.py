@@ -60,8 +60,8 @@ def chosen_data(data):
     Raises
     ------
     InputError
-        When `data` is None, and the photos of the last run are not found. This has one of two causes. Their folder
-        cannot be opened, or a split exists, but data/source.json, which names its photos, is missing or damaged.
+        When `data` is None, and the photos of the last run are not found. This has one of two causes. Either the folder
+        of the photos cannot be opened, or data/source.json, which names the photos of the split, is missing or damaged.
     """
     if data is not None:
         return data if data in DATA_WORDS else os.path.realpath(user_path(data, places.ROOT))
@@ -84,9 +84,9 @@ def origin_sentence(data):
     last, chosen = last_source().get("data"), chosen_data(data)
     name = name_of_data(chosen)
     if data is None and last is None:
-        return f"The photos are those of {name}; set the parameter data to a folder to use your own photos."
+        return f"The photos are those of {name}; set the parameter `data` to a folder to use your own photos."
     if data is None:
-        return f"Using {name}, as in the last run; set the parameter data to use other photos."
+        return f"Using {name}, as in the last run; set the parameter `data` to use other photos."
     if last in (None, chosen):
         return f"The photos are those of {name}" + (", as in the last run." if last else ".")
     return f"The photos were those of {name_of_data(last)}; from now on they are those of {name}."
@@ -142,9 +142,9 @@ def listed_photos(folder, table):
     ----------
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
-        The column `sha256` has the SHA-256 of each photo's file. The optional column `name` has the class folder and
-        the file name of the link to each photo. With this column, the photos are split as they were when the table was
-        written, because the split depends on the order of the names.
+        The column `sha256` has the SHA-256 of each photo's file. The optional column `name` has the path of the link to
+        each photo: <class>/<file name>. The split depends on the order of the names, so with this column the photos are
+        split as they were when the table was written.
 
     Returns
     -------

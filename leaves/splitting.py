@@ -88,7 +88,7 @@ def divide_folds(photos, folds, seed):
     if count < 2:
         return fold
     division = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a class may have fewer photos than folds, see `fold_sentence`
+    with warnings.catch_warnings():  # scikit-learn warns if a class has fewer photos than folds, see `fold_sentence`
         warnings.simplefilter("ignore", UserWarning)
         held_out = [part for _, part in division.split(train, train["label"], train["group"])]
     for number, part in enumerate(filter(len, held_out), 1):  # large groups may leave a fold empty
@@ -165,12 +165,12 @@ def split_images(labels, groups, validation, test, seed):
     subset = np.full(len(labels), "train", dtype=object)
     for name, fraction in (("test", test), ("validation", validation)):
         if not 0.02 <= fraction <= 0.5:
-            raise InputError(f"The {name} fraction is {fraction}, but it must lie between 0.02 and 0.5.")
+            raise InputError(f"{name}_share is {fraction}, but it must lie between 0.02 and 0.5.")
         rest = np.flatnonzero(subset == "train")
         most_folds = min(50, int(pd.Series(labels[rest]).value_counts().max()))
         share = Fraction(fraction).limit_denominator(most_folds) or Fraction(1, most_folds)
         folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():  # a class may have fewer photos than folds; `fill_gaps` repairs that
+        with warnings.catch_warnings():  # scikit-learn warns of classes with fewer photos than folds; see `fill_gaps`
             warnings.simplefilter("ignore", UserWarning)
             held_out = [fold for _, fold in folds.split(rest, labels[rest], groups[rest])][: share.numerator]
         subset[rest[np.concatenate(held_out)]] = name
@@ -178,7 +178,7 @@ def split_images(labels, groups, validation, test, seed):
 
 
 def split_sentences(photos, before, bridges):
-    """Say how many photos kept their subset, are new, were excluded or resemble others, see `split_photos`."""
+    """Say how many photos keep their subset, are new, are excluded (see `split_photos`), and resemble another one."""
     old, group_sizes = photos["sha256"].isin(before), photos["group"].value_counts()
     return (
         f"Photos that keep their subset: {old.sum()}; new: {(~old).sum()}; excluded, because they resemble photos of "
@@ -293,7 +293,7 @@ def link_folders(split, folder):
         for row in tqdm(split.itertuples(), "linking", len(split), mininterval=2):
             original = os.path.realpath(places.ROOT / row.path)
             link = unfinished / row.split / row.label / Path(row.path).name
-            if link.exists():  # merged classes may contain the same name twice
+            if link.exists():  # folders merged into one class may contain equal file names
                 link = link.with_name(f"{row.sha256[:8]}-{link.stem[:50]}{link.suffix}")
             link_or_copy(original, link)
         (unfinished / stamp_file.name).write_text(stamp)

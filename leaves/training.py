@@ -148,8 +148,9 @@ def batch_function(network):
 def predictions(network, images, labels):
     """Predict class probabilities batch by batch: float32 (n, classes), on one GPU even if there are several.
 
-    Keras's `predict` would hold the images of several batches in memory if one call takes several steps. Keras's
-    `predict_on_batch` repeats the batch on each GPU, so with several GPUs the network is called directly.
+    Keras's `predict` is not used: if one call takes several steps (see `steps_at_once`), it would hold the images of
+    several batches in memory. With several GPUs, Keras's `predict_on_batch` would repeat the batch on each GPU, so the
+    network is called directly.
     """
     predict = network if len(gpus()) > 1 else network.predict_on_batch
     return np.concatenate([np.asarray(predict(batch)) for batch, _ in evaluation_batches(images, labels)])
@@ -174,9 +175,9 @@ def seeded(seed):
 def steps_at_once(steps):
     """Return how many steps TensorFlow takes in one call: the largest divisor of `steps` that is at most `MOST_STEPS`.
 
-    Several steps in one call save Keras's work between the steps, which takes longer than a step of a small
-    classification head. With several GPUs the answer is 1, because there Keras cannot take several steps in one
-    call. Unless a training diverges, its scores do not depend on the answer.
+    Between two calls, Keras does some work that takes longer than a step of a small classification head. Several steps
+    in one call save most of this work. With several GPUs the answer is 1, because there Keras cannot take several steps
+    in one call. Unless a training diverges, its scores do not depend on the answer.
     """
     most = 1 if len(gpus()) > 1 else MOST_STEPS
     return next(count for count in range(min(steps, most), 0, -1) if steps % count == 0)
@@ -203,7 +204,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON; tracing fixes the precision, so `precision` belongs to the key of the cache."""
+    """Compile a model from its JSON, anew for each `precision`, because tracing a model fixes its precision."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)
@@ -347,7 +348,7 @@ class LayerLog(keras.callbacks.Callback):
                 summaries.append(scalar_pb(f"gradient/{name}", gradient.numpy() / size))
                 summaries.append(scalar_pb(f"change/{name}", np.linalg.norm(new - old) / size))
         with self.writer.as_default():
-            for summary in summaries:  # NumPy made them in a tenth of the time of TensorFlow's operations
+            for summary in summaries:  # made with NumPy, in a tenth of the time that TensorFlow's operations take
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString(), epoch)
         self.writer.flush()
 

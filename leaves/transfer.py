@@ -140,7 +140,7 @@ def scores_by_rate(runs):
     Raises
     ------
     InputError
-        When a backbone has a head that diverged at every learning rate.
+        When a backbone has, at every learning rate, at least one head that diverged.
     """
     rows = [(run.name, rate_of(run), run.result["validation_macro_f1"]) for run in runs]
     grid = pd.DataFrame(rows, columns=["backbone", "learning rate", "score"]).astype({"score": float})
@@ -148,7 +148,7 @@ def scores_by_rate(runs):
         "score", "backbone", "learning rate", lambda scores: scores.mean(skipna=False), dropna=False, sort=False
     )
     if (lost := means.isna().all(axis=1)).any():
-        raise InputError(f"Every head of {lost.idxmax()} diverged: use lower learning_rates.")
+        raise InputError(f"Heads of {lost.idxmax()} diverged at every learning rate: use lower learning_rates.")
     return means.sort_index(axis=1)
 
 

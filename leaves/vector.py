@@ -16,14 +16,14 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.1  # on the page, a figure has at most this many pixels per point (1/72 inch) of its width
+PIXELS = 1.1  # largest width of a figure on the page: this many pixels per point (1/72 inch)
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
 # Greys below DARK get the page's text colour, greys above LIGHT its line colour, and all other greys `--quiet`.
 DARK, LIGHT = 0x60, 0xC0
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {4: 2, 6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
 LINE = 0.23  # height in inches of a line of text in a narrow figure
-LETTERS = {"title": 40, "name": 20, "photo": 60}  # letters per line of a narrow figure; a photo's text is small
+LETTERS = {"title": 40, "name": 20, "photo": 60}  # letters across a narrow figure; the text of photos is small
 
 
 def save_figure(figure, file, metadata):
@@ -145,7 +145,7 @@ def make_narrow(figure):
             move_below(figure, legend)
     if figure._suptitle:
         figure._suptitle.set_text(wrapped(figure.get_suptitle(), LETTERS["title"]))
-    needed = 0  # height in inches at which texts of several lines do not squeeze the panels
+    needed = 0  # height in inches that leaves room for the panels beside texts of several lines
     for axes in panels:
         beside = 0  # letters of the longest name beside the panel, which takes width from the title
         if names := category_ticks(axes.yaxis):
@@ -165,7 +165,7 @@ def make_narrow(figure):
 
 
 def move_panels(figure, panels, columns, photos):
-    """Arrange panels in a grid of `columns` columns, without rows that would be empty: (panels in the grid, rows).
+    """Arrange panels in a grid of `columns` columns, without empty rows: (panels in the grid, number of rows).
 
     Each panel gets its own ticks and axis label, unless the panels are photos (`photos`).
     """
@@ -188,7 +188,7 @@ def wrapped(text, letters):
 
 
 def move_below(figure, legend):
-    """Move a legend that is outside the panels below the panels, and make it narrow enough for a phone."""
+    """Move a legend from its place outside the panels to below them, and make it narrow enough for a phone."""
     handles, texts = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.remove()
@@ -214,7 +214,7 @@ def drawn_data(figure):
 
 
 def series_of(axes):
-    """Read the series of an Axes: list of (name, points), points an array of float, shape (n, 2)."""
+    """Read the series of an Axes: list of (name, points); points is an array of float, shape (n, 2)."""
     series = [(line.get_label(), line.get_xydata()) for line in axes.lines if line.get_transform() == axes.transData]
     for collection in axes.collections:
         if isinstance(collection, LineCollection):

@@ -155,7 +155,7 @@ RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def not_tried(name):
-    return f"Keras's download of {name} was not tried, because Keras's server did not answer for VGG16"
+    return f"Keras's download of {name} was not tried, because Keras's server did not answer when asked for VGG16"
 
 
 @pytest.mark.parametrize("answer", [lambda _: time.sleep(4), closed], ids=["silent", "closed"])

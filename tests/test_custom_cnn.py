@@ -106,7 +106,7 @@ def test_a_list_of_layers_is_answered_before_anything_is_built(split, layers, se
 
 WRONG_CHANGES = [
     ({"filtres": [8]}, "mine: there is no setting 'filtres' .did you mean filters.*batch_size"),
-    ({"filters": [8], "layers": [["Flatten", {}], SOFTMAX]}, "remove filters, because your list of layers replaces"),
+    ({"filters": [8], "layers": [["Flatten", {}], SOFTMAX]}, "remove the setting .filters.: your own layers replace"),
     ({"batch_size": 0}, "^mine: batch_size takes a whole number from 1 to 1024, not 0.$"),
     ({"batch_size": 2.5}, "batch_size takes a whole number from 1 to 1024, not 2.5"),
     ({"batch_size": True}, "batch_size takes .*, not True"),

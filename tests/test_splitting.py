@@ -289,7 +289,7 @@ def test_a_split_that_cannot_be_made_is_named(photos, working_folder):
     plant(oak[0])  # all of the class in one group
     with pytest.raises(InputError, match="No photo of the class Oak can be given to"):
         divided(photos)
-    with pytest.raises(InputError, match="test fraction is 0.7"):
+    with pytest.raises(InputError, match="test_share is 0.7"):
         divided(photos, test=0.7)
 
 

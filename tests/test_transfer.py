@@ -106,7 +106,7 @@ def test_a_rate_at_which_a_head_diverged_is_not_chosen(project):
     heads[-1] = run_of(heads[-1].spec, None, state="diverged")
     assert transfer.rate_of(transfer.at_best_rate(heads)[LITE][0]) == 0.0003
     lost = [run_of(head.spec, None, state="diverged") for head in heads]
-    with pytest.raises(files.InputError, match="Every head of EfficientNetLite0 diverged: use lower learning_rates"):
+    with pytest.raises(files.InputError, match="Heads of EfficientNetLite0 diverged at every learning rate: use lower"):
         transfer.at_best_rate(lost)
 
 

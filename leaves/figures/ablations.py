@@ -86,7 +86,7 @@ def plot_gaps(table):
     axis.set(xlabel="macro F1", title=f"The widest gap: {widest} ({table.loc[widest, 'gap']:+.3f})")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 on the training and the held-out photos, as means over converged trainings (over all, if none "
-    return figure, f"{caption}did). The line between them is the gap."
+    return figure, f"{caption}converged). The line between the two marks is the gap."
 
 
 def plot_dead_units(dead, activations):
@@ -126,5 +126,5 @@ def style_accuracies(networks):
     networks : DataFrame from `ablations.accuracy_table`
     """
     table = networks.groupby("variant", sort=False)[["accuracy", "macro F1", "missed"]].mean().rename_axis(None)
-    table = table.rename(columns={"missed": "classes with fewer than half of their photos right"})
+    table = table.rename(columns={"missed": "classes with fewer than half of their photos classified correctly"})
     return table.style.format("{:.3f}", subset=["accuracy", "macro F1"]).format("{:.1f}", subset=table.columns[2:])

@@ -110,7 +110,7 @@ def draw_calibration(answers, label, temperature):
 
 
 def draw_robustness(robust, count):
-    """Draw the macro F1 of models on corrupted photos against the strength, one panel per corruption.
+    """Draw the macro F1 of models on corrupted photos against the strength of the corruption, one panel per kind.
 
     Parameters
     ----------
@@ -135,6 +135,6 @@ def draw_robustness(robust, count):
     figure.supylabel(f"macro F1 on {count} test images")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), **BELOW, ncols=3)
     return figure, (
-        f"Macro F1 on {count} test images against the strength of a corruption (0: none), for six kinds, with 95 % "
+        f"Macro F1 on {count} test images against the strength of six kinds of corruption (0: none), with 95 % "
         "bootstrap intervals. These images are a sample of the test subset: compare the scores within this figure only."
     )

@@ -53,7 +53,7 @@ def curve_in_words(curve):
             gain = last["macro F1"] - rows.iloc[-2]["macro F1"]
             text += f" ({gain:+.3f} from {rows.iloc[-2]['photos']} to {last['photos']} photos)"
         sentences.append(text)
-    return f"Macro F1 on test, with one training per number of photos: {'; '.join(sentences)}."
+    return f"Macro F1 on test, from a single training for each number of photos: {'; '.join(sentences)}."
 
 
 def pareto_front(scores, cost):

@@ -26,7 +26,7 @@ from leaves.runs import fault_of_run, keep_evidence, read_run
 
 import yaml
 
-WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and weights, then publish again"
+WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and ImageNet weights, then publish again"
 TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
 COVER = "cover.png"  # the README's picture, taken from the published page afterwards
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
@@ -49,7 +49,7 @@ def main():
 
 def finished_runs(split_hash):
     """List the finished and undamaged runs on a split, in runs/ or as evidence in results/runs: list of Run."""
-    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # in this order, so runs replace their evidence
+    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # in this order, so a run in runs/ replaces its evidence
     files = [file for place in places_of_runs for file in place.glob("*/result.json")]
     sound = [file.parent for file in files if not fault_of_run(file.parent)]
     of_spec = {folder.name[-8:]: folder for folder in sound}  # one training may have two folders with different names
@@ -58,10 +58,10 @@ def finished_runs(split_hash):
 
 
 def check_photos():
-    """Raise InputError with one sentence if the current photos are synthetic."""
+    """Raise InputError with one sentence if the current photos are synthetic, or if data/source.json names none."""
     source = read_json(places.SOURCE_JSON)
     if source.get("data") in (None, "sample") or source.get("name", "").startswith("synthetic"):
-        raise InputError(f"A study needs real photos, but the present photos are synthetic: {WAY}.")
+        raise InputError(f"A study needs real photos, but the present photos are synthetic or unknown: {WAY}.")
 
 
 def check_finished():
@@ -99,8 +99,8 @@ def check_finished():
 def publish(split, runs, recorded):
     """Copy the tables, the page and the figures of the study, write a table of its photos and, last, its provenance.
 
-    `recorded` is from `check_finished`. Raise InputError before any file is changed if the page alone, or the page,
-    figures and runs together, exceed their limit in `MOST_BYTES`.
+    `recorded` is from `check_finished`. `MOST_BYTES` limits the size of the page alone, and the size of the page, the
+    figures and results/runs together. If a limit is exceeded, raise InputError before any file is changed.
     """
     page = (places.REPORT / "report.html").read_text(encoding="utf-8")
     figures = [file for file in places.REPORT.glob("figures/*.png") if f'id="figure-{file.stem}"' in page]
@@ -146,7 +146,7 @@ def without_folders(page, paths):
     """Shorten each of `paths` in a page to the path's last component, because other machines have other folders."""
     for path in sorted(paths, key=len, reverse=True):
         for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
-            whole = rf"(?<![\w./-]){re.escape(text)}(?![\w-])"  # /photos, but not results/photos.csv or /photos-2
+            whole = rf"(?<![\w./-]){re.escape(text)}(?![\w-])"  # finds /photos, not results/photos.csv or /photos-2
             page = re.sub(whole, lambda _, name=name: name, page)
     return page
 
@@ -158,7 +158,7 @@ def copy(file, target):
 
 
 def photo_table(split):
-    """List the photos of a split: DataFrame of sha256, name (of the file, with its folder), label, split and fold."""
+    """List the photos of a split: DataFrame of sha256, name (<folder>/<file name>), label, split and fold."""
     names = [f"{Path(path).parent.name}/{Path(path).name}" for path in split["path"]]
     return split.assign(name=names)[["sha256", "name", "label", "split", "fold"]]
 

@@ -62,7 +62,7 @@ def render_report(shown, page, profile, command, seconds):
     chapters = [read_chapter(*one) for one in shown]
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(TEMPLATES)])
     damaged = damaged_files(chapters)
-    drawn = {}  # dict of placeholder to HTML; the HTML is large, so it is inserted last
+    drawn = {}  # dict of placeholder to HTML; this HTML would slow `finish_page` down, so it is inserted later
 
     def place_of_drawing(name, png, text):
         place = PLACE.format(f"drawing-{name}")
@@ -129,10 +129,10 @@ def damaged_files(chapters):
 
 
 def files_of_figure(name, png, damaged):
-    """Find the undamaged SVGs of a figure (list of Path) and the CSV file of its numbers (Path or None).
+    """Find the SVGs of a figure (list of Path) and the CSV file of its numbers (Path, or None if missing or damaged).
 
-    Return an empty list and None if the PNG of the figure in report/figures is missing, or differs from `png`, the
-    figure's PNG in the notebook (base64).
+    If an SVG is damaged, the list is empty. If the PNG of the figure in report/figures is missing, or differs from
+    `png` (base64), the figure's PNG in the notebook, return an empty list and None.
     """
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
@@ -179,7 +179,7 @@ def cover_facts(profile, command, seconds):
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
         "Repository": repository(),
         "Profile": profile,
-        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused; chapters may overlap)",
+        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused; two chapters may run at once)",
         "Date": datetime.date.today().isoformat(),
     }
 
@@ -219,7 +219,7 @@ def provenance(chapters, profile, command):
         "Python": platform.python_version(),
         "Packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "Reproducibility": "the parameters set the seeds; another processor or thread count may change the last digits",
+        "Reproducibility": "seeds are parameters; the last digits of scores depend on processor and number of threads",
     }
     return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
 

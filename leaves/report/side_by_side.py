@@ -62,7 +62,7 @@ def execute_chapters(chapters, parameters):
 
 
 def ready(waiting, read, done):
-    """List the waiting chapters that read only chapters in `done`; those for which most chapters wait come first."""
+    """List the waiting chapters that read only chapters in `done`, first those whose files most other chapters read."""
     due = [number for number in waiting if read[number] <= done]
     return sorted(due, key=lambda number: -len(READERS[number]))
 
@@ -80,9 +80,9 @@ def failure_of(task, notebook, line):
 
 
 def how_many_at_once(count):
-    """Return how many chapters run at a time: 1 if there is a scheduler or a GPU, else at most `AT_ONCE`.
+    """Return how many chapters run at a time: 1 if there is a Dask cluster or a GPU, else at most `AT_ONCE`.
 
-    The workers of a scheduler keep all cores busy, and two chapters cannot share the memory of a GPU.
+    The workers of the cluster keep all cores busy, and two chapters cannot share the memory of a GPU.
     """
     alone = os.environ.get("DASK_SCHEDULER_ADDRESS") or list(Path("/dev").glob("nvidia[0-9]*"))
     return 1 if alone else min(AT_ONCE, count)
@@ -93,7 +93,7 @@ def share_cores(at_once):
 
     The number of threads in one operation decides the order in which numbers are added, which changes the last digits
     of a score. So an operation always gets half as many threads as there are cores, even if only one chapter is
-    executed. A chapter that is executed alone uses the other cores for further operations at the same time.
+    executed. A chapter that is executed alone may run more operations in parallel, so it can use all cores.
     """
     cores = len(own_cores())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))
