@@ -191,7 +191,7 @@ def matches_checksum(file):
 
 
 def own_cores():
-    """List the numbers of the processor cores that this process may use."""
+    """Return the processor cores that this process may use: sorted list of their numbers (int)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
 
 

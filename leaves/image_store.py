@@ -6,8 +6,8 @@ of the image's pixels, which is checked whenever the pixels are read. <code> is 
 Pillow's version, because another version may decode images differently.
 
 The store finds an image by the SHA-256 of its file. So an image is not decoded again if its file is renamed or moved,
-or if other photos are added. If a run was interrupted and left incomplete images at the end, the next run overwrites
-them.
+or if other photos are added. If an interrupted process left incomplete images at the end of a store, the next process
+overwrites them.
 """
 
 import fcntl
@@ -93,7 +93,7 @@ class StoredImages:
 
     def __getitem__(self, index):
         images = np.array(self.pixels[self.rows[index]])
-        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise the pages that were read count as used memory
+        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise the images that were read count as used memory
         shape = self.pixels.shape[1:]
         if [*map(checksum, images.reshape(-1, *shape))] != np.atleast_1d(self.checksums[index]).tolist():
             name = Path(self.pixels.filename).name
@@ -114,7 +114,7 @@ def store_files(folder, size):
 def read_index(folder, size):
     """Read the index lines of all complete images in a store: array of bytes, shape (n,).
 
-    Incomplete images or lines, which an interrupted run left at the end, are ignored.
+    Incomplete images or lines that an interrupted process left at the end are ignored.
     """
     pixels, index = store_files(folder, size)
     if not (pixels.exists() and index.exists()):

@@ -103,7 +103,8 @@ def answers_elsewhere(models, split, ensembles):
 
     Returns
     -------
-    dict with the keys `OTHER` and `ALONE`, empty without `usable_rows`; the values are `evaluation.Answers`
+    dict with the keys `OTHER` and `ALONE`; the values are `evaluation.Answers`. The dict is empty if no test photo
+    is in `usable_rows`.
     """
     rows = usable_rows(leaf_masks(split, "test"))
     if not len(rows):
@@ -178,7 +179,7 @@ def effect_of_fine_tuning(labels, answers, draws):
             word = "helps" if low > 0 else "harms" if high < 0 else "undecided"
             parts.append(f"{name} {change:+.3f} ({low:+.3f} to {high:+.3f}: {word})")
     listed = "; ".join(parts) or "no backbone was fine-tuned"
-    return f"Macro F1 on other backgrounds, fine-tuned network minus head alone (one training each): {listed}."
+    return f"Macro F1 on other backgrounds, change from head alone to fine-tuned network (one training each): {listed}."
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):

@@ -40,7 +40,7 @@ CHECKS = {
     "hidden folder": ("excluded", "its name begins with a dot: no class has such a name"),
     "name": ("excluded", "the file name is not valid UTF-8 or contains a carriage return"),
     "near duplicate": ("kept", "it stays in the same subset as the photo that it resembles"),
-    "same leaf": ("kept", "it seems to be another shot of a leaf and stays in the same subset"),
+    "same leaf": ("kept", "it seems to show the leaf of another photo, and both stay in the same subset"),
     "wrong extension": ("kept", "its content, not its name, decides how it is read"),
     "grayscale": ("kept", "the grey value is copied to all three channels"),
     "CMYK": ("kept", "converted to RGB"),
@@ -129,7 +129,7 @@ def find_in_class(folder):
         found = ", ".join(dict.fromkeys(f"{entry.name} ({check})" for entry, _, check, *_ in issues[:3])) or "nothing"
         raise InputError(
             f"The class folder {folder} holds no JPEG or PNG images (found: {found}): move its photos directly into "
-            "this folder, move the folder away, or give the folder that holds the class folders."
+            "this folder, move the folder away, or set `data` to the folder that holds the class folders."
         )
     return images, issues
 
@@ -207,7 +207,7 @@ def inspect_image(path, size):
         sha256; width and height (pixels of the upright photo; from the header if decoding fails); phashes (eight
         64-bit perceptual hashes in hex, one per way to turn and mirror the photo; Zauner 2010, made with imagehash);
         thumb (16 x 16 grey levels in hex); checks (JSON of a dict from names in `CHECKS` to details).
-    pixels : uint8 array of shape (size, size, 3), or None if the image does not open
+    pixels : uint8 array of shape (size, size, 3), or None if the image was not decoded completely
     """
     facts = dict.fromkeys(FACTS, "") | {"width": 0, "height": 0, "checks": "{}"}
 
@@ -245,7 +245,7 @@ def inspect_image(path, size):
 
 
 def fingerprints(image):
-    """Compute a Pillow image's phashes and thumb, as in `inspect_image`, and its grey levels' standard deviation."""
+    """Compute a Pillow image's phashes and thumb (see `inspect_image`), and the spread of its grey levels (std)."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     turned = [grey, *(grey.transpose(way) for way in Image.Transpose)]
     hashes = [np.packbits(imagehash.phash(view).hash.ravel()).tobytes().hex() for view in turned]
@@ -275,7 +275,7 @@ def header_checks(header, suffix):
 
 @contextmanager
 def huge_images_refused():
-    """Turn the warning of Pillow's guard against decompression bombs into an error, in all threads."""
+    """Make Pillow raise an error, in all threads, where it would only warn of a decompression bomb (a huge image)."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -285,8 +285,8 @@ def huge_images_refused():
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
-    A file is opened only if its path, length or modification time is new, or if its decoded image is not in the store.
-    A file that was read but could not be decoded is not opened again until it changes.
+    A file is opened if its path, length or modification time is new, or if it could not be read the last time.
+    Otherwise it is opened only if it can be decoded but its decoded image is not in the store.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ def drawn_points(axes):
 
 
 def drawn_values(axes):
-    """Read the values drawn at each tick if the ticks have names: dict of name to list of float, otherwise empty."""
+    """Read the values drawn at each tick with a name: dict of name to list of float, empty if no axis has names."""
     values, points = {}, drawn_points(axes)
     for number, axis in enumerate((axes.xaxis, axes.yaxis)):
         if not (ticks := category_ticks(axis)):

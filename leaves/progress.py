@@ -15,8 +15,8 @@ else:
 
 BAR = {} if AS_TEXT else {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"}
 
-# The sizes (see `training_size`) of two similar trainings differ by at most this factor. A much smaller training spends
-# most of its time on preparation, so this time does not predict how long a large training takes.
+# Two trainings count as similar only if their sizes (see `training_size`) differ by at most this factor. A much smaller
+# training spends most of its time on preparation, so its time does not predict how long a large training takes.
 ALIKE = 32
 
 # For each chapter that trains backbones: the words that follow a backbone's name in the label of its run.
@@ -49,14 +49,14 @@ def estimated_seconds(waiting, finished, photos=None):
     ----------
     waiting : collection of dict, the specs of the waiting trainings
     finished : list of Run
-    photos : dict of a split's hash to its number of photos, optional
+    photos : dict of a split's hash to the number of photos in a fold of the split, optional
         Without it, all trainings are assumed to use the same number of photos.
 
     Returns
     -------
-    list of float, the seconds for each waiting training
-        A waiting training has no entry if no finished training is similar enough. A similar training is of the same
-        kind (whole network, head or fine-tuning), and its size differs by at most the factor `ALIKE`.
+    list of float, the seconds for each waiting training that has a similar finished training
+        A similar training is of the same kind (whole network, head or fine-tuning), and its size differs by at most the
+        factor `ALIKE`. If a waiting training has no similar one, the list is shorter than `waiting`.
     """
 
     def size(spec):
@@ -109,7 +109,7 @@ def forecast(finished, waiting):
 def tell_outcomes(runs):
     """Print which runs diverged, and how many were read from results/runs instead of being trained again."""
     if kept := sum(run.folder.parent != places.RUNS for run in runs):
-        print(f"The numbers of {kept} of {len(runs)} trainings were read from results/runs.")
+        print(f"{kept} of {len(runs)} trainings were skipped, because results/runs holds their results.")
     for run in runs:
         if run.result["diverged"]:
             print(f"{training_name(run.spec)}, diverged in epoch {run.result['epochs']}.")
@@ -122,8 +122,8 @@ def tell_outcomes(runs):
 def training_bar(queue, finished=()):
     """Print the forecast of a queue of trainings, and show one progress bar for the whole queue.
 
-    An empty queue has no bar. While a plan is being made (see `planning`), nothing is trained: the queue is recorded in
-    the plan. If the queue is not empty, `planning.AheadError` is raised, and this error ends the plan.
+    An empty queue has no bar. While a plan is being made (see `planning`), nothing is trained. The queue is recorded in
+    the plan. If this queue is not empty, recording it raises `planning.AheadError`, which ends the plan.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ KEPT_FOLD = "reading-kept_fold.npz"  # file in a run's folder: the predictions o
 def train_refits(train_all, base, epochs, seed, repeats, prepare):
     """Train FinalModel and refit it; both networks are scored on a fold not used to choose the number of epochs.
 
-    Repeat k keeps fold k for scoring. If the split has five folds, four folds are left. The first network learns from
+    In repeat k, fold k is kept for scoring. With five folds, four folds are left. The first network learns from
     three of these folds, and the fourth shows which of its epochs is the best. The refit trains a new network on all
     four folds, for as many epochs as the first network needed to reach its best epoch.
 
@@ -99,11 +99,11 @@ def refit_record(said, pair, cost):
 
     Parameters
     ----------
-    said : str, the claim in the study's words
+    said : str, the claim in the words of the original study
     pair : dict from `gain_of_more_data`, or None if no refit was trained
     cost : str, how long the refit would take; only needed if the refit was not trained
     """
-    what = "macro F1 after the refit minus before, on photos that took no part,"
+    what = "macro F1 after the refit minus before, on photos that neither training used,"
     against = {"against": claims.FOLD_GAIN, "measure": claims.REFIT}
     comparisons = (
         [claims.evidence(what, "not lower", **pair, **against)]

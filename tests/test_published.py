@@ -78,7 +78,7 @@ def test_evidence_is_small_and_holds_no_weights(kept):
 def test_a_run_with_evidence_is_not_trained_for_its_numbers(project, kept, capsys):
     specs, trained, histories, predictions = kept
     again = helpers.train_all(specs, project, never, runs.NUMBERS)
-    assert "The numbers of 2 of 2 trainings were read from results/runs." in capsys.readouterr().out
+    assert "2 of 2 trainings were skipped, because results/runs holds their results." in capsys.readouterr().out
     for run, was, history, predicted in zip(again, trained, histories, predictions, strict=True):
         assert {**run.result, "hashes": {}} == {**was.result, "hashes": {}}
         pd.testing.assert_frame_equal(run.history, history, rtol=1e-6)

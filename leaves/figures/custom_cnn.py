@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 MARKERS = "os^Dv*P"
-READABLE = 0.35, 0.78  # the part of the colour map plasma that is readable on light and on dark paper
+READABLE = 0.35, 0.78  # the part of Matplotlib's colour map "plasma" that is readable on light and on dark paper
 
 
 def plot_augmentation(image, augmentations, seed):
@@ -42,7 +42,8 @@ def plot_gradients(gradients, changes):
     Parameters
     ----------
     gradients, changes : DataFrame, one row per epoch, one column per layer
-        The values are divided by the norm of the kernel. Layers that are not named "convolution" get dashed lines.
+        The values are already divided by the norm of the layer's kernel. Layers whose name does not begin with
+        "convolution" get dashed lines.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Draw the figures of chapter 6 about other photos: scores on these photos, and the pixels that the networks use."""
+"""Draw two figures of chapter 6: scores on other photos, and the places in a photo that the networks use."""
 
 from leaves.other_photos import ALONE, OTHER
 
@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-OUTLINE = "ivory"  # colour of a leaf's outline: light, and on the page the same on light and dark paper
+OUTLINE = "ivory"  # colour of a leaf's outline: light, but not white: the page draws white in the colour of the paper
 MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
 
 
@@ -34,7 +34,7 @@ def draw_holding(table, chance):
     where = "the test photos" if column == "unchanged" else column
     axis.set(xlim=(-0.02, 1.02), xlabel="macro F1", title=f"Best on {where}: {ordered.index[-1]}")
     figure.legend(loc="outside lower center", ncols=5, fontsize="small")
-    return figure, f"Macro F1 of each model on the test photos: {', '.join(table)}.", ordered
+    return figure, f"Macro F1 of each model on each kind of test photo: {', '.join(table)}.", ordered
 
 
 def draw_heat(examples, classes):
@@ -66,7 +66,8 @@ def draw_heat(examples, classes):
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     return figure, (
-        f"LayerCAM of {'; '.join(examples)}: up to three right and three wrong answers. The title gives the species; = "
-        "marks a right answer, and ≠ stands before a wrong one. Yellow places contributed most, then red and purple "
-        "ones; other places are almost transparent. The line is the leaf's outline, which a program found."
+        f"LayerCAM of {'; '.join(examples)}: up to three right and three wrong answers. The title gives the species of "
+        "the photo. It begins with = if the answer is right; otherwise ≠ and the wrong answer follow. Yellow places "
+        "supported the answer most, then red and purple ones; other places are almost transparent. The line is the "
+        "leaf's outline, which a program found."
     )

@@ -10,7 +10,7 @@ import seaborn as sns
 
 MOST_CLASSES = 50  # largest number of classes in a figure: Matplotlib takes minutes for hundreds of panels
 NAME = 20  # largest number of letters of a file name in a figure
-BLACK = 50  # a photo on black ground has a background colour with all channels below this
+BLACK = 50  # a background colour counts as black if all its channels are below this
 
 
 def classes_in_words(classes):
@@ -110,7 +110,7 @@ def draw_classes(images, labels, classes, seed):
 
 
 def draw_leak_pairs(pairs, pictures, twins):
-    """Draw the most similar pairs of photos from different subsets, two pairs per row.
+    """Draw the pairs of photos from different subsets that resemble each other most, two pairs per row.
 
     Parameters
     ----------
@@ -133,8 +133,8 @@ def draw_leak_pairs(pairs, pictures, twins):
         left.set_title(f"{pair.bits} bits apart:", fontsize="small")
         right.imshow(twin)
         right.set_xlabel("\n".join(pair.twin_name.rsplit(" ", 1)), fontsize="small", parse_math=False)
-    caption = "The most similar photos of different subsets, each with its class and subset. The two photos of a pair "
-    return figure, f"{caption}are next to each other."
+    caption = "The pairs of photos from different subsets that resemble each other most. The two photos of a pair are "
+    return figure, f"{caption}next to each other, each with its class and subset below it."
 
 
 def draw_backgrounds(pixels, labels, classes):

@@ -15,8 +15,8 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-THUMBNAIL, LARGE = 72, 224  # pixels per side of a photo in the confusion matrix, and on the cover
-MOST_PHOTOS = 12  # per cell of the confusion matrix
+THUMBNAIL, LARGE = 72, 224  # pixels per side of a photo: in the confusion matrix, and in other places
+MOST_PHOTOS = 12  # largest number of photos that are shown for one cell of the confusion matrix
 # The mark of each verdict, which is also readable without its colour.
 MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "–"}
 
@@ -62,7 +62,7 @@ def style_summary(scores, best, external=None):
 
 
 def style_scores(scores, against, repeats, best):
-    """Make the table of all scores: test scores with intervals, and comparisons with the model `best`. Its row is bold.
+    """Make the table of all scores, with intervals and comparisons with the model `best`, whose row is bold.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        tested = verdict != "not tested"  # these claims are quoted, the others have only their number
+        tested = verdict != "not tested"  # tested claims are quoted; of the others, only the number is shown
         links = [
             f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * tested}'
             for row in own.itertuples()

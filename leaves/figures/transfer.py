@@ -29,9 +29,9 @@ def draw_neighbours(alike):
         row[0].set_title(f"the leaf: {true}", fontsize="small")
         row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="small")
     caption = (
-        f"One {true} leaf of the validation subset and its nearest training photos by each backbone's features. "
-        "The percentage on the left is a mean over all validation leaves: the share of the five nearest photos that "
-        "show the same species."
+        f"One {true} leaf of the validation subset and for each backbone, the training photos with the most "
+        "similar features. The percentage on the left is a mean over all validation leaves: the share of the five most "
+        "similar photos that show the same species."
     )
     return figure, caption
 
@@ -61,7 +61,7 @@ def draw_switch(heads, tails):
         axis.set(xlabel="epoch", ylim=(0, 1))
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("macro F1 (dashed: training)")
-    return figure, "Macro F1 over the epochs of transfer learning and, right of the dotted line, of fine-tuning."
+    return figure, "Macro F1 by epoch: transfer learning is left of the dotted line, and fine-tuning is right of it."
 
 
 def draw_repeats(models):

@@ -25,7 +25,7 @@ STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinis
 
 @disk_errors_explained(places.REPORT)
 def start_kernel():
-    """Start a kernel for a chapter, which begins to import TensorFlow; return the kernel's manager at once."""
+    """Start a kernel for a chapter; return the kernel's manager at once, while the kernel imports TensorFlow."""
     kernel = AsyncKernelManager(kernel_name="python3")
     KERNELS.append(kernel)
     options = ["--HistoryManager.hist_file=:memory:", f"--InteractiveShellApp.exec_lines={WARM_UP}"]

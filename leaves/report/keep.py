@@ -89,7 +89,7 @@ def settle_last_report(stale):
     if not last.exists():
         return
     if stale:
-        set_aside(f"it has chapters that are damaged or read files that have changed: {', '.join(stale)}")
+        set_aside(f"some of its chapters are damaged, or have read files that have changed since: {', '.join(stale)}")
     elif not places.SPLIT_CSV.exists() or split_of(last) != file_hash(places.SPLIT_CSV):
         set_aside("it shows another split")
     else:
@@ -105,7 +105,7 @@ def settle_last_report(stale):
 def set_aside(reason):
     """Move the last finished report to report/earlier; print its new place and the reason.
 
-    Its new folder is named after the modification time of its scores.csv.
+    The name of the new folder is the time at which the report's scores.csv was last modified.
     """
     last = last_report()
     made = datetime.datetime.fromtimestamp((last / "scores.csv").stat().st_mtime)

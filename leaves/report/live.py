@@ -8,8 +8,8 @@ import time
 
 from tqdm import tqdm
 
-# Environment variables that tqdm reads in the kernels. They make it write each state of a bar as a line of text that
-# replaces the previous one, and clear a finished bar.
+# Environment variables that tqdm reads in the kernels. With them, tqdm writes each state of a bar as a line of text
+# that replaces the previous state, and it clears a finished bar.
 AS_TEXT = {"TQDM_BAR_FORMAT": "{percentage:.0f} %, {remaining} left; {desc}", "TQDM_POSITION": "0", "TQDM_LEAVE": ""}
 EVERY = 60  # seconds between two lines in a log
 

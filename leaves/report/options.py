@@ -51,14 +51,14 @@ def argument_parser():
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument(
-        "--only", metavar="03,04", help="only these chapters; the report also shows those executed before"
+        "--only", metavar="03,04", help="execute only these; the report shows the others as they were executed last"
     )
     parser.add_argument(
         "--plan",
         action="store_true",
         help="count the trainings to run and the cached trainings, estimate the time, then stop",
     )
-    parser.add_argument("--force", action="store_true", help="train the models of the executed chapters again")
+    parser.add_argument("--force", action="store_true", help="train the models of the chosen chapters again")
     parser.add_argument(
         "--scheduler", metavar="ADDRESS|local:N", help="train on a Dask scheduler, or in N processes on this computer"
     )
@@ -101,7 +101,7 @@ def read_options(arguments):
     if "data" in options.parameters and "01" not in numbers:
         if (present := last_data()) != options.parameters["data"]:
             now = f"the present split is made from {present}" if present else "there is no split yet"
-            parser.error(f"--data {options.parameters['data']} is read by chapter 1, and {now}: add 01 to --only")
+            parser.error(f"only chapter 1 reads --data {options.parameters['data']}, and {now}: add 01 to --only")
         del options.parameters["data"]
     return options
 

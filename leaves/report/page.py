@@ -15,8 +15,8 @@ SLOTS = {
     "cover-claims": "Which claims of the original study hold?",
     "cover-data": "The data",
 }
-LONGEST_OPTION = 24  # letters of code that stay on one line
-LONG = 16  # characters of a word that may be broken after _ and /, or more
+LONGEST_OPTION = 24  # code of at most this many characters stays on one line
+LONG = 16  # a word with at least this many characters may be broken after _ and /
 CARDS_FROM = 4  # with at least this many columns, the rows of a table become cards on a phone
 PLACE = "<!--{}-->"
 

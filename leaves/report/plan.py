@@ -80,7 +80,7 @@ def plan_of_split(notebook, values, unchanged):
         changed.append("the synthetic sample")
     if changed:
         return f"makes another split first ({', '.join(changed)} changed), {takes}", True
-    return "is executed; the plan assumes that the split stays the same, as it does if the photos are unchanged", False
+    return "is executed; the plan assumes that the split stays the same, which holds if the photos are unchanged", False
 
 
 def is_of_sample(given):
@@ -166,7 +166,7 @@ def measured_runs():
 def time_in_words(waiting, own, published, photos):
     """Estimate in words how long the specs in `waiting` take to train; the other parameters are from `measured_runs`.
 
-    The published runs are used only if `own` gives no estimate for some of the specs and the published runs give one.
+    The published runs are used only if they give an estimate for some of the specs for which `own` gives none.
     """
     from leaves.progress import estimated_seconds, in_words
 
