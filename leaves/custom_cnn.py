@@ -391,7 +391,7 @@ def evidence_that_weights_move(runs):
     reason = claims.pairs(runs, runs, lambda _: 0)["reason"]  # why the runs are no evidence, or None
     note = (
         f"in every epoch the weakest gradient of a convolution is at least {min(ratios):.2g} times the strongest of a "
-        "dense layer (both divided by the norm of their kernel)"
+        "dense layer (each divided by the norm of its kernel)"
     )
     return {"comparisons": [claims.known(what, change >= claims.MOVING, reason)], "note": note}
 

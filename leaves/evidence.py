@@ -96,7 +96,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     runs = [repeats.get(label, [models[label]]) for label in (large, small[0])]
     times = models[large].result["params"] / models[small[0]].result["params"]
     fewer = f"{times:.1f} times fewer parameters than {large} ({claims.FAR_FEWER} or more count as far fewer)"
-    loss = f"loss of macro F1 against it (below {claims.SMALL_LOSS} counts as small)"
+    loss = f"loss of macro F1 compared with that network (below {claims.SMALL_LOSS} counts as small)"
     differences = claims.pairs(*runs, validation_score)
     on_validation = claims.evidence(loss, "lower", **differences, against=claims.SMALL_LOSS, margin=0.0, measure="loss")
     lost = [f"{label} loses {on_test.difference_text(large, label, draws)}" for label in small]

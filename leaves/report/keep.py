@@ -60,7 +60,7 @@ def keep_last_report():
     if last.exists():
         if split_of(last) == split_of(places.REPORT):
             return
-        set_aside("it shows another split")
+        set_aside("it shows another split of the photos")
     unfinished = last.with_name(".last.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     for file in (file for pattern in REPORT_FILES for file in places.REPORT.glob(pattern)):
@@ -91,7 +91,7 @@ def settle_last_report(stale):
     if stale:
         set_aside(f"some of its chapters are damaged, or have read files that have changed since: {', '.join(stale)}")
     elif not places.SPLIT_CSV.exists() or split_of(last) != file_hash(places.SPLIT_CSV):
-        set_aside("it shows another split")
+        set_aside("it shows another split of the photos")
     else:
         failed = [number for number in LEFT_BY if [*places.REPORT.glob(f"{FAILED}{number}_*.ipynb")]]
         for number in failed:
