@@ -30,8 +30,8 @@ def draw_neighbours(alike):
         row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="small")
     caption = (
         f"One {true} leaf of the validation subset and for each backbone, the training photos with the most similar "
-        "features; = marks the same species, and ≠ another one. The percentage on the left is a mean over all validation "
-        "leaves: the share of the five most similar photos that show the same species."
+        "features; = marks the same species, and ≠ another one. The percentage on the left is a mean over all "
+        "validation leaves: the share of the five most similar photos that show the same species."
     )
     return figure, caption
 
