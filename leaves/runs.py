@@ -150,8 +150,8 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
-    file `needs`, which the caller will read. Only if the run diverged and `needs` is not `WEIGHTS`, this file may be
-    missing. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    file `needs`, which the caller will read. This file may be missing only if the run diverged and `needs` is not
+    `WEIGHTS`. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:

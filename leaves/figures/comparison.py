@@ -58,8 +58,9 @@ def draw_scores(scores, against, best):
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
-    counts = {verdict: (against["verdict"] == verdict).sum() for verdict in ("better", "worse", "tie", "undecided")}
-    told = ", ".join(f"{count or 'none'} {verdict}" for verdict, count in counts.items() if count or verdict != "tie")
+    words = {"better": "better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
+    counts = {word: (against["verdict"] == verdict).sum() for verdict, word in words.items()}
+    told = ", ".join(f"{count or 'none'} {word}" for word, count in counts.items() if count or word != "tied")
     # The title has two lines, because one line would be wider than the figure.
     axis.set_title(f"Validation chose {best}.\nThe {len(against) - 1} others on test, compared with it: {told}.")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores: "

@@ -134,10 +134,8 @@ def draw_leak_pairs(pairs, pictures, twins):
         right.imshow(twin)
         right.set_xlabel("\n".join(pair.twin_name.rsplit(" ", 1)), fontsize="small", parse_math=False)
     caption = "The pairs of photos from different subsets that resemble each other most. The two photos of a pair are "
-    caption += (
-        "next to each other, each with its class and subset below it. Above a pair: in how many of their 64 bits "
-    )
-    return figure, f"{caption}the perceptual hashes of the two photos differ."
+    caption += "next to each other, each with its class and subset below it. The number above a pair says in how many "
+    return figure, f"{caption}of 64 bits the perceptual hashes of the two photos differ."
 
 
 def draw_backgrounds(pixels, labels, classes):

@@ -56,8 +56,8 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: the model that validation chose. Ensembles and test-time augmentation combine predictions; they were no "
-        "candidates."
+        "Bold: the model that validation chose. Ensembles and test-time augmentation combine predictions; they were "
+        "not candidates."
     )
 
 
@@ -220,12 +220,15 @@ def mistakes_html(answers, label, images, classes, count):
     told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos."
     if not len(mistakes):
         return f"<p>{escape(told)}</p>"
-    (true, taken), often = Counter(zip(truth[mistakes], predicted[mistakes], strict=True)).most_common(1)[0]
+    pairs = Counter(zip(truth[mistakes], predicted[mistakes], strict=True))
+    (true, taken), often = pairs.most_common(1)[0]
     if often > 1:
-        told += f" Its most frequent mistake: {classes[true]} predicted as {classes[taken]} ({often} photos)."
+        alone = [count for _, count in pairs.most_common(2)].count(often) == 1
+        told += f" {'Its' if alone else 'One of its'} most frequent mistake{'' if alone else 's'}: "
+        told += f"{classes[true]} predicted as {classes[taken]} ({often} photos)."
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
     lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in by_class.nsmallest(3).items())
-    told += f" Lowest F1 of a species (with its number of test photos): {lowest}."
+    told += f" Lowest F1 scores of species (with their numbers of test photos): {lowest}."
     told += f" The pictures show the {count} most confident mistakes." if len(mistakes) > count else ""
     shown = []
     for row in surest:

@@ -29,7 +29,7 @@ def draw_neighbours(alike):
         row[0].set_title(f"the leaf: {true}", fontsize="small")
         row[0].set_ylabel(f"{name}\n{nearest['share']:.0%} same species", fontsize="small")
     caption = (
-        f"One {true} leaf of the validation subset and for each backbone, the training photos with the most similar "
+        f"One {true} leaf of the validation subset and, for each backbone, the training photos with the most similar "
         "features; = marks the same species, and ≠ another one. The percentage on the left is a mean over all "
         "validation leaves: the share of the five most similar photos that show the same species."
     )

@@ -110,7 +110,7 @@ def run_papermill(notebook, output, parameters, said, kernel, log):
             parameters,
             km=kernel,
             kernel_name="python3",
-            start_timeout=600,  # seconds; enough for a slow disk
+            start_timeout=600,  # seconds; enough to import TensorFlow from a slow disk
             iopub_timeout=60,  # seconds to wait for outputs on a busy machine
             stderr_file=said,  # receives progress bars, for example of trainings
             progress_bar={"bar_format": "cell {n} of {total}", "file": said, **EVERY_STATE},

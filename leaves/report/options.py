@@ -51,7 +51,9 @@ def argument_parser():
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument(
-        "--only", metavar="03,04", help="execute only these; the report shows the others as they were executed last"
+        "--only",
+        metavar="03,04",
+        help="execute only these chapters; the report shows the others as they were executed last",
     )
     parser.add_argument(
         "--plan",

@@ -175,7 +175,7 @@ def image_source(png):
 def cover_facts(profile, command, seconds):
     """List the facts about this report for its cover: dict of term to value."""
     return {
-        "Command, in the project's folder": command,
+        "Command": command,
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
         "Repository": repository(),
         "Profile": profile,

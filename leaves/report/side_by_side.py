@@ -3,6 +3,7 @@
 This is a fifth faster than executing one chapter after another.
 """
 
+import contextlib
 import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -44,7 +45,8 @@ def execute_chapters(chapters, parameters):
                     break
                 if len(running) < at_once:  # a core is free: the kernels of the next chapters import TensorFlow on it
                     for number in ready(waiting, read, done | {*running.values()})[:at_once]:
-                        kernels[number] = kernels.get(number) or start_kernel()
+                        with contextlib.suppress(OSError):  # it is started again when the chapter's turn comes
+                            kernels[number] = kernels.get(number) or start_kernel()
                 line.show()
                 for task in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     number = running.pop(task)
@@ -53,8 +55,9 @@ def execute_chapters(chapters, parameters):
         except BaseException:  # Ctrl-C, or a full disk
             stop_all()
             raise
-    for kernel in kernels.values():
-        stop_kernel(kernel)
+        finally:  # the chapters of these kernels do not run, because a chapter that they read has failed
+            for kernel in kernels.values():
+                stop_kernel(kernel)
     for number in waiting:
         missing = min(read[number] - done)
         print(f"{notebooks[number].stem}: skipped, because it reads files of the unfinished chapter {int(missing)}")
