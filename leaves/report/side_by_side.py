@@ -43,10 +43,8 @@ def execute_chapters(chapters, parameters):
                     running[pool.submit(execute_chapter, *begun)] = number
                 if not running:
                     break
-                if len(running) < at_once:  # a core is free: the kernels of the next chapters import TensorFlow on it
-                    for number in ready(waiting, read, done | {*running.values()})[:at_once]:
-                        with contextlib.suppress(OSError):  # it is started again when the chapter's turn comes
-                            kernels[number] = kernels.get(number) or start_kernel()
+                if len(running) < at_once:
+                    start_early(ready(waiting, read, done | {*running.values()})[:at_once], kernels)
                 line.show()
                 for task in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     number = running.pop(task)
@@ -55,7 +53,7 @@ def execute_chapters(chapters, parameters):
         except BaseException:  # Ctrl-C, or a full disk
             stop_all()
             raise
-        finally:  # the chapters of these kernels do not run, because a chapter that they read has failed
+        finally:  # these chapters are skipped, because a chapter that they read has failed
             for kernel in kernels.values():
                 stop_kernel(kernel)
     for number in waiting:
@@ -68,6 +66,13 @@ def ready(waiting, read, done):
     """List the waiting chapters that read only chapters in `done`, first those whose files most other chapters read."""
     due = [number for number in waiting if read[number] <= done]
     return sorted(due, key=lambda number: -len(READERS[number]))
+
+
+def start_early(numbers, kernels):
+    """Start the kernels of the next chapters, which import TensorFlow on a core that is free; add them to `kernels`."""
+    for number in numbers:
+        with contextlib.suppress(OSError):  # such a kernel is started when the chapter's turn comes
+            kernels[number] = kernels.get(number) or start_kernel()
 
 
 def failure_of(task, notebook, line):
