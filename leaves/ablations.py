@@ -62,7 +62,7 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Return the names of variants that cannot be trained at `size` pixels, or equal FinalModel there: set of str."""
+    """Return the names of variants that, at `size` pixels, cannot be trained or are the same as FinalModel: set of str."""
     smallest = 2 ** len(filters)  # an image of this side has only one pixel left after the last pooling
     if size >= 2 * smallest:
         return set()
@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List all specs; FinalModel comes last, because chapter 2 may be training the same FinalModel at the same time.
+    """List all specs, those of FinalModel last. By then chapter 2 may have finished these trainings, which are reused.
 
     Parameters
     ----------

@@ -81,18 +81,18 @@ def check_folds(split, fold, without=None):
 
 
 def move_validation(split, folds, fold):
-    """Divide the validation subset into folds, and move all folds but one to the training subset.
+    """Divide the validation subset into parts, and move all parts but one to the training subset.
 
-    The photos of a group (similar photos, see `splitting.group_photos`) stay in the same fold. With 20 folds, a
-    validation share of 0.2 becomes 0.01, as in the original study's refit.
+    The photos of a group (similar photos, see `splitting.group_photos`) stay in the same part. With 20 parts, a
+    validation share of 0.2 becomes 0.2 / 20 = 0.01, as in the original study's refit.
 
     Parameters
     ----------
     split : DataFrame, see `load_split` and `hold_out`
     folds : int
-        The number of folds of the subset (not of the split); if the subset has fewer groups, each group is a fold.
+        The number of parts; if the subset has fewer groups, each group is a part. (They are not the split's folds.)
     fold : int, from 0
-        The fold that stays in the validation subset.
+        The number of the part that stays in the validation subset.
 
     Returns
     -------

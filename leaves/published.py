@@ -136,10 +136,11 @@ def scores_table(study):
 
 
 def scores_beside(study, scores):
-    """Compare the test macro F1 of models that both the study and this run have: DataFrame of str, one row per model.
+    """Compare the test macro F1 of models that the published study and this run both have: DataFrame of str.
 
     Parameters
     ----------
+    study : see `published_study`
     scores : DataFrame, the scores.csv of this run
     """
     there, here = (listed(table).set_index("model")["test_macro_f1"] for table in (study.scores, scores))

@@ -43,8 +43,8 @@ def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
     assert soup.p.get_text() == (
         "FinalModel misclassifies 3 of 23 test photos."
         " Its most frequent mistake: Apple predicted as Cherry <b> (2 photos)."
-        " Lowest F1 scores of species (with their numbers of test photos): Cherry <b> (3) 0.57, Apple (20) 0.92."
-        " The pictures show the 2 most confident mistakes."
+        " Lowest F1 (with the number of test photos): Cherry <b> (3) 0.57, Apple (20) 0.92."
+        " The 2 most confident mistakes:"
     )
     texts = [caption.get_text() for caption in soup("figcaption")]
     assert texts[0] == "Apple, predicted as Cherry <b> (probability 0.90)"

@@ -45,7 +45,7 @@ def draw_scores(scores, against, best):
     figure, caption, table
     """
     ordered = scores.sort_values("test_macro_f1")
-    figure, axis = plt.subplots(figsize=(9, 0.42 * len(ordered) + 1.3))
+    figure, axis = plt.subplots(figsize=(9, 0.4 * len(ordered) + 1.3))
     halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps an interval visible on bars of every colour
     for label, row in ordered.iterrows():
         axis.barh(label, row["test_macro_f1"], color=look(label)["color"])
@@ -90,7 +90,7 @@ def draw_calibration(answers, label, temperature):
     """
     trained, right = answers.probabilities[label], answers.predicted[label] == answers.truth
     both = {"as trained": trained, f"temperature {temperature:.2f}": scoring.tempered(trained, temperature)}
-    figure, (axis, counts) = plt.subplots(1, 2, figsize=(9.5, 2.9), width_ratios=[3, 2])
+    figure, (axis, counts) = plt.subplots(1, 2, figsize=(9.5, 2.75), width_ratios=[3, 2])
     axis.plot([0, 1], [0, 1], color="0.4", linewidth=1, label="confidence = share of right answers")
     least = 1.0
     for (name, answer), marker in zip(both.items(), "os", strict=True):
@@ -123,7 +123,7 @@ def draw_robustness(robust, count):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(2, 3, figsize=(10, 4.3), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 3, figsize=(10, 4.0), sharex=True, sharey=True)
     for axis, kind in zip(axes.flat, CORRUPTIONS, strict=True):
         of_kind = robust[robust["corruption"].isin(["none", kind])]
         for label, rows in of_kind.groupby("model", sort=False):

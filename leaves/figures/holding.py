@@ -25,7 +25,7 @@ def draw_holding(table, chance):
     """
     column = OTHER if OTHER in table else "unchanged"
     ordered = table.sort_values(column)
-    figure, axis = plt.subplots(figsize=(9, 0.4 * len(ordered) + 1.9))
+    figure, axis = plt.subplots(figsize=(9, 0.38 * len(ordered) + 1.7))
     axis.hlines(ordered.index, ordered.min(axis=1), ordered.max(axis=1), color="0.8", zorder=0)
     for name, values in ordered.items():
         marker, colour = MARKS[name]
@@ -49,7 +49,7 @@ def draw_heat(examples, classes):
     -------
     figure, caption
     """
-    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 1.75 * len(examples) + 0.3), squeeze=False)
+    figure, axes = plt.subplots(len(examples), 6, figsize=(10, 1.64 * len(examples) + 0.3), squeeze=False)
     for row, (label, arrays) in zip(axes, examples.items(), strict=True):
         for axis, picture, heat, mask, true, predicted in zip(row, *arrays.values(), strict=False):
             size = picture.shape[1::-1]

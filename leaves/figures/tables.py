@@ -56,8 +56,7 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: the model that validation chose. Ensembles and test-time augmentation combine predictions; they were "
-        "not candidates."
+        "Bold: the model that validation chose. Ensembles and test-time augmentation were not candidates."
     )
 
 
@@ -228,8 +227,8 @@ def mistakes_html(answers, label, images, classes, count):
         told += f"{classes[true]} predicted as {classes[taken]} ({often} photos)."
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
     lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in by_class.nsmallest(3).items())
-    told += f" Lowest F1 scores of species (with their numbers of test photos): {lowest}."
-    told += f" The pictures show the {count} most confident mistakes." if len(mistakes) > count else ""
+    told += f" Lowest F1 (with the number of test photos): {lowest}."
+    told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""
     shown = []
     for row in surest:
         true, taken = classes[truth[row]], classes[predicted[row]]

@@ -35,8 +35,8 @@ TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
     "Three students of the Politecnico di Milano, Braceschi, Cariboni and Corradini, classified photos of leaves into "
     f'14 plant species (<a href="{ORIGINAL}">"Report Gradienters"</a>, 2021). This report repeats their study, checks '
-    "its claims and goes beyond it. Every number of this run was computed by the notebooks shown here. The main score, "
-    "macro F1, is the mean of the F1 scores of the species; 1 is perfect."
+    "its claims and goes beyond it. The notebooks shown here compute every number of this run. The main score, macro "
+    "F1, is the mean F1 of the species."
 )
 
 
