@@ -62,7 +62,7 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Return the names of variants that, at `size` pixels, cannot be trained or are the same as FinalModel: set of str."""
+    """Return the names of variants that, at `size` pixels, cannot be trained or equal FinalModel: set of str."""
     smallest = 2 ** len(filters)  # an image of this side has only one pixel left after the last pooling
     if size >= 2 * smallest:
         return set()

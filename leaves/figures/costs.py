@@ -20,7 +20,7 @@ def draw_learning_curve(curve):
     -------
     figure, caption
     """
-    figure, axis = plt.subplots(figsize=(8, 3.2))
+    figure, axis = plt.subplots(figsize=(8, 3.0))
     for label, rows in curve.groupby("model", sort=False):
         axis.fill_between(rows["photos"], rows["low"], rows["high"], color=look(label)["color"], alpha=0.2)
         axis.plot(rows["photos"], rows["macro F1"], label=label, **look(label))

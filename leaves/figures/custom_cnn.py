@@ -51,7 +51,7 @@ def plot_gradients(gradients, changes):
     """
     convolutions = [name for name in gradients if name.startswith("convolution")]
     colours = dict(zip(convolutions, plt.cm.plasma(np.linspace(*READABLE, len(convolutions))), strict=True))
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.7), sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.55), sharex=True)
     for axis, table, title in zip(axes, (gradients, changes), ("gradient norm", "change in the epoch"), strict=True):
         for number, (name, values) in enumerate(table.items()):
             look = {"color": colours.get(name, "0.3"), "marker": MARKERS[number % len(MARKERS)]}

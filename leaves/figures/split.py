@@ -122,7 +122,7 @@ def draw_leak_pairs(pairs, pictures, twins):
     figure, caption
     """
     rows = -(-len(pairs) // 2)
-    figure, axes = picture_grid(rows, 4, figsize=(7, 2 * rows))
+    figure, axes = picture_grid(rows, 4, figsize=(7, 1.85 * rows))
     for axis in axes.flat:
         axis.set_frame_on(False)
     for (left, right), pair, picture, twin in zip(
