@@ -113,7 +113,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List all specs, those of FinalModel last. By then chapter 2 may have finished these trainings, which are reused.
+    """List all specs, those of FinalModel last: a chapter 2 that runs at the same time may have trained them by then.
 
     Parameters
     ----------
@@ -379,7 +379,7 @@ def training_costs(variants, names, impossible, final_runs, base, epochs, repeat
     """Estimate how long all repeats of each variant that was not trained would take.
 
     The time of FinalModel is multiplied by the ratios (variant to FinalModel) of the pixels and of the epochs. For
-    batches of one photo, it is also multiplied by `SLOW_UPDATE`. "more data" takes twice the time of FinalModel.
+    batches of one photo, it is also multiplied by `SLOW_UPDATE`. "more data" takes twice the time: it trains twice.
 
     Parameters
     ----------

@@ -263,9 +263,9 @@ def preprocess(name, kind, pixels):
 
     `BACKBONES` gives each backbone one of three kinds of preprocessing. "caffe" changes the order of the colours to
     blue, green, red and subtracts ImageNet's mean. "none" adds no layer, because the network rescales its input itself.
-    "efficientnet" is for Keras's EfficientNet. Like the network of "none", it rescales its input itself. Keras adds a
-    division by the square root of ImageNet's standard deviation, but only with `weights="imagenet"`. This project
-    builds the network without weights and loads them from a file, so with ImageNet weights, a layer added here divides.
+    "efficientnet" is for Keras's EfficientNet, which also rescales its input itself. Its ImageNet weights need one more
+    step: a division by the square root of ImageNet's standard deviation. Keras adds this step only if it loads the
+    weights itself (`weights="imagenet"`). This project loads them from a file, so this function adds the step.
 
     Parameters
     ----------
@@ -365,8 +365,8 @@ def trainable_tail(whole):
     """Unfreeze the last block of a network from `join_parts`, and return the tail: a model of this block and the head.
 
     The tail is a keras.Model from the activations at the cut to class probabilities. It shares the last block and the
-    head with the whole network, so both become trainable there, too. The batch normalisation of the last block stays in
-    inference mode and keeps its parameters.
+    head with the whole network, so the last block becomes trainable there, too. The batch normalisation of the last
+    block stays in inference mode and keeps its parameters.
     """
     front, last_block, head = (whole.get_layer(part) for part in ("front", "last_block", "head"))
     last_block.trainable = True

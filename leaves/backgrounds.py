@@ -27,7 +27,7 @@ LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the pho
 NEAR_CHANCE = 0.05  # a macro F1 is near chance if its interval ends less than this above chance
 MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and more of the middle than of the border
 NEAR = 0.03  # share of the side; a pixel nearer to the leaf than this may be on the leaf's edge or in its shadow
-LEAST_OF_FOREGROUND = 0.7  # least share of the foreground in its largest piece; below it, the leaf counts as in pieces
+LEAST_OF_FOREGROUND = 0.7  # if its largest piece has less than this share of the foreground, the leaf is in pieces
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
 KINDS = {"rough": 0.35, "blurred": 0.3, "foliage": 0.35}  # kinds of backgrounds and their probabilities
 
@@ -64,7 +64,7 @@ def leaf_mask(image):
     leaf = binary_fill_holes(foreground)
     whole = sizes.max() >= LEAST_OF_FOREGROUND * sizes.sum()
     quarter, on_border = len(image) // 4, border_of(leaf).mean()
-    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # below on_border if `leaf` is in fact the paper
+    in_middle = leaf[quarter:-quarter, quarter:-quarter].mean()  # on_border is larger if `leaf` is the background
     in_range = AREA[0] < leaf.mean() < AREA[1] and on_border < min(MOST_OF_BORDER, in_middle)
     return leaf if whole and in_range else nothing
 

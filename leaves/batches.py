@@ -10,7 +10,7 @@ from leaves.files import without_stderr
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-with without_stderr():  # TensorFlow prints a message about its options at every log level
+with without_stderr():  # whatever the log level, TensorFlow prints a message here; hide it
     import keras
     import tensorflow as tf
 

@@ -46,7 +46,7 @@ def read_arrays(file):
     try:
         with np.load(file) as stored:  # np.load refuses pickles, and compares the CRC of each array
             arrays = dict(stored)
-            stored.fid.seek(-12, 2)  # here the file says how many arrays were written; damage may hide some
+            stored.fid.seek(-12, 2)  # here is the number of arrays that were written; a damaged file may show fewer
             if int.from_bytes(stored.fid.read(2), "little") == len(arrays):
                 return arrays
     except FileNotFoundError:

@@ -9,14 +9,14 @@ import pandas as pd
 from scipy.stats import t as student
 
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
-LEVEL = 0.05  # family-wise error rate of each of the three tests in `RULES`
+LEVEL = 0.05  # largest probability of any false rejection over all claims, for each of the three tests in `RULES`
 LEAST_REPEATS = 3
-REFIT = "refit"  # kind of comparison for C13; its first training learns from one fold fewer than trainings elsewhere
+REFIT = "refit"  # kind of comparison for C13; one of its two trainings uses one fold fewer, so `judge` subtracts a fold
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
-MOST_REPEATS = 30  # largest number of repeats that the reason for an undecided claim suggests
+MOST_REPEATS = 30  # if deciding a claim needs more repeats than this, its reason gives no exact number
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
-FAR_FEWER = 10  # a network has "far fewer" parameters if the other network has at least this many times as many
+FAR_FEWER = 10  # FinalModel has "far fewer" parameters if the large network has this many times as many, or more
 SMALL_LOSS = 0.1  # a loss of macro F1 below this counts as small; the study's own loss was 0.085
 FOLD_GAIN = 0.1  # the gain of the study's refit; C13 is confirmed if our gain is shown to exceed FOLD_GAIN - MARGIN
 
@@ -114,9 +114,10 @@ class Comparison:
     def outcome(self, different, at_most, at_least):
         """Return the outcome of the tests: "same", "higher", "lower", "not higher", "not lower" or "undecided".
 
-        The three bools say if the three hypotheses of `p_values` are rejected, in that order. `at_most` and `at_least`
-        together give "same". Otherwise `different` gives "higher" or "lower" if the mean is not inside the margin. In
-        other cases, `at_most` gives "not higher" and `at_least` "not lower". Without a margin, only `different` counts.
+        Each bool says if a hypothesis of `p_values` is rejected, so it says what is shown: the difference is not 0
+        (`different`), below the margin (`at_most`), above minus the margin (`at_least`). The last two together give
+        "same". Otherwise `different` gives "higher" or "lower" if the mean is not inside the margin. In other cases,
+        `at_most` gives "not higher" and `at_least` "not lower". Without a margin, only `different` counts.
         """
         if self.margin and at_most and at_least:
             return "same"

@@ -128,7 +128,7 @@ def ended(futures, events, progress):
     """
     waiting = as_completed(futures)
     while waiting.count() or not events.empty():
-        is_ready = waiting.has_ready()  # ask before reading `events`: a training's last events arrive before its end
+        is_ready = waiting.has_ready()  # ask this first: when a training has ended, all its events are in `events`
         try:
             progress(*events.get(timeout=0 if is_ready else 0.2))
         except Empty:
@@ -163,14 +163,14 @@ def train_queue(queue, split, prepare, address, progress):
     InputError
         When a run failed `ATTEMPTS` times; raised after all other runs have ended. The message says which and why.
     """
-    from leaves.training import THREADS  # not at the top: a worker imports this module before its threads are set
+    from leaves.training import THREADS  # not at the top: it imports TensorFlow; a worker must set its threads before
 
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     events = Queue()
     client.subscribe_topic(TOPIC, lambda event: events.put(event[1]) if event[1][0] in queue else None)
     run = toolz.compose(operator.call, cloudpickle.loads)  # tasks are bytes, which the scheduler does not unpickle
-    prepare = cloudpickle.dumps(prepare)  # bytes: a worker must set its threads before this imports TensorFlow
+    prepare = cloudpickle.dumps(prepare)  # bytes: unpickling imports TensorFlow; a worker must set its threads before
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}

@@ -24,7 +24,7 @@ def seconds_parts(run, head=None):
         features, if there is a backbone.
     """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
-    if "seconds_before" in run.result:  # a tail's entry includes the training of its head: use the head's entry
+    if "seconds_before" in run.result:  # for a tail, this includes the head's training: use the head's number
         parts[f"{run.name}, features"] = {"train_seconds": (head or run).result["seconds_before"]}
     return parts | (seconds_parts(head) if head else {})
 

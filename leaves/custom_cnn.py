@@ -193,7 +193,7 @@ def cnn_spec(chapter, name, split, size, epochs, seed, layers=None, **changes):
     classes = len(split.attrs["classes"])
     spec = training_spec(chapter, name, split, epochs, seed, image_size=size, without=None, refit=None)
     spec |= {"augmentation": AUGMENTATION, "precision": "float32"}
-    if changes.get("backgrounds") == "kept":  # the default: leave it out, so the hash is the same either way
+    if changes.get("backgrounds") == "kept":  # the default: leave it out, so naming it does not change the hash
         del changes["backgrounds"]
     spec |= changes | {"layers": layers or final_model_layers(classes, **of_layers)}
     check_layers(spec["layers"], (spec["image_size"], spec["image_size"], 3), classes, name)
