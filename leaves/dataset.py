@@ -72,7 +72,7 @@ def hold_out(split, fold, without=None):
 
 
 def check_folds(split, fold, without=None):
-    """Raise InputError with one sentence if a split has no fold `fold` or `without`, or if both are the same fold."""
+    """Raise InputError with one sentence if `fold` or `without` is not a fold of the split, or if both are the same."""
     for number in (fold, without):
         if number is not None and not 0 <= number < split.attrs["folds"]:
             raise InputError(f"There is no fold {number}: the split has the folds 0 to {split.attrs['folds'] - 1}.")
@@ -90,7 +90,7 @@ def move_validation(split, folds, fold):
     ----------
     split : DataFrame, see `load_split` and `hold_out`
     folds : int
-        The number of parts; if the subset has fewer groups, each group is a part. (They are not the split's folds.)
+        The number of parts, which are not the split's folds. If the subset has fewer groups, each group is a part.
     fold : int, from 0
         The number of the part that stays in the validation subset.
 

@@ -31,7 +31,7 @@ def dead_filters(network, images):
         batch = images[start : start + 64].astype(np.float32)
         outputs = [
             output.numpy() for output in keras.tree.flatten(look_inside(batch))
-        ]  # with one block, the result is no list
+        ]  # with one block, `look_inside` returns a tensor, not a list
         lowest.append([output.min((0, 1, 2)) for output in outputs])
         highest.append([output.max((0, 1, 2)) for output in outputs])
     ends = zip(zip(*lowest, strict=True), zip(*highest, strict=True), strict=True)

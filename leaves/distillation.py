@@ -138,7 +138,7 @@ def teacher_answers(teacher, split):
 
     def compute():
         network, outputs_of = teacher.load_model(), teacher
-        if "starts_from" in teacher.spec:  # a tail was trained on the outputs that were stored for its head
+        if "starts_from" in teacher.spec:  # fine-tuned: it learnt from the outputs that were stored for its head
             outputs_of = read_run(places.RUNS / teacher.spec["starts_from"].split()[0])
         parts = network.get_layer("front"), network.get_layer("last_block")
         outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)

@@ -115,7 +115,7 @@ def load_torch_weights(model, file):
     axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # out, in, height, width -> height, width, in, out
     for variable, tensor in zip(
         model.weights, tensors, strict=False
-    ):  # without top, the model lacks the last two tensors
+    ):  # without the top layers, the last two tensors are left over
         turned = tensor.transpose((2, 3, 0, 1) if id(variable) in depthwise else axes[tensor.ndim])
         if turned.shape != tuple(variable.shape):
             raise InputError(f"{file} does not fit EfficientNetLite0: {variable.path} has another shape in this file.")

@@ -56,7 +56,7 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return a run's label in tables: `name`, and the step if `name` is a backbone, as in "VGG16, fine tuning"."""
+    """Return a run's label in tables: `name`; if this is a backbone, the step follows, as in "VGG16, fine tuning"."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
@@ -95,8 +95,8 @@ def label_repeats(recorded):
 def compared_models(models):
     """Choose the models to compare, and explain in words why the others are excluded.
 
-    Networks on a backbone with random weights are excluded, because they only check the pipeline. A run with two labels
-    is compared only once: if the search of chapter 3 finds nothing better, FinalModel (tuned) is FinalModel's run.
+    Networks on a backbone with random weights are excluded, because they only check the pipeline. If the search of
+    chapter 3 finds nothing better, FinalModel (tuned) is the same run as FinalModel, so it is excluded too.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def rank_on_validation(models, repeats):
 
 @functools.lru_cache(maxsize=8)
 def load_network(folder):
-    """Load a run's whole network from its folder, cached: keras.Model from RGB pixels 0..255 to class probabilities."""
+    """Return a run's whole network, loaded or cached: a keras.Model that maps RGB pixels 0..255 to probabilities."""
     return keras.models.load_model(folder / "model.keras")
 
 
@@ -174,7 +174,7 @@ class Answers:
     """The answers of several models to the same photos: the class probabilities that each model predicts."""
 
     truth: np.ndarray  # int, shape (n,): true classes, as positions in the sorted classes; None for unlabelled photos
-    probabilities: dict  # a model's label to its array of float32, shape (n, classes)
+    probabilities: dict  # key: a model's label; value: its array of float32, shape (n, classes)
 
     @functools.cached_property
     def predicted(self):
@@ -261,7 +261,7 @@ def measure_on_backbone(transfer, tuned, split):
 
     Both networks share the frozen layers, so the frozen layers run only once. The speed is the same for both networks,
     so it is measured only once. The result is a dict. It has the times "front" and "whole" (ms per image, see
-    `answer_test_subset`) and the predicted probabilities "transfer" (with the head) and "tuned" (fine-tuned).
+    `answer_test_subset`) and the probabilities "transfer" (of the head) and "tuned" (of the fine-tuned network).
     """
     network = transfer.load_model()
     front, last_block, head = (network.get_layer(part) for part in ("front", "last_block", "head"))
@@ -334,7 +334,7 @@ def mirrored(run, images):
 
 
 def combined(probabilities, ensembles, augmented):
-    """Return `probabilities` plus "Test-time augmentation" (`augmented`) and "Ensemble" (mean of its members): dict."""
+    """Add to a copy of `probabilities`: "Test-time augmentation" (`augmented`) and "Ensemble" (its members' mean)."""
     mean = np.mean([probabilities[label] for label in ensembles["Ensemble"]], axis=0)
     return probabilities | {"Test-time augmentation": augmented, "Ensemble": mean}
 

@@ -34,9 +34,9 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Record a layer's outputs: yield a list that gets the output of each eager call of the layer in the `with` block.
+    """Record a layer's outputs: yield a list to which each eager call of the layer in the `with` block adds its output.
 
-    Calls inside a nested model are recorded too.
+    The layer may be part of a nested model.
     """
     outputs, call = [], layer.call
 
@@ -113,8 +113,8 @@ def heat_examples(labels, models, on_test, split):
     """Compute each model's maps for up to three correctly classified and three misclassified test photos.
 
     Test photos with a leaf mask come before the other test photos, because the figure draws the outline of the leaf.
-    In this order, the function takes the first three misclassified photos, and three correctly classified photos that
-    are evenly spaced.
+    From this ordered list, the function takes three evenly spaced photos that the model classifies correctly, then the
+    first three that it misclassifies.
 
     Parameters
     ----------
@@ -169,8 +169,9 @@ def attention_table(labels, models, split, rows):
     Returns
     -------
     DataFrame, one row per model: "weight on the leaf" (float, the mean of `share_on_leaf`), "area of the leaf" (float,
-    the mean share of the picture that the leaf covers), "photos" (int, the number of photos in both means: those whose
-    map is not all zeros) and "places" (str, the size of the maps, as in "16 x 16"); empty if no photo has a leaf mask
+    the mean share of the picture that the leaf covers), "photos" (int, the number of photos whose map is not all
+    zeros; only these photos count in the two means) and "places" (str, the size of the maps, as in "16 x 16"); empty
+    if no photo has a leaf mask
     """
     masks, table = leaf_masks(split, "test"), {}
     rows = rows[masks[rows].any(axis=(1, 2))]

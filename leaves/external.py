@@ -57,8 +57,8 @@ def external_files(folder, classes):
 def external_photos(folder, split, sizes):
     """List the usable photos of a second test set: DataFrame with the columns of `photos.inspect_images`.
 
-    The skipped photos are printed. Photos that repeat a training or validation photo (see `seen_before`) are skipped,
-    because the models learnt from that photo or were selected with it.
+    The paths of skipped photos are printed. Photos that repeat a training or validation photo (see `seen_before`) are
+    skipped too, because the models learnt from that photo or were selected with it; only their number is printed.
 
     Parameters
     ----------
@@ -98,11 +98,11 @@ def external_photos(folder, split, sizes):
 def known_to_models(inspected, split, size):
     """Mark the photos that repeat a training or validation photo, see `seen_before`: array of bool, shape (n,).
 
-    Raise InputError if data/source.json lacks the settings of chapter 1, because `seen_before` needs `phash_distance`.
+    Raise InputError if data/source.json lacks chapter 1's settings: `seen_before` needs one of them, `phash_distance`.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])
-    known, _ = inspect_images(learnt, size)  # chapter 1 has inspected them, so no file is opened again
+    known, _ = inspect_images(learnt, size)  # chapter 1 inspected these photos, so no file is opened again
     if not (settings := last_source().get("settings")):
         raise InputError("data/source.json is missing or damaged: run notebook 01_data_split again.")
     return seen_before(inspected, known, settings["phash_distance"])

@@ -132,7 +132,7 @@ class Familiarity:
     @functools.cached_property
     def network(self):
         """Build a keras.Model that maps RGB pixels 0..255 of shape (n, size, size, 3) to familiarity: float32, (n,)."""
-        # A copy: if two models share a layer, Keras saves this layer with only one of them.
+        # Load a copy of the network: if two models share a layer, Keras saves this layer with only one of them.
         whole = keras.models.load_model(self.folder / "model.keras")
         features, answer = parts_of_answer(whole)
         known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
@@ -349,7 +349,7 @@ def sentence(table, leafless):
     """
     parts = []
     if table is None:
-        parts.append("With fewer than four species none can be excluded, so the warning is not tested")
+        parts.append("With fewer than four species, none can be excluded, so the warning is not tested")
     else:
         row = table.loc[BOTH]
         parts.append(

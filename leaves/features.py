@@ -64,7 +64,7 @@ class FrozenOutputs:
 
 
 def fold_data(values, labels, split, fold):
-    """Divide outputs into training data (other folds, all views) and validation data (one fold, unchanged photos).
+    """Return training data (all folds but one, all views) and validation data (that fold, unchanged photos).
 
     Parameters
     ----------

@@ -177,7 +177,7 @@ def write_with_checksum(file, text):
     """Write a text to a file atomically, and its SHA-256 to <file>.sha256 in the format of `sha256sum --check`."""
     checksum = file.with_name(f"{file.name}.sha256")
     with disk_errors_explained(checksum):
-        checksum.unlink(missing_ok=True)  # a process killed between the two writes must not leave a wrong checksum
+        checksum.unlink(missing_ok=True)  # so no wrong checksum stays if the process is killed between the two writes
     write_atomic(file, text)
     write_atomic(checksum, f"{hashlib.sha256(text.encode()).hexdigest()}  {file.name}\n")
 

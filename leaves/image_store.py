@@ -93,7 +93,7 @@ class StoredImages:
 
     def __getitem__(self, index):
         images = np.array(self.pixels[self.rows[index]])
-        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # otherwise the images that were read count as used memory
+        self.pixels._mmap.madvise(mmap.MADV_DONTNEED)  # else the pages of the file that were read would stay in memory
         shape = self.pixels.shape[1:]
         if [*map(checksum, images.reshape(-1, *shape))] != np.atleast_1d(self.checksums[index]).tolist():
             name = Path(self.pixels.filename).name

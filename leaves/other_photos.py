@@ -179,7 +179,7 @@ def effect_of_fine_tuning(labels, answers, draws):
             word = "helps" if low > 0 else "harms" if high < 0 else "undecided"
             parts.append(f"{name} {change:+.3f} ({low:+.3f} to {high:+.3f}: {word})")
     listed = "; ".join(parts) or "no backbone was fine-tuned"
-    return f"Macro F1 on other backgrounds, change from head alone to fine-tuned network (one training each): {listed}."
+    return f"Macro F1 on other backgrounds, fine-tuned network minus head alone (one training each): {listed}."
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
@@ -206,7 +206,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     for label, (was, now) in zip(rows.index, rows[["unchanged", OTHER]].to_numpy(), strict=True):
         scores.append(f"of {label} {'falls' if was - now >= MARGIN else 'changes'} from {was:.3f} to {now:.3f}")
     told = f"{start} other backgrounds, the macro F1 {', and that '.join(scores)}"
-    told += f" (leaves that could be cut out). {second}"
+    told += f" (scored only on the leaves that could be cut out). {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"

@@ -40,7 +40,7 @@ CHECKS = {
     "hidden folder": ("excluded", "its name begins with a dot: no class has such a name"),
     "name": ("excluded", "the file name is not valid UTF-8 or contains a carriage return"),
     "near duplicate": ("kept", "it stays in the same subset as the photo that it resembles"),
-    "same leaf": ("kept", "it seems to show the leaf of another photo, and both stay in the same subset"),
+    "same leaf": ("kept", "it seems to show the same leaf as another photo, and both stay in the same subset"),
     "wrong extension": ("kept", "its content, not its name, decides how it is read"),
     "grayscale": ("kept", "the grey value is copied to all three channels"),
     "CMYK": ("kept", "converted to RGB"),
@@ -112,7 +112,9 @@ def find_in_class(folder):
         raise InputError(f"The folder name {folder.name!a} is not UTF-8 or has a carriage return: rename the folder.")
     label, disease = fold_class(folder.name)
     if {label[:1], disease[:1]} & {*"=+-@"}:
-        raise InputError(f"The class folder {folder.name!a} begins like a spreadsheet formula: rename it.")
+        raise InputError(
+            f"The species or the disease in the folder name {folder.name!a} begins like a spreadsheet formula: rename it."
+        )
     images, issues = [], []
     for entry in visible(folder):
         if not can_be_written(entry.name):
@@ -286,7 +288,7 @@ def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
     A file is opened if its path, length or modification time is new, or if it could not be read the last time.
-    Otherwise it is opened only if it can be decoded but its decoded image is not in the store.
+    Any other file is opened only if an earlier call decoded it, but the store for `size` does not hold its image.
 
     Parameters
     ----------

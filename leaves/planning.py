@@ -25,7 +25,7 @@ class Plan:
             end_plan("trainings")
 
 
-class AheadError(BaseException):  # not an Exception, because no `except Exception` may catch it
+class AheadError(BaseException):  # so no `except Exception` can catch it
     """Raised to end a plan if something that the chapter needs does not exist yet; the message says what it is."""
 
 

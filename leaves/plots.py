@@ -29,7 +29,7 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
-# Colour of the outline that keeps a line visible on top of a bar. The page draws white in the colour of the paper.
+# Colour of the outline that keeps a line visible on top of a bar; `vector.page_colour` turns white into the page's.
 HALO = "#ffffff"
 SERIES = "series:"  # if the page can show and hide a line, the gid of the line (its ID in the SVG) begins with this
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}

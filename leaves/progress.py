@@ -161,7 +161,7 @@ class Reporter:
         done = spec["epochs"] if epoch is None else epoch
         moved = (done - self.done.get(key, 0)) * training_size(spec) / spec["epochs"]
         if begins:
-            self.bar.initial += moved  # epochs that were trained before the training was interrupted
+            self.bar.initial += moved  # epochs from before an interruption: tqdm leaves `initial` out of the speed
         now = f"epoch {min(done + (score is None), spec['epochs'])} of {spec['epochs']}"
         told = f"{len(self.ended)} of {len(self.queue)} trainings; {training_name(spec)}, {now}"
         self.bar.set_description_str(told, refresh=False)

@@ -158,4 +158,4 @@ def costliest_in_words(robust):
         lowest = rows.groupby("corruption")["macro F1"].min()
         worst = lowest.drop("none")
         told.append(f"{label}, {worst.idxmin()}: from {lowest['none']:.3f} to {worst.min():.3f}")
-    return f"The corruption that costs each model most, at its worst strength: {'; '.join(told)}."
+    return f"The corruption that lowers each model's macro F1 most, at the worst strength: {'; '.join(told)}."

@@ -25,7 +25,7 @@ import pandas as pd
 import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
-WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, values of `needs`
+WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run; see `find_run`, `needs`
 SCHEMA = 3  # version of the runs; raise this number when new code changes results, files or arrays of `Run.reading`
 
 
@@ -150,8 +150,8 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
-    file `needs`, which the caller will read. This file may be missing only if the run diverged and `needs` is not
-    `WEIGHTS`. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, evidence is never used.
+    file `needs`, which the caller will read. If the run diverged, a file other than `WEIGHTS` may be missing, because
+    callers do not read it then. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, no evidence is used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -269,7 +269,7 @@ def free_first(queue):
 def forget_run(folder):
     """Delete a run; raise InputError if another process is training it."""
     with locked(places.RUNS / "locks" / folder.name[-8:]), disk_errors_explained(folder):
-        (folder / "result.json").unlink(missing_ok=True)  # first, so the rest does not count as finished
+        (folder / "result.json").unlink(missing_ok=True)  # first: a half-deleted run must not count as finished
         shutil.rmtree(folder)
 
 
@@ -315,7 +315,7 @@ def state_of_training(spec, training, history):
 def training_table(runs):
     """Tabulate the repeats of one network: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
 
-    Columns: fold, seed, epochs and best epoch are int, state is str, train and validation (macro F1) and seconds float.
+    Columns: fold, seed, epochs and best epoch are int, state is str; train, validation (macro F1), seconds are float.
     """
     columns = {"epochs": "epochs", "best_epoch": "best epoch", "state": "state"}
     columns |= {"train_macro_f1": "train", "validation_macro_f1": "validation", "train_seconds": "seconds"}
@@ -328,7 +328,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Write how many trainings converged, and advice for the others; `epochs` and `rate` are names of parameters."""
+    """Say how many trainings converged, and which parameter (named by `epochs` or `rate`) to change for others."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",

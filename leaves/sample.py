@@ -115,7 +115,7 @@ class Habit:
     petiole: Range = (0.05, 0.2)
     petiole_width: float = 0.026
     shift: float = 0.05
-    look_at: Range | None = None  # part of the midrib on which the frame is centred; None: the whole leaf
+    look_at: Range | None = None  # range of u for the centre of the frame; None: the centre of the leaf
     leaflets: tuple[tuple[float, float, float, float], ...] = ()  # (u, side, angle, scale) of side leaflets
     leaflet_chance: float = 0.0
 
@@ -422,7 +422,7 @@ def _draw(rng, bounds):
 
 
 def _add_teeth(half, teeth, rng):
-    """Push the margin outwards by one layer of teeth. They lean towards the apex, serrate teeth the most."""
+    """Push the margin outwards by one layer of teeth. They lean towards the apex, most of all if they are serrate."""
     steps = np.hypot(*np.diff(half, axis=0).T)
     s = np.concatenate([[0.0], np.cumsum(steps)])
     s /= s[-1]
@@ -885,7 +885,7 @@ def build_relief(species, disease, canvas):
     """Return the height of the blade above the paper in leaf lengths, float32 (n, n)."""
     rng, surface, n = canvas.rng, species.surface, canvas.n
     curl = surface.curl * (disease.curl if disease else 1.0) * rng.uniform(0.4, 1.2)
-    frame = min(1.0, n / canvas.pose.scale)  # a leaf larger than the frame shows only some of its waves
+    frame = min(1.0, n / canvas.pose.scale)  # below 1 if a leaf is larger than the frame; its waves are as much lower
     height = np.float32(0.022 * curl * frame) * fractal_noise(rng, n, 3, 2)
     across = np.abs(canvas.v)
     height += np.float32(surface.fold * rng.normal(0, 0.32)) * np.sqrt(across**2 + np.float32(4e-4))

@@ -190,9 +190,9 @@ def moderated_variances(variances, degrees):
     -------
     variances, degrees : arrays of float, shape (variants,)
         The moderated variances and their degrees of freedom. A single variance is returned unchanged. No variance gets
-        more degrees of freedom than the mean of all variances has. These are fewer than the sum of `degrees`, because
-        the variances depend on each other: each is a variance of differences from FinalModel's scores. Two of these
-        differences should correlate by 1/2, so their variances correlate by 1/4.
+        more degrees of freedom than the mean of all variances would have. The mean has fewer than the sum of `degrees`,
+        because the variances depend on each other: each is the variance of a network's differences from FinalModel's
+        scores. The differences of two networks should correlate by 1/2, so their variances correlate by 1/4.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:

@@ -136,7 +136,7 @@ def sample_folder(*settings):
 
 
 def listed_photos(folder, table):
-    """Make a folder of links to those photos in `folder` that a table lists.
+    """Make a folder of links to the photos of `folder` that are also listed in a table.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ def divide_folds(photos, folds, seed):
     ----------
     photos : DataFrame with the columns label, group and split
     folds : int
-        The number of folds, validation included; there are fewer (at least two) if the training photos are too few.
+        The largest number of folds, validation included; few training photos give fewer folds, but at least two.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def exclude_bridges(photos, pairs, before):
 
 
 def fill_gaps(photos, is_free):
-    """Give one group of new photos (`is_free` is True) to each subset that lacks their class, or raise InputError."""
+    """Give each subset that lacks a class one group of new photos (`is_free`) of that class, or raise InputError."""
     for label in sorted(set(photos["label"])):
         own = photos["label"] == label
         for subset in SUBSETS:

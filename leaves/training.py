@@ -204,7 +204,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON, anew for each `precision`, because tracing a model fixes its precision."""
+    """Compile a model from its JSON; `precision` is only a key of the cache: tracing fixes a model's precision."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)

@@ -183,7 +183,7 @@ def wider_specs(runs, learning_rates):
 
 
 def at_best_rate(runs):
-    """Return the heads with the best learning rate of their backbone: dict of backbone to list of Run, by repeat."""
+    """Return the heads at the best learning rate of each backbone: dict of backbone to list of Run, one per repeat."""
     best = scores_by_rate(runs).idxmax(axis=1)
     return {name: [run for run in runs if run.name == name and rate_of(run) == best[name]] for name in best.index}
 
@@ -253,8 +253,8 @@ def starting_heads(heads, repeats):
         count = 1 if is_check(runs) else repeats
         if len(runs) < count:
             raise InputError(
-                f"repeats is {count}, but chapter 4 trained only {len(runs)}: use fewer repeats, or run notebook "
-                "04_transfer_learning again with more repeats."
+                f"repeats is {count}, but chapter 4 trained only {len(runs)} repeats of a head: use fewer repeats, "
+                "or run notebook 04_transfer_learning again with more repeats."
             )
         chosen += runs[:count]
     return chosen

@@ -16,14 +16,14 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.1  # largest width of a figure on the page: this many pixels per point (1/72 inch)
+PIXELS = 1.1  # a figure has at most this many pixels on the page per point (1/72 inch) of its width
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
 # Greys below DARK get the page's text colour, greys above LIGHT its line colour, and all other greys `--quiet`.
 DARK, LIGHT = 0x60, 0xC0
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {4: 2, 6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
 LINE = 0.23  # height in inches of a line of text in a narrow figure
-LETTERS = {"title": 40, "name": 20, "photo": 60}  # letters across a narrow figure; the text of photos is small
+LETTERS = {"title": 40, "name": 20, "photo": 60}  # most letters per line; "photo": of a row's titles together
 
 
 def save_figure(figure, file, metadata):
@@ -100,10 +100,10 @@ def unique(name, counts):
 
 
 def page_colour(found):
-    """Return an SVG style with a CSS variable or `currentColor` for a grey or the palette's blue; keep other colours.
+    """Replace a grey or the palette's blue in an SVG style by a CSS variable or `currentColor`; keep other colours.
 
     `found` is a regular-expression match of the property (fill or stroke) and the colour (#rrggbb). The result is a
-    str such as "fill: var(--blue)". White gets the colour of the page.
+    str such as "fill: var(--blue)". White becomes the background of the page.
     """
     use, colour = found.groups()
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
@@ -145,9 +145,9 @@ def make_narrow(figure):
             move_below(figure, legend)
     if figure._suptitle:
         figure._suptitle.set_text(wrapped(figure.get_suptitle(), LETTERS["title"]))
-    needed = 0  # height in inches that leaves room for the panels beside texts of several lines
+    needed = 0  # height in inches at which texts of several lines still leave room for the panels
     for axes in panels:
-        beside = 0  # letters of the longest name beside the panel, which takes width from the title
+        beside = 0  # letters of the longest name left of the panel; such names leave the title less width
         if names := category_ticks(axes.yaxis):
             texts = [wrapped(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)

@@ -150,14 +150,17 @@ def test_a_plan_ends_at_the_first_queue_that_is_not_trained(chapter, project, ca
 def test_a_chapter_that_reads_an_unfinished_one_comes_after_it(chapter, working_folder, capsys):
     others = [write_notebook(working_folder / f"{name}.ipynb", "seed = 0", FIRST) for name in ("05_any", "06_any")]
     told = planned_lines([chapter, *others], {}, capsys)
-    assert told[1:3] == ["05_any: can be counted after chapter 2", "06_any: can be counted after chapters 2, 5"]
+    assert told[1:3] == [
+        "05_any: trainings can be counted after chapter 2",
+        "06_any: trainings can be counted after chapters 2, 5",
+    ]
 
 
 def test_without_a_split_chapter_one_comes_first(working_folder, chapter, capsys):
     places.SPLIT_CSV.unlink()
     told = planned_lines([CHAPTERS[0], chapter], {}, capsys)
     assert told[0].startswith("01_data_split: makes the split first")
-    assert told[1] == "02_small: can be counted after chapter 1"
+    assert told[1] == "02_small: trainings can be counted after chapter 1"
     assert planned_lines([chapter], {}, capsys)[0].endswith(
         "it would stop: There is no data/split.csv yet: run notebook 01_data_split first."
     )

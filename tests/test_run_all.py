@@ -479,8 +479,8 @@ def test_a_plan_counts_the_trainings_and_changes_nothing(whole_run, run_all):
     assert changed["03_regularisation_ablations"].startswith("0 trainings cached, at least 2 to train, ")
     assert changed["04_transfer_learning"] == cached["04_transfer_learning"]
     assert (changed["05_fine_tuning"], changed["06_comparison"]) == (
-        "can be counted after chapter 2",
-        "can be counted after chapters 2, 3, 5",
+        "trainings can be counted after chapter 2",
+        "trainings can be counted after chapters 2, 3, 5",
     )
     forced = lines("--force", "--only", "04")
     assert re.match(r"0 trainings cached, at least \d+ to train, ", forced["04_transfer_learning"])

@@ -6,12 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-OUTLINE = "ivory"  # colour of a leaf's outline: light, but not white: the page draws white in the colour of the paper
+OUTLINE = "ivory"  # colour of a leaf's outline: not white, because the page replaces white by its own background colour
 MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", "C2"), ALONE: ("v", "0.5")}
 
 
 def draw_holding(table, chance):
-    """Draw the macro F1 of each model on the test photos, on other backgrounds and on backgrounds without the leaf.
+    """Draw each model's macro F1 on each kind of photo: the columns of `table`, such as "other backgrounds".
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def draw_heat(examples, classes):
         axis.set(xticks=[], yticks=[])
     return figure, (
         f"LayerCAM of {'; '.join(examples)}: up to three right and three wrong answers. The title gives the species of "
-        "the photo. It begins with = if the answer is right; otherwise ≠ and the wrong answer follow. Yellow places "
-        "supported the answer most, then red and purple ones; other places are almost transparent. The line is the "
-        "leaf's outline, which a program found."
+        "the photo. If the answer is right, the title begins with =; if it is wrong, ≠ and the answer follow the "
+        "species. Yellow places supported the answer most, then red and purple ones; other places are almost "
+        "transparent. The line is the leaf's outline, which a program found."
     )

@@ -142,7 +142,7 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        tested = verdict != "not tested"  # tested claims are quoted; of the others, only the number is shown
+        tested = verdict != "not tested"  # tested claims are quoted; of the others, only the name (C9) is shown
         links = [
             f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * tested}'
             for row in own.itertuples()
@@ -202,7 +202,7 @@ def confusion_html(answers, label, images, classes):
 
 
 def mistakes_html(answers, label, images, classes, count):
-    """Show the most confident mistakes of a model as photos, and say which mistake and which species are worst.
+    """Show the most confident mistakes of a model as photos; name its most frequent mistake and the lowest F1 scores.
 
     Parameters
     ----------

@@ -2,6 +2,6 @@
 
 import sys
 
-# jsonschema validates the notebooks. Without this entry it also builds a grammar of web addresses. That takes over a
-# second, and no notebook needs the grammar.
+# jsonschema, which validates the notebooks, takes over a second to build a grammar of web addresses if it can import
+# this package. No notebook needs the grammar; the entry None makes the import fail, and jsonschema goes on without.
 sys.modules.setdefault("rfc3987_syntax", None)

@@ -66,8 +66,8 @@ def training_statements(statements):
     """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
     A statement trains if it contains a call and names helpers.train or helpers.train_all, for example
-    `found = [*map(helpers.train, specs)]`. Instead of these two functions, it may name a variable or a function that
-    was defined with one of them. The definition itself does not train.
+    `found = [*map(helpers.train, specs)]`. A function that uses one of these two, or a variable that stands for one
+    (`work = helpers.train`), counts like the two themselves; the statement that defines it does not train.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):

@@ -33,7 +33,7 @@ def chapter_parameters(notebook):
 
 
 def parameter_readers():
-    """List the chapters that have each parameter: dict of parameter name to list of chapter numbers."""
+    """List, for each parameter, the chapters that have it: dict of parameter name to list of chapter numbers."""
     readers = {}
     for chapter in CHAPTERS:
         for name in chapter_parameters(chapter):

@@ -64,7 +64,7 @@ def main():
 
 
 def say_plan(options, values):
-    """Print what the command would do without --plan."""
+    """Print, for --plan, what the same command would do without this option."""
     from leaves.report.plan import print_plan  # this imports IPython, which takes a second
 
     if options.force:
@@ -81,7 +81,7 @@ def effective_parameters(options):
 
 
 def check_scheduler(address):
-    """Pass a Dask scheduler's address to the kernels; InputError if no scheduler answers. local:N is not checked."""
+    """Pass the value of --scheduler to the kernels; if it is not local:N, InputError unless a scheduler answers."""
     if not address.startswith("local:"):
         from leaves import cluster  # importing Dask takes a second
 

@@ -8,7 +8,7 @@ from leaves import places
 from leaves.files import content_hash, file_hash, link_or_copy
 from leaves.report.chapters import CHAPTERS, read_by
 
-FAILED = "failed_"  # prefix of the file of a failed execution; the last good execution keeps its own file
+FAILED = "failed_"  # begins the file name of a failed execution; the file of the last good execution stays beside it
 # The files that a chapter writes in report/, in addition to its executed notebook and its figures.
 LEFT_BY = {
     "03": ["variants.csv"],
@@ -50,9 +50,9 @@ def keep_last_report():
 
     A file in report/ is always replaced and never overwritten, so the links keep the old content.
 
-    An interrupted command leaves the finished report in report/.last, and report/ may then mix old and new chapters. If
-    both folders have the same split, report/.last stays, and no links are made. Otherwise the report in report/.last is
-    moved to report/earlier, and the links are made.
+    If report/.last exists already, a command was interrupted: this folder has the finished report, and report/ may mix
+    old and new chapters. If both have the same split, report/.last stays, and no links are made. If their splits
+    differ, the report in report/.last is moved to report/earlier, and the links are made.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -77,9 +77,9 @@ def split_of(report):
 def settle_last_report(stale):
     """Delete the report in report/.last after chapters were executed, or move it to report/earlier.
 
-    The report is moved if any chapter is stale, or if the report's split is not the current split. Otherwise it is
-    deleted. Before that, if the new execution of a chapter in `LEFT_BY` failed, the files and figures of the chapter's
-    last good execution are moved back from report/.last to report/.
+    The report is moved if `forget_stale` found a stale chapter, or if the report's split is not the current split.
+    Otherwise it is deleted. But if the new execution of a chapter in `LEFT_BY` failed, the files and figures of its
+    last good execution are first moved back from report/.last to report/.
 
     Parameters
     ----------

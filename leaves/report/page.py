@@ -41,7 +41,7 @@ def finish_page(html):
     slots = {slot: move_to_cover(soup, slot, title) for slot, title in SLOTS.items()}
     for found in main.select("section.in-short"):
         move_answer(soup, found)
-    for setup in main.select("section.setup"):  # the versions are listed at the end of the page instead
+    for setup in main.select("section.setup"):  # these cells print versions; the page lists them at its end
         for area in outputs_of(setup):
             area.decompose()
     fold_code(soup, main)
@@ -172,7 +172,7 @@ def anchor_name(title):
 
 
 def entry_of_cover(soup, slots):
-    """Make the first entry of the contents: a list item with links to the cover and to those sections that it has."""
+    """Make the first entry of the contents: a list item with links to the cover and to the cover's sections."""
     sections = {f"#{slot}": title for slot, title in SLOTS.items() if title and slots[slot]}
     sections |= {f"#{found['id']}": found.h2.get_text() for found in soup.select("#cover > section[id]")}
     links = "".join(f'<li><a href="{place}">{escape(title)}</a></li>' for place, title in sections.items())

@@ -38,7 +38,7 @@ def print_plan(chapters, values, unchanged, forgotten):
                 told, is_open = plan_of_split(notebook, values, notebook in unchanged)
             elif before:
                 told, is_open = (
-                    f"can be counted after chapter{'s' * (len(before) > 1)} {', '.join(map(str, before))}",
+                    f"trainings can be counted after chapter{'s' * (len(before) > 1)} {', '.join(map(str, before))}",
                     True,
                 )
             else:

@@ -30,8 +30,8 @@ WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and ImageNet weigh
 TABLES = ("scores.csv", "ranking.csv", "verdicts.csv", "variants.csv")
 COVER = "cover.png"  # the README's picture, taken from the published page afterwards
 MOST_BYTES = {"report.html": 6e6, "all": 12e6}
-CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # may differ from the profile
-RECORDED = {"variants", "search_trials", "backbones"}  # may differ from the profile; the provenance then records them
+CHOSEN_BY_THE_READER = {"data", "photos", "weights", "external", "photo"}  # parameters that may differ from the profile
+RECORDED = {"variants", "search_trials", "backbones"}  # so may these; provenance.json then records their values
 
 
 def main():
@@ -49,16 +49,16 @@ def main():
 
 def finished_runs(split_hash):
     """List the finished and undamaged runs on a split, in runs/ or as evidence in results/runs: list of Run."""
-    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # in this order, so a run in runs/ replaces its evidence
+    places_of_runs = (places.RESULTS / "runs", places.RUNS)  # runs/ is last, so a run there replaces its evidence
     files = [file for place in places_of_runs for file in place.glob("*/result.json")]
     sound = [file.parent for file in files if not fault_of_run(file.parent)]
-    of_spec = {folder.name[-8:]: folder for folder in sound}  # one training may have two folders with different names
+    of_spec = {folder.name[-8:]: folder for folder in sound}  # the key is the hash: a training may have two folders
     sound = sorted(of_spec.values(), key=lambda folder: folder.name)
     return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
 
 
 def check_photos():
-    """Raise InputError with one sentence if the current photos are synthetic, or if data/source.json names none."""
+    """Raise InputError with one sentence if the current photos are synthetic or if data/source.json names no photos."""
     source = read_json(places.SOURCE_JSON)
     if source.get("data") in (None, "sample") or source.get("name", "").startswith("synthetic"):
         raise InputError(f"A study needs real photos, but the present photos are synthetic or unknown: {WAY}.")
@@ -99,7 +99,7 @@ def check_finished():
 def publish(split, runs, recorded):
     """Copy the tables, the page and the figures of the study, write a table of its photos and, last, its provenance.
 
-    `recorded` is from `check_finished`. `MOST_BYTES` limits the size of the page alone, and the size of the page, the
+    `recorded` is from `check_finished`. `MOST_BYTES` has two limits: one for the page alone, and one for the page, the
     figures and results/runs together. If a limit is exceeded, raise InputError before any file is changed.
     """
     page = (places.REPORT / "report.html").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from pygments.formatters import HtmlFormatter
 
 TEMPLATES = Path(__file__).resolve().parent
 PARTS = TEMPLATES / "template"
-PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # papermill's note that a cell failed; the page has a note of its own
+PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # papermill's notes of failures; left out, as the page has its own
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
 LARGE_PICTURE = 150_000  # bytes of a PNG; a chart has fewer bytes, a figure of photos more
 ORIGINAL = "https://github.com/matteobraceschi/Neural-Network-for-Image-Classification"
@@ -131,8 +131,8 @@ def damaged_files(chapters):
 def files_of_figure(name, png, damaged):
     """Find the SVGs of a figure (list of Path) and the CSV file of its numbers (Path, or None if missing or damaged).
 
-    If an SVG is damaged, the list is empty. If the PNG of the figure in report/figures is missing, or differs from
-    `png` (base64), the figure's PNG in the notebook, return an empty list and None.
+    If an SVG is damaged, the list is empty. `png` is the figure in the notebook, in base64. Return an empty list and
+    None if the figure's PNG in report/figures is missing or differs from `png`: its files may show another figure.
     """
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
@@ -219,7 +219,7 @@ def provenance(chapters, profile, command):
         "Python": platform.python_version(),
         "Packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "Processor": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "Reproducibility": "seeds are parameters; the last digits of scores depend on processor and number of threads",
+        "Reproducibility": "seeds are listed below; last digits of scores depend on processor and number of threads",
     }
     return {"terms": terms, "chapters": [chapter_facts(chapter) for chapter in chapters]}
 

@@ -53,7 +53,7 @@ def execute_chapters(chapters, parameters):
         except BaseException:  # Ctrl-C, or a full disk
             stop_all()
             raise
-        finally:  # these chapters are skipped, because a chapter that they read has failed
+        finally:  # kernels of chapters that are skipped, because a chapter that they read has failed
             for kernel in kernels.values():
                 stop_kernel(kernel)
     for number in waiting:
@@ -63,15 +63,15 @@ def execute_chapters(chapters, parameters):
 
 
 def ready(waiting, read, done):
-    """List the waiting chapters that read only chapters in `done`, first those whose files most other chapters read."""
+    """List the waiting chapters for which all chapters that they read are in `done`; most-read chapters come first."""
     due = [number for number in waiting if read[number] <= done]
     return sorted(due, key=lambda number: -len(READERS[number]))
 
 
 def start_early(numbers, kernels):
-    """Start the kernels of the next chapters, which import TensorFlow on a core that is free; add them to `kernels`."""
+    """Start the next chapters' kernels early, so that they import TensorFlow on a free core; add them to `kernels`."""
     for number in numbers:
-        with contextlib.suppress(OSError):  # such a kernel is started when the chapter's turn comes
+        with contextlib.suppress(OSError):  # a kernel that fails now is started when its chapter's turn comes
             kernels[number] = kernels.get(number) or start_kernel()
 
 

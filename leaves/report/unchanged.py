@@ -90,7 +90,7 @@ def known_chapters():
 
 
 def unchanged_chapters(digests, known):
-    """List the chapters that need not be executed, because no file that they read or wrote has changed: list of Path.
+    """List the chapters whose code, parameters and files have not changed, so they need not be executed: list of Path.
 
     Parameters
     ----------
