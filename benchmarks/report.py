@@ -4,8 +4,8 @@
 
 In a copy of the project, the whole report is made three times: with nothing cached, with everything cached and with
 nothing changed. With everything cached, all chapters are executed again; with nothing changed, no chapter is executed.
-In a second copy, the chapters then run one at a time: first each of them with nothing of its own cached, and then each
-of them again with everything cached. Every run also renders the page.
+In a second copy, the chapters then run one at a time. Each chapter first runs when only the chapters before it are
+cached. After all chapters have run, each runs again with everything cached. Every run also renders the page.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def copy_project(copy):
     """Copy the project, except the files in `MADE`, to the folder `copy`; link .venv there, and return the folder."""
 
     def made(folder, names):
-        inside = Path(folder) in (ROOT, ROOT / "data")  # elsewhere such a name may be code, as leaves/report is
+        inside = Path(folder) in (ROOT, ROOT / "data")  # elsewhere code may match, such as leaves/report
         return shutil.ignore_patterns(*(MADE if inside else MADE[:5]))(folder, names)
 
     shutil.copytree(ROOT, copy, ignore=made)

@@ -79,7 +79,7 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 
     Returns
     -------
-    list of dict, one per stage, with the keys way, stage, seconds and, except for the features, macro F1
+    list of dict, one per stage, with the keys way, stage, seconds and macro F1; the stage "features" has no macro F1
     """
     classes = len(split.attrs["classes"])
     spec = runs.training_spec("04", name, split, epochs, 0, backbone=name, image_size=size, patience=epochs)
@@ -116,14 +116,14 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 def one_round(split, views, common):
     """Measure both methods once: list of dict, the rows of `usual_way` and then those of `cached_way`.
 
-    The dict `common` has the arguments of both functions: name, source, size, epochs and tuning_epochs.
+    The dict `common` has the arguments that both functions share: name, source, size, epochs and tuning_epochs.
     """
     with tempfile.TemporaryDirectory() as cache:
-        places.CACHE = Path(cache)  # empty at the start; both methods get images that are already decoded
+        places.CACHE = Path(cache)  # an empty cache; the images are decoded here, before either method is timed
         size, classes = common["size"], len(split.attrs["classes"])
         data = {part: dataset.load_images(split, part, size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
-        backbones.load_parts.cache_clear()  # an earlier round has fine-tuned the last block in this cache
+        backbones.load_parts.cache_clear()  # an earlier round fine-tuned the last block of the cached backbone
         training.compiled_model.cache_clear()  # each round must trace its networks anew, as the usual method does
         rows = usual_way(classes=classes, data=data, **common)
         backbones.load_parts.cache_clear()

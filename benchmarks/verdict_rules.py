@@ -40,7 +40,7 @@ def trained():
 
 
 def resampled(scores, repeats, variants, rng, effect=0.0):
-    """Draw score differences between simulated variants and FinalModel; a variant is FinalModel with other seeds.
+    """Draw at random the differences in score between simulated variants (FinalModel with other seeds) and FinalModel.
 
     Parameters
     ----------

@@ -112,9 +112,7 @@ def find_in_class(folder):
         raise InputError(f"The folder name {folder.name!a} is not UTF-8 or has a carriage return: rename the folder.")
     label, disease = fold_class(folder.name)
     if {label[:1], disease[:1]} & {*"=+-@"}:
-        raise InputError(
-            f"The species or the disease in the folder name {folder.name!a} begins like a spreadsheet formula: rename it."
-        )
+        raise InputError(f"Species or disease in folder {folder.name!a} begins like a spreadsheet formula: rename it.")
     images, issues = [], []
     for entry in visible(folder):
         if not can_be_written(entry.name):
