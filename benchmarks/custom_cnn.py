@@ -283,10 +283,10 @@ def main():
 
 
 def report(measured, size):
-    """Print a table of steps, a table of epochs, and for each precision the peak speed (see `matrix_peak`).
+    """Print the speeds of single steps, those of whole epochs, and the peak speed in float32 and bfloat16.
 
-    After each table, one line per precision gives the speed of this project divided by the speed of the fastest other
-    contestant. A precision in which no other contestant was measured has no line.
+    For the peak, see `matrix_peak`. After each of the two tables, one line for each number format (float32, bfloat16)
+    gives this project's speed divided by that of the fastest other contestant, if another was measured in this format.
     """
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}

@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/report.py [--chapters 01 02 03 04 05 06] [options of run_all.sh]
 
-In a copy of the project, the whole report is made three times: with nothing cached, with everything cached and with
-nothing changed. With everything cached, all chapters are executed again; with nothing changed, no chapter is executed.
-In a second copy, the chapters then run one at a time. Each chapter first runs when only the chapters before it are
-cached. After all chapters have run, each runs again with everything cached. Every run also renders the page.
+In a copy of the project, the whole report is made three times. First nothing is cached. Then everything is cached: all
+chapters are executed again, but they find their finished trainings. Last, nothing has changed, so no chapter is
+executed. In a second copy, the chapters run one at a time, in order, so each chapter finds only the trainings of the
+chapters before it. Then each chapter runs again with everything cached. Every run also renders the page.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Read the table of the split, change its validation subset, and load the decoded images of a subset."""
+"""Read the table of the split, copy it with another validation subset, and load the decoded images of a subset."""
 
 import hashlib
 

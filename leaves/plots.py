@@ -171,8 +171,9 @@ def check_drawn(figure, table):
 def check_mesh(axes, mesh, table):
     """Raise ValueError if a heat map (`mesh`) does not show the names and numbers of its table, see `check_drawn`."""
     names = [[*category_ticks(axis).values()] for axis in (axes.yaxis, axes.xaxis)]
-    if names != [[str(name).strip() for name in wanted] for wanted in (table.index, table.columns)]:
-        raise ValueError(f"The axes and the table have different names: {names}.")
+    wanted = [[str(name).strip() for name in index] for index in (table.index, table.columns)]
+    if names != wanted:
+        raise ValueError(f"The axes have the names {names}, and the table has {wanted}.")
     if not np.allclose(np.asarray(mesh.get_array()).reshape(table.shape), table.to_numpy()):
         raise ValueError("The numbers in the heat map differ from the numbers in the table.")
 

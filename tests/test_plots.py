@@ -87,7 +87,7 @@ def test_a_heat_map_is_compared_with_its_matrix():
     axis = sns.heatmap(matrix)
     plots.check_drawn(axis.figure, matrix)
     for wrong in (matrix.T, matrix[["Elm", "Oak"]]):
-        with pytest.raises(ValueError, match="heat map|different names"):
+        with pytest.raises(ValueError, match="heat map|axes have the names"):
             plots.check_drawn(axis.figure, wrong)
 
 
