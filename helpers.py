@@ -137,7 +137,8 @@ def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
     `table` is the DataFrame or Series from which the figure was drawn. If an axis has names as tick labels,
-    `plots.check_drawn` compares both; ValueError if they differ. The file's metadata say whether they were compared.
+    `plots.check_drawn` compares the figure with `table`; ValueError if they differ. The file's metadata say whether
+    this was done.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

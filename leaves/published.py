@@ -73,7 +73,9 @@ def introduction(study, split_hash):
         )
         if trials := facts["parameters"].get("search_trials"):
             sentences.append(f"The study's search had {count_text(trials, 'trial')} so far.")
-        sentences.append("The study's verdicts are preliminary: every further claim makes all tests stricter.")
+        sentences.append(
+            "The study's verdicts are preliminary: all claims are tested together, so further claims can change them."
+        )
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")
     return sentences

@@ -25,7 +25,7 @@ import pandas as pd
 import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
-WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run; see `find_run`, `needs`
+WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, values of `needs`
 SCHEMA = 3  # version of the runs; raise this number when new code changes results, files or arrays of `Run.reading`
 
 
@@ -328,7 +328,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and which parameter (named by `epochs` or `rate`) to change for others."""
+    """Say how many trainings converged, and which parameter (named by `epochs` or `rate`) to change for the others."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",

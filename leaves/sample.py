@@ -885,7 +885,7 @@ def build_relief(species, disease, canvas):
     """Return the height of the blade above the paper in leaf lengths, float32 (n, n)."""
     rng, surface, n = canvas.rng, species.surface, canvas.n
     curl = surface.curl * (disease.curl if disease else 1.0) * rng.uniform(0.4, 1.2)
-    frame = min(1.0, n / canvas.pose.scale)  # below 1 if a leaf is larger than the frame; its waves are as much lower
+    frame = min(1.0, n / canvas.pose.scale)  # below 1 if a leaf is larger than the frame; factor for its waves
     height = np.float32(0.022 * curl * frame) * fractal_noise(rng, n, 3, 2)
     across = np.abs(canvas.v)
     height += np.float32(surface.fold * rng.normal(0, 0.32)) * np.sqrt(across**2 + np.float32(4e-4))

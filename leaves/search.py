@@ -200,7 +200,7 @@ def round_table(rounds, study):
 
 
 def depths(filters, size):
-    """Return the smallest and largest number of blocks to try; each block halves the image, and 1 pixel must remain."""
+    """Return the smallest and largest number of blocks to try; each block halves the side, and 1 pixel must remain."""
     return min(3, len(filters)), min(max(5, len(filters)), int(math.log2(size)))
 
 

@@ -8,7 +8,7 @@ import itertools
 
 from leaves import places
 from leaves.backbones import BACKBONES, cut_backbone, join_parts, load_backbone, load_parts, trainable_tail
-from leaves.claims import compare, evidence, not_tested, pairs
+from leaves.claims import compare, count_text, evidence, not_tested, pairs
 from leaves.custom_cnn import build_model
 from leaves.dataset import DEVELOPMENT, load_images
 from leaves.features import fold_data, frozen_outputs
@@ -253,8 +253,8 @@ def starting_heads(heads, repeats):
         count = 1 if is_check(runs) else repeats
         if len(runs) < count:
             raise InputError(
-                f"repeats is {count}, but chapter 4 trained only {len(runs)} repeats of a head: use fewer repeats, "
-                "or run notebook 04_transfer_learning again with more repeats."
+                f"repeats is {count}, but chapter 4 trained only {count_text(len(runs), 'repeat')} of a head: use "
+                "fewer repeats, or run notebook 04_transfer_learning again with more repeats."
             )
         chosen += runs[:count]
     return chosen

@@ -2,6 +2,6 @@
 
 import sys
 
-# jsonschema, which validates the notebooks, takes over a second to build a grammar of web addresses if it can import
-# this package. No notebook needs the grammar; the entry None makes the import fail, and jsonschema goes on without.
+# jsonschema, which validates the notebooks, builds a grammar of web addresses if it can import rfc3987_syntax. That
+# takes over a second, and no notebook needs it; the entry None makes the import fail, and jsonschema goes on without.
 sys.modules.setdefault("rfc3987_syntax", None)
