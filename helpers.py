@@ -137,8 +137,7 @@ def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
     `table` is the DataFrame or Series from which the figure was drawn. If an axis has names as tick labels,
-    `plots.check_drawn` compares the figure with `table`; ValueError if they differ. The file's metadata say whether
-    this was done.
+    `plots.check_drawn` compares figure and table; ValueError if they differ. The metadata say if this was done.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"
