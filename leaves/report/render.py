@@ -33,10 +33,9 @@ LARGE_PICTURE = 150_000  # bytes of a PNG; a chart has fewer bytes, a figure of 
 ORIGINAL = "https://github.com/matteobraceschi/Neural-Network-for-Image-Classification"
 TITLE = "Fourteen leaves: a study repeated"
 LEAD = (
-    "Three students of the Politecnico di Milano, Braceschi, Cariboni and Corradini, classified photos of leaves into "
-    f'14 plant species (<a href="{ORIGINAL}">"Report Gradienters"</a>, 2021). This report repeats their study, checks '
-    "its claims and goes beyond it. The notebooks shown here compute every number of this run. The main score, macro "
-    "F1, is the mean F1 of the species."
+    f'Three students (Braceschi, Cariboni and Corradini: <a href="{ORIGINAL}">"Report Gradienters"</a>, Politecnico di '
+    "Milano, 2021) classified photos of leaves into 14 plant species. The notebooks shown here repeat and check their "
+    "study, and go beyond it. The main score, macro F1, is the mean F1 of the species."
 )
 
 
