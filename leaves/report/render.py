@@ -177,6 +177,7 @@ def cover_facts(profile, command, seconds):
         "Command": command,
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
         "Repository": repository(),
+        "Needs": "Linux or macOS and Python 3.11 to 3.14; the command installs the packages",
         "Profile": profile,
         "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused; two chapters may run at once)",
         "Date": datetime.date.today().isoformat(),
