@@ -72,7 +72,7 @@ def render_report(shown, page, profile, command, seconds):
     exporter.register_filter("data_of_figure", functools.partial(data_of_figure, damaged=damaged))
     report = {"title": TITLE, "lead": LEAD, "style": style(), "script": (PARTS / "script.js").read_text("utf-8")}
     report |= {"study": study_section(damaged)}
-    report |= {"slots": SLOTS, "facts": cover_facts(profile, command, seconds)}
+    report |= {"slots": SLOTS, "facts": cover_facts(command, seconds)}
     report |= {"provenance": provenance(chapters, profile, command)}
     html, _ = exporter.from_notebook_node(merge_chapters(chapters), resources={"report": report})
     html = finish_page(html)
@@ -171,15 +171,14 @@ def image_source(png):
     return f"data:image/webp;base64,{base64.b64encode(smaller.getvalue()).decode()}"
 
 
-def cover_facts(profile, command, seconds):
+def cover_facts(command, seconds):
     """List the facts about this report for its cover: dict of term to value."""
     return {
         "Command": command,
-        "Commit": commit().replace("-dirty", ", with uncommitted changes"),
+        "Needs": "Linux or macOS, Python 3.11 to 3.14",
         "Repository": repository(),
-        "Needs": "Linux or macOS and Python 3.11 to 3.14; the command installs the packages",
-        "Profile": profile,
-        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused; two chapters may run at once)",
+        "Commit": commit().replace("-dirty", ", with uncommitted changes"),
+        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused)",
         "Date": datetime.date.today().isoformat(),
     }
 
