@@ -195,17 +195,17 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
         Bootstrap resamples for the 95 % interval of the score on backgrounds without the leaf.
     """
     rows = table.loc[list(dict.fromkeys([best, for_any]))]
-    second = "No second test set with labels was given, so no other collection of photos was scored."
+    second = "**Other collections: not tested**, because no second test set with labels was given."
     if "second test set" in table:
         scores = " and ".join(f"{score:.3f} ({label})" for label, score in rows["second test set"].items())
-        second = f"Macro F1 on the second test set ({table.attrs['classes']['second test set']} species): {scores}."
+        second = f"**Second test set** ({table.attrs['classes']['second test set']} species): macro F1 {scores}."
     if not elsewhere:
         return f"{second} No leaf of the test subset could be cut out, so other backgrounds were not tested."
     before, after = rows.loc[best, ["unchanged", OTHER]]
-    start, scores = "No: on" if before - after >= MARGIN else "On", []
+    start, scores = "**Other backgrounds: no.** The" if before - after >= MARGIN else "**Other backgrounds:** the", []
     for label, (was, now) in zip(rows.index, rows[["unchanged", OTHER]].to_numpy(), strict=True):
         scores.append(f"of {label} {'falls' if was - now >= MARGIN else 'changes'} from {was:.3f} to {now:.3f}")
-    told = f"{start} other backgrounds, the macro F1 {', and that '.join(scores)}"
+    told = f"{start} macro F1 {', and that '.join(scores)}"
     told += f" (scored only on the leaves that could be cut out). {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]

@@ -94,11 +94,11 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     assert table["background alone"].tolist() == [0, 0, 0]
     told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
     assert told.startswith(
-        "On other backgrounds, the macro F1 of X, transfer learning changes from 1.000 to 1.000, and that of "
+        "**Other backgrounds:** the macro F1 of X, transfer learning changes from 1.000 to 1.000, and that of "
     )
-    assert f"second test set (3 species): 0.500 (X, transfer learning) and 0.500 ({labels[2]})." in told
+    assert f"**Second test set** (3 species): macro F1 0.500 (X, transfer learning) and 0.500 ({labels[2]})." in told
     of_loser = other_photos.holding_sentence(table, labels[1], labels[2], elsewhere, 100)
-    assert of_loser.startswith(f"No: on other backgrounds, the macro F1 of {labels[1]} falls from 1.000 to 0.000, and")
+    assert of_loser.startswith(f"**Other backgrounds: no.** The macro F1 of {labels[1]} falls from 1.000 to 0.000, and")
     assert "without the leaf, X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
     assert told.endswith(", no better than guessing.")
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
@@ -125,7 +125,7 @@ def test_without_any_outline_nothing_is_said_of_other_backgrounds(project, monke
     table = other_photos.holding_table(*inputs, external=answers(HALF, HALF, HALF))
     assert table.loc["X, fine tuning"].tolist() == [1, 0.5]
     told = other_photos.holding_sentence(table, "X, fine tuning", "X, fine tuning", {}, 100)
-    assert told.startswith("Macro F1 on the second test set (3 species): 0.500 (X, fine tuning). No leaf of the test")
+    assert told.startswith("**Second test set** (3 species): macro F1 0.500 (X, fine tuning). No leaf of the test")
     assert "other backgrounds were not tested" in told
     assert figures.draw_holding(table, 1 / 3)[0].axes[0].get_title() == "Best on the test photos: X, fine tuning"
     assert other_photos.pictures_elsewhere(project, 32)[other_photos.ALONE].shape == (0, 32, 32, 3)

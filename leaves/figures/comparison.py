@@ -58,11 +58,11 @@ def draw_scores(scores, against, best):
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
-    words = {"better": "better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
+    words = {"worse": "better than", "better": "worse than", "tie": "tied with", "undecided": "undecided against"}
     counts = {word: (against["verdict"] == verdict).sum() for verdict, word in words.items()}
-    told = ", ".join(f"{count or 'none'} {word}" for word, count in counts.items() if count or word != "tied")
+    told = ", ".join(f"{word} {count or 'none'}" for word, count in counts.items() if count or word != "tied with")
     # The title has two lines, because one line would be wider than the figure.
-    axis.set_title(f"Validation chose {best}.\nThe {len(against) - 1} others on test, compared with it: {told}.")
+    axis.set_title(f"Validation chose {best}.\nOf {len(against) - 1} others on test, it is {told}.")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores: "
     caption += "accuracies on other photos, so they cannot be compared with the macro F1 here."
     for verdict in ("better", "worse"):

@@ -149,6 +149,8 @@ def tally_html(verdicts, title):
         ]
         listed = ("<br>" if tested else " ").join(links)
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
+    if study := published_study():
+        title += f" (the published study: {tally(study.verdicts)})"
     return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
 
 

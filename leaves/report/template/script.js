@@ -16,7 +16,7 @@ const headings = [...links.keys()].map((id) => document.getElementById(id)).filt
 let waiting = false;
 function markPlace() {
   waiting = false;
-  const passed = headings.filter((heading) => heading.getBoundingClientRect().top < innerHeight / 3);
+  const passed = headings.filter((heading) => heading.getBoundingClientRect().top < 100);
   document.querySelector("nav [aria-current]")?.removeAttribute("aria-current");
   document.querySelectorAll("nav li.here").forEach((item) => item.classList.remove("here"));
   const here = passed.length && links.get(passed[passed.length - 1].id);
