@@ -213,6 +213,7 @@ COMMANDS = {
     "report": ".venv/bin/python benchmarks/report.py --chapters 01 --profile tiny",
     "scaling": ".venv/bin/python benchmarks/scaling.py --counts 80 70 --chapters 01",
     "verdict_rules": ".venv/bin/python benchmarks/verdict_rules.py --quick",
+    "compare_runs": ".venv/bin/python benchmarks/compare_runs.py results/runs",
 }
 
 
@@ -280,6 +281,7 @@ DOCUMENTED = {
     ".venv/bin/python benchmarks/report.py": Run("report"),
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
     ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
+    ".venv/bin/python benchmarks/compare_runs.py FOLDER": Run("compare_runs", {"FOLDER": "results/runs"}),
     ".venv/bin/python tests/take_cover.py": "run by test_the_picture_of_the_cover_is_taken in test_run_page.py",
     ".venv/bin/python -m leaves.report.publish": "run by test_a_run_that_is_no_study_keeps_its_evidence",
 }
@@ -694,6 +696,7 @@ TOLD = {
     "report": r"\| 01 \| \d+ \| \d+ \|",
     "scaling": "peak GB",
     "verdict_rules": "trainings of FinalModel, standard deviation over seeds",
+    "compare_runs": r"\d\d trainings: mean difference .0.0000, standard deviation 0.0000",
 }
 
 
