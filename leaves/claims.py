@@ -187,7 +187,7 @@ def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
     A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons.
-    The kinds are not corrected for each other, because with a margin at most one of the three null hypotheses is true.
+    The number of kinds needs no correction: with a margin, at most one of the three null hypotheses is true.
 
     Parameters
     ----------

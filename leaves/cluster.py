@@ -163,14 +163,14 @@ def train_queue(queue, split, prepare, address, progress):
     InputError
         When a run failed `ATTEMPTS` times; raised after all other runs have ended. The message says which and why.
     """
-    from leaves.training import THREADS  # not at the top: it imports TensorFlow; a worker must set its threads before
+    from leaves.training import THREADS  # not at the top: workers set their threads before TensorFlow
 
     client = connect(address)
     count = int(address.removeprefix("local:")) if address.startswith("local:") else 0
     events = Queue()
     client.subscribe_topic(TOPIC, lambda event: events.put(event[1]) if event[1][0] in queue else None)
-    run = toolz.compose(operator.call, cloudpickle.loads)  # tasks are bytes, which the scheduler does not unpickle
-    prepare = cloudpickle.dumps(prepare)  # bytes: unpickling imports TensorFlow; a worker must set its threads before
+    run = toolz.compose(operator.call, cloudpickle.loads)  # tasks are bytes, unpickled only by the worker
+    prepare = cloudpickle.dumps(prepare)  # unpickled later: a worker sets its threads before it imports TensorFlow
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}

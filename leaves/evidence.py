@@ -90,7 +90,7 @@ def evidence_of_size(large, small, models, repeats, on_test, draws):
     """
     if not large:
         return {
-            "comparisons": claims.not_tested("none of the study's networks was trained with ImageNet weights"),
+            "comparisons": claims.not_tested("in this run, no backbone of the original study has ImageNet weights"),
             "note": "",
         }
     runs = [repeats.get(label, [models[label]]) for label in (large, small[0])]

@@ -198,7 +198,7 @@ def test_without_imagenet_weights_the_size_is_not_tested():
     [row] = claims.judge([{"claim": "C17", "said": "", "figure": "", **made}], 5).to_dict("records")
     assert (row["verdict"], row["reason"]) == (
         "not tested",
-        "none of the study's networks was trained with ImageNet weights",
+        "in this run, no backbone of the original study has ImageNet weights",
     )
 
 

@@ -95,8 +95,9 @@ def is_of_sample(given):
 
 
 def copy_of_runs(folder, forgotten):
-    """Make a folder to use instead of runs/ while a plan is made, with links to all runs not in `forgotten`; return it.
+    """Make a folder to use instead of runs/ while a plan is made, with links to the runs that it keeps; return it.
 
+    The runs in `forgotten` get no link: with --force they would be trained again.
     The records of the chapters (runs/<number>.json) are copied and not linked, because planning a chapter writes its
     record.
     """
