@@ -249,6 +249,9 @@ DOCUMENTED = {
     ".venv/bin/jupyter lab notebooks": Run("lab"),
     ".venv/bin/python benchmarks/sample_realism.py DIR": Run("sample_realism", {"DIR": "synthetic"}),
     "./run_all.sh --data plant_village -p photos results/photos.csv": Run("published photos"),
+    "./run_all.sh --data plant_village --profile study -p photos results/photos.csv": Run(
+        "published photos", {"study": "tiny"}
+    ),
     "./run_all.sh --scheduler local:4": Run("every option", {"local:4": "local:1"}),
     ".venv/bin/dask scheduler --host 192.0.2.1 --port 8786": Run("scheduler", SERVER),
     "cd /shared/leaf-report": "the folder in which the next command is given",
