@@ -405,8 +405,9 @@ def needed_text(rows, verdicts, count):
         if compared:
             outcome = compared.outcome(*(value < LEVEL for value in compared.p_values()))
             alone[place] = verdict_of(outcome, row["must be"])
-    is_open = joint_verdict(alone) == "undecided"
-    return [f"{few} would decide{'' if is_open else ' (without the correction for all claims, it would be decided)'}"]
+    verdict = joint_verdict(alone)
+    more = f"; without the correction for all claims, it would be {verdict}" if verdict != "undecided" else ""
+    return [f"{few} would decide{more}"]
 
 
 def joint_verdict(verdicts):

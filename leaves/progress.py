@@ -109,7 +109,7 @@ def forecast(finished, waiting):
 def tell_outcomes(runs):
     """Print which runs diverged, and how many were read from results/runs instead of being trained again."""
     if kept := sum(run.folder.parent != places.RUNS for run in runs):
-        print(f"{kept} of {len(runs)} trainings were skipped, because results/runs holds their results.")
+        print(f"{kept} of these {len(runs)} trainings are read from results/runs.")
     for run in runs:
         if run.result["diverged"]:
             print(f"{training_name(run.spec)}, diverged in epoch {run.result['epochs']}.")

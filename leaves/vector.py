@@ -184,7 +184,8 @@ def move_panels(figure, panels, columns, photos):
 
 def wrapped(text, letters):
     """Break the lines of a text that are longer than `letters`."""
-    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
+    lines = text.replace(" %", "\N{NO-BREAK SPACE}%").split("\n")
+    return "\n".join(textwrap.fill(line, letters) for line in lines)
 
 
 def move_below(figure, legend):

@@ -12,6 +12,7 @@ from leaves.figures import tables
 from leaves.files import InputError, file_hash, read_json, write_atomic
 from leaves.report import publish, render
 from leaves.report.chapters import CHAPTERS, NUMBERS, chapter_parameters, read_by
+from leaves.report.page import finish_page
 
 import nbformat
 import numpy as np
@@ -78,7 +79,7 @@ def test_evidence_is_small_and_holds_no_weights(kept):
 def test_a_run_with_evidence_is_not_trained_for_its_numbers(project, kept, capsys):
     specs, trained, histories, predictions = kept
     again = helpers.train_all(specs, project, never, runs.NUMBERS)
-    assert "2 of 2 trainings were skipped, because results/runs holds their results." in capsys.readouterr().out
+    assert "2 of these 2 trainings are read from results/runs." in capsys.readouterr().out
     for run, was, history, predicted in zip(again, trained, histories, predictions, strict=True):
         assert {**run.result, "hashes": {}} == {**was.result, "hashes": {}}
         pd.testing.assert_frame_equal(run.history, history, rtol=1e-6)
@@ -255,6 +256,14 @@ def test_only_whole_paths_are_shortened():
     page = 'data = "/photos" <a href="results/photos.csv"> /photos/Oak/1.jpg /photos-2 ../photos'
     shortened = 'data = "photos" <a href="results/photos.csv"> photos/Oak/1.jpg /photos-2 ../photos'
     assert publish.without_folders(page, ["/photos"]) == shortened
+
+
+def test_a_path_that_may_break_is_shortened_too():
+    table = '<table class="text"><tr><td>--data /home/some_body/leaves14</td></tr></table>'
+    page = finish_page(f"<nav><!--contents--></nav><main>{table}</main>")
+    assert "<wbr" in page
+    assert "some" not in publish.without_folders(page, ["/home/some_body/leaves14"])
+    assert "--data leaves14<" in publish.without_folders(page, ["/home/some_body/leaves14"])
 
 
 def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):

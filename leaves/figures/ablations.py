@@ -59,6 +59,7 @@ def plot_differences(table):
     count = (excludes_zero & enough).sum()
     title = f"The interval excludes zero for {count} of {enough.sum()} variants"
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)
+    axis.locator_params(axis="x", nbins=7)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 of each variant minus that of FinalModel, on the held-out photos. A mark is the mean over the "
     caption += f"converged pairs, and its line is the 95 % interval. The grey band marks differences below {MARGIN}."

@@ -1,5 +1,7 @@
 """Draw the figures of chapter 6 about the scores of the models, their confidence, and corrupted photos."""
 
+import textwrap
+
 from leaves import scoring
 from leaves.plots import HALO, MODEL_COLOURS, MODEL_MARKERS
 from leaves.robustness import CORRUPTIONS
@@ -61,8 +63,8 @@ def draw_scores(scores, against, best):
     words = {"worse": "better than", "better": "worse than", "tie": "tied with", "undecided": "undecided against"}
     counts = {word: (against["verdict"] == verdict).sum() for verdict, word in words.items()}
     told = ", ".join(f"{word} {count or 'none'}" for word, count in counts.items() if count or word != "tied with")
-    # The title has two lines, because one line would be wider than the figure.
-    axis.set_title(f"Validation chose {best}.\nOf {len(against) - 1} others on test, it is {told}.")
+    told = textwrap.fill(f"Of {len(against) - 1} others on test, it is {told}.", 80)  # a line as wide as the figure
+    axis.set_title(f"Validation chose {best}.\n{told}")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores: "
     caption += "accuracies on other photos, so they cannot be compared with the macro F1 here."
     for verdict in ("better", "worse"):

@@ -146,7 +146,8 @@ def without_folders(page, paths):
     """Shorten each of `paths` in a page to the path's last component, because other machines have other folders."""
     for path in sorted(paths, key=len, reverse=True):
         for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
-            whole = rf"(?<![\w./-]){re.escape(text)}(?![\w-])"  # finds /photos, not results/photos.csv or /photos-2
+            anywhere = re.sub("([_/]+)", r"\1(?:<wbr/?>)?", re.escape(text))  # `page.guard_breaks` adds these tags
+            whole = rf"(?<![\w./-]){anywhere}(?![\w-])"  # finds /photos, not results/photos.csv or /photos-2
             page = re.sub(whole, lambda _, name=name: name, page)
     return page
 
