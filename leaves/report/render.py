@@ -27,7 +27,7 @@ from pygments.formatters import HtmlFormatter
 
 TEMPLATES = Path(__file__).resolve().parent
 PARTS = TEMPLATES / "template"
-PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # papermill's notes of failures; left out, as the page has its own
+PAPERMILL_NOTES = {"papermill-error-cell-tag"}  # papermill's notes of failures; skipped, as the page has its own
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "seaborn", "papermill")
 LARGE_PICTURE = 150_000  # bytes of a PNG; a chart has fewer bytes, a figure of photos more
 ORIGINAL = "https://github.com/matteobraceschi/Neural-Network-for-Image-Classification"
