@@ -228,7 +228,7 @@ def mistakes_html(answers, label, images, classes, count):
         told += f" {'Its' if alone else 'One of its'} most frequent mistake{'' if alone else 's'}: "
         told += f"{classes[true]} predicted as {classes[taken]} ({often} photos)."
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
-    lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in by_class[by_class < 1].nsmallest(3, keep="all").items())
+    lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in by_class[by_class < 1].nsmallest(3, keep="all")[:6].items())
     told += f" Lowest F1 (with the number of test photos): {lowest}."
     told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""
     shown = []
