@@ -11,7 +11,8 @@ from contextlib import suppress
 from queue import Empty, Queue
 
 from leaves import places
-from leaves.files import InputError, own_cores
+from leaves.files import InputError
+from leaves.hardware import own_cores
 from leaves.progress import training_name
 
 import cloudpickle

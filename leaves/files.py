@@ -190,11 +190,6 @@ def matches_checksum(file):
     return file.exists()
 
 
-def own_cores():
-    """Return the processor cores that this process may use: sorted list of their numbers (int)."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
-
-
 def link_or_copy(file, target):
     """Make `target` a hard link to a file, or a copy if links are not possible; missing parent folders are created."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from leaves import places
 from leaves.batches import BALANCES
 from leaves.cache import computed_once
 from leaves.files import InputError, atomic_file, atomic_path, disk_errors_explained, file_hash, read_json, write_json
+from leaves.hardware import instructions, processor_kind
 from leaves.locks import locked
 from leaves.progress import training_name
 from leaves.scoring import constant_score, macro_f1, state_of
@@ -76,11 +77,7 @@ def fast_precision():
     if found := gpus():
         details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
         return "bfloat16" if all(own.get("compute_capability", (0,)) >= (8,) for own in details) else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        flags = []
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & instructions() else "float32"
 
 
 def chosen_precision(precision, size):
@@ -285,6 +282,7 @@ def write_run(folder, spec, training, history, seconds):
         "epochs": len(history),
         "best_epoch": len(history) if spec["patience"] is None else int(history["val_macro_f1"].argmax()) + 1,
         "train_seconds": round(seconds, 2),
+        "processor": processor_kind(),
         "diverged": bool(diverged),
         "state": state_of_training(spec, training, history),
     }

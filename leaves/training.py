@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from leaves.batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
 from leaves.cache import read_arrays
-from leaves.files import atomic_file, own_cores, sync
+from leaves.files import atomic_file, sync
+from leaves.hardware import own_cores
 from leaves.scoring import constant_score
 
 import keras

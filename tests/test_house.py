@@ -8,7 +8,7 @@ import pytest
 
 # Every module of leaves/; each imports only modules that stand before it.
 ORDER = [
-    *("planning", "files", "places", "parameters", "locks", "cache", "progress"),
+    *("planning", "files", "hardware", "places", "parameters", "locks", "cache", "progress"),
     *("image_store", "dataset", "photos", "duplicates", "splitting", "sample", "sources"),
     *("scoring", "backgrounds", "batches", "training", "claims", "runs", "cluster"),
     *("custom_cnn", "dead_units", "ablations", "search", "efficientnet_lite", "backbones", "features", "transfer"),

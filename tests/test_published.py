@@ -10,6 +10,7 @@ from leaves import ablations, custom_cnn, duplicates, photos, places, published,
 from leaves.dead_units import DEAD_FILTERS
 from leaves.figures import tables
 from leaves.files import InputError, file_hash, read_json, write_atomic
+from leaves.hardware import processor_kind
 from leaves.report import publish, render
 from leaves.report.chapters import CHAPTERS, NUMBERS, chapter_parameters, read_by
 from leaves.report.page import finish_page
@@ -233,6 +234,7 @@ def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, ca
     for name, expected in record["files"].items():
         assert file_hash(places.ROOT / name) == expected
     assert (record["photos"], record["trainings"], record["split"]) == (len(study), 2, study.attrs["hash"])
+    assert record["processors"] == {processor_kind(): 2}
     table = pd.read_csv(places.RESULTS / "photos.csv")
     assert [*table.columns] == ["sha256", "name", "label", "split", "fold"]
     assert len(table) == len(study)

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections import Counter
 from html import escape
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from leaves.locks import locked
 from leaves.published import PROFILE
 from leaves.report.chapters import CHAPTERS, chapter_parameters, read_by
 from leaves.report.keep import FAILED, read_executed
-from leaves.report.render import commit, processor, versions
+from leaves.report.render import commit, versions
 from leaves.runs import fault_of_run, keep_evidence, read_run
 
 import yaml
@@ -184,7 +185,7 @@ def provenance(split, runs, recorded):
         "hours": round(seconds / 3600, 1),
         "weights": {name: weights[name] for name in sorted(weights)},
         "versions": {"python": platform.python_version(), **versions()},
-        "processor": processor(),
+        "processors": dict(Counter(run.result.get("processor", "not recorded") for run in runs).most_common()),
     }
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from leaves import places
 from leaves.files import InputError, file_hash, read_json, write_with_checksum
+from leaves.hardware import processor
 from leaves.published import answer, introduction, published_study, scores_beside, scores_table, tally
 from leaves.report.page import PLACE, SLOTS, finish_page
 
@@ -255,16 +256,6 @@ def repository():
 def versions():
     """Return the versions of the main packages: dict of name to version."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def processor():
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
 
 
 def chapter_facts(chapter):

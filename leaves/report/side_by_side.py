@@ -8,7 +8,8 @@ import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from leaves.files import InputError, own_cores
+from leaves.files import InputError
+from leaves.hardware import own_cores
 from leaves.report.chapters import READERS
 from leaves.report.execute import execute_chapter, start_kernel, stop_all, stop_kernel
 from leaves.report.live import Line, clock

@@ -1,0 +1,38 @@
+"""Name this computer's processor, its cores and its instructions."""
+
+import os
+import platform
+from pathlib import Path
+
+# Instructions that multiply several numbers at once, the widest first. Their width changes the last digits of scores.
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
+
+
+def own_cores():
+    """Return the processor cores that this process may use: sorted list of their numbers (int)."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
+
+
+def read_cpuinfo(*fields):
+    """Return what Linux says of the first core in the first of these fields, or "" on another system or without it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() in fields), "")
+
+
+def processor():
+    """Return the processor's name, or its architecture where the system does not tell a name."""
+    return read_cpuinfo("model name") or platform.processor() or platform.machine() or "unknown"
+
+
+def instructions():
+    """Return the processor's instructions that Linux lists, such as "avx2": set of str; empty on another system."""
+    return set(read_cpuinfo("flags", "Features").split())
+
+
+def processor_kind():
+    """Return the processor's name and its widest vector instructions, as in "AMD EPYC, AVX-512"."""
+    known = instructions()
+    return ", ".join([processor(), *[word for flag, word in VECTORS.items() if flag in known][:1]])
