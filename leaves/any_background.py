@@ -184,9 +184,9 @@ def tail_specs(heads, split, passes):
 
     Parameters
     ----------
-    heads : list of Run, trained from specs of `candidate_specs`
+    heads : list of Run, trained from specs of `candidate_specs` or repeats of one of these specs
     passes : int
-        Passes through all views; with 0, the list is empty.
+        Passes through the photos and their views; with 0, the list is empty.
 
     Returns
     -------

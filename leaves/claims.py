@@ -29,8 +29,8 @@ RULES = {
     ),
     "converged": (
         "Only **converged** trainings are evidence. A training is *still rising* if it took all epochs that it was "
-        "allowed, and its best epoch lies in their last tenth. It *did not train* if its macro F1 stays within 0.02 of "
-        "always answering the commonest class. It *diverged* if its loss was no longer a number."
+        "allowed, and its best epoch lies in their last tenth. It *did not train* if its macro F1 never exceeds that "
+        "of always answering the commonest class by 0.02. It *diverged* if its loss was no longer a number."
     ),
     "interval": (
         "The 95 % interval of a mean difference is that of the corrected resampled t-test (Nadeau and Bengio 2003). It "
@@ -186,8 +186,8 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
-    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons.
-    The number of kinds needs no correction: with a margin, at most one of the three null hypotheses is true.
+    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons, so
+    `LEVEL` holds for each kind. The kinds are not corrected together; docs/verdicts.md says what follows from that.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def train_queue(queue, split, prepare, address, progress):
     events = Queue()
     client.subscribe_topic(TOPIC, lambda event: events.put(event[1]) if event[1][0] in queue else None)
     run = toolz.compose(operator.call, cloudpickle.loads)  # tasks are bytes, unpickled only by the worker
-    prepare = cloudpickle.dumps(prepare)  # unpickled later: a worker sets its threads before it imports TensorFlow
+    prepare = cloudpickle.dumps(prepare)  # unpickling it imports TensorFlow, so a worker sets its threads first
     settings = split.attrs["hash"], prepare, count, THREADS
     tasks = {key: cloudpickle.dumps(functools.partial(train_on_worker, spec, *settings)) for key, spec in queue.items()}
     futures = {client.submit(run, task, pure=False, retries=ATTEMPTS - 1): key for key, task in tasks.items()}

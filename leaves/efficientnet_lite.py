@@ -146,7 +146,7 @@ def read_torch(file):
                 if length != len(storage) or stream.readinto(storage) != storage.nbytes:
                     raise InputError(f"{file} is truncated or damaged: copy it again.")
     except pickle.UnpicklingError as error:
-        raise InputError(f"{file} is not a weights file of PyTorch before 1.6: {error}.") from error
+        raise InputError(f"{file} is not in the format of PyTorch 1.5 and older: {error}.") from error
     except (EOFError, KeyError, AttributeError, IndexError, TypeError) as error:  # damaged pickles raise these
         raise InputError(f"{file} is truncated or damaged: copy it again.") from error
     return tensors

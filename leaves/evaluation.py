@@ -114,9 +114,9 @@ def compared_models(models):
     notes = [f"{label} {equal} {other}." for label, other in same.items()]
     if names := ", ".join(dict.fromkeys(run.name for run in controls.values())):
         notes.append(
-            f"Not compared, because no ImageNet weights were found: {names}. `report/scores.csv` has scores of these "
+            f"Not compared, for lack of ImageNet weights: {names}. `report/scores.csv` has scores of these "
             "models, but their backbones have random weights and only check the pipeline. To compare the models, give "
-            "`--weights DIR`, a folder with `<Backbone>.weights.h5`, or go online: Keras downloads the weights."
+            "`--weights DIR` (DIR holds `<Backbone>.weights.h5`), or go online: Keras downloads the weights."
         )
     return {label: run for label, run in models.items() if label not in same | controls}, " ".join(notes)
 

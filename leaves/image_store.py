@@ -157,7 +157,7 @@ def store_images(folder, size, decoded):
 
 
 def open_images(folder, size, sha256):
-    """Open the `StoredImages` of files given by a list of SHA-256, in this order; KeyError if an image is missing."""
+    """Open images as `StoredImages`, in the order of the list `sha256`; KeyError if an image is missing."""
     lines, rows = read_index(folder, size), stored_rows(folder, size)
     pixels = np.memmap(store_files(folder, size)[0], np.uint8, "r", shape=(len(lines), size, size, 3))
     rows = np.array([rows[name] for name in sha256], int)

@@ -202,13 +202,12 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     if not elsewhere:
         return f"{second} No leaf of the test subset could be cut out, so other backgrounds were not tested."
     before, after = rows.loc[best, ["unchanged", OTHER]]
-    start, scores = "**Other backgrounds: no.** The" if before - after >= MARGIN else "**Other backgrounds:** the", []
+    start, scores = "**Other backgrounds: no.**" if before - after >= MARGIN else "**Other backgrounds.**", []
     for label, (was, now) in zip(rows.index, rows[["unchanged", OTHER]].to_numpy(), strict=True):
         scores.append(f"of {label} {'falls' if was - now >= MARGIN else 'changes'} from {was:.3f} to {now:.3f}")
-    told = f"{start} macro F1 {', and that '.join(scores)}"
-    told += f" (scored only on the leaves that could be cut out). {second}"
+    told = f"{start} On the leaves that could be cut out, the macro F1 {', and that '.join(scores)}. {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
-    told = f"{told} On the background without the leaf, {best} scores {alone}"
+    told = f"{told} With the leaf removed, {best} scores {alone}"
     return f"{told}: this model has also learnt backgrounds." if low > chance else f"{told}, no better than guessing."

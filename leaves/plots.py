@@ -31,7 +31,7 @@ MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "Efficie
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
 # Colour of the outline that keeps a line visible on top of a bar; `vector.page_colour` turns white into the page's.
 HALO = "#ffffff"
-SERIES = "series:"  # if the page can show and hide a line, the gid of the line (its ID in the SVG) begins with this
+SERIES = "series:"  # the gid (ID in the SVG) of each line that the page can show and hide begins with this
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}
 
 

@@ -92,7 +92,7 @@ def answer(study):
         for row in (scores.loc[best], scores.loc["FinalModel"])
     ]
     return (
-        f"{best}, which validation chose, reaches a macro F1 of {reached[0]} on the test photos. "
+        f"the best single model, chosen on validation, is {best}: macro F1 {reached[0]} on test. "
         f"FinalModel, the original study's network, reaches {reached[1]}. Verdicts on the original's claims: "
         f"{tally(study.verdicts)}."
     )

@@ -344,8 +344,8 @@ def logged(run, folder, kind):
     ----------
     folder, kind : str
         `folder` is a folder in the run's tensorboard/. A tag is read if it contains the text `kind`. In the folder
-        "layers", each tag contains a layer's name and "gradient", "change" or "histogram". The values of the first two
-        are numbers. The values of a histogram are arrays of shape (buckets, 3): two edges and a count.
+        "layers", each tag contains a layer's name and "gradient", "change" or "histogram". Gradients and changes are
+        numbers. A histogram is an array of shape (buckets, 3): two edges and a count for each bucket.
     """
     found, is_whole, files = {}, True, sorted((run.folder / "tensorboard" / folder).glob("events.*"))
     for file in files:

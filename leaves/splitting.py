@@ -398,11 +398,11 @@ def data_card(split, issues, name):
     sides, is_out = split[["width", "height"]], issues["action"] == "excluded"
     low, middle, high = (" x ".join(f"{side:.0f}" for side in sides.agg(how)) for how in ("min", "median", "max"))
     span = f" (median), sides from {sides.min().min()} to {sides.max().max()}" if low != high else ""
-    ratio = f"{counts.max() / counts.min():.1f}"
+    size, ratio = f"{middle} pixels{span}", f"{counts.max() / counts.min():.1f}"
+    told = "" if size in name else f"; {size}"
     card = {
         "Data": name,
-        "Images": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}",
-        "Sizes": f"{middle} pixels{span}",
+        "Images": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}{told}",
         "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
         "Excluded": count_checks(issues[is_out]),
         "Kept with a note": count_checks(issues[~is_out]),

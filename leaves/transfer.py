@@ -361,7 +361,7 @@ def mean_score(runs):
 
 
 def higher(better, worse, models):
-    """Collect the evidence that `better` scores higher than `worse`, or say why the two cannot be compared.
+    """Collect the evidence on whether `better` scores higher than `worse`, or say why they cannot be compared.
 
     Parameters
     ----------

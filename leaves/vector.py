@@ -147,7 +147,7 @@ def make_narrow(figure):
         figure._suptitle.set_text(wrapped(figure.get_suptitle(), LETTERS["title"]))
     needed = 0  # height in inches at which texts of several lines still leave room for the panels
     for axes in panels:
-        beside = 0  # letters of the longest name left of the panel; such names leave the title less width
+        beside = 0  # letters in the longest line of the names beside the panel; they narrow the title
         if names := category_ticks(axes.yaxis):
             texts = [wrapped(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)

@@ -120,7 +120,7 @@ def test_controls_and_second_labels_are_not_compared_and_a_footnote_says_so(reco
     pretrained = ["ResNet50, transfer learning", "ResNet50, fine tuning"]
     assert list(compared) == ["FinalModel", "FinalModel (refit)", *pretrained, "FinalModel (distilled)"]
     assert "FinalModel (tuned) is not listed, because it is the same network as FinalModel." in footnote
-    assert "no ImageNet weights were found: VGG16." in footnote
+    assert "for lack of ImageNet weights: VGG16." in footnote
     for way in ("`--weights DIR`", "`<Backbone>.weights.h5`", "Keras downloads"):
         assert way in footnote
     assert evaluation.compared_models(compared) == (compared, "")

@@ -383,7 +383,9 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     section = render.study_section({})
     assert section["tally"] == "1 confirmed (C2), 2 refuted (C1, C3)"
     best, small = "0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"
-    assert section["answer"].startswith(f"ResNet50, fine tuning, which validation chose, reaches a macro F1 of {best}")
+    assert section["answer"].startswith(
+        f"the best single model, chosen on validation, is ResNet50, fine tuning: macro F1 {best} on test."
+    )
     assert section["answer"].endswith(f", reaches {small}. Verdicts on the original's claims: {section['tally']}.")
     assert f"{len(published_results)} photos of 2 species; it took 2 trainings" in section["sentences"][0]
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]

@@ -246,6 +246,13 @@ def test_the_cover_tells_the_wall_time(whole_run):
     facts = {entry.dt.get_text(): entry.dd.get_text() for entry in soup.select("#cover dl div")}
     minutes, seconds = map(int, re.search(r"made in (\d+):(\d+) minutes", done.stdout).groups())
     assert float(facts["Time of this run"].split()[0]) == pytest.approx(minutes + seconds / 60, abs=0.5)
+    trained = []
+    for file in copy.glob("whole_run/runs/*/result.json"):
+        if "mean_with_start" not in file.with_name("spec.json").read_text(encoding="utf-8"):  # averages are not trained
+            trained.append(json.loads(file.read_text(encoding="utf-8")))
+    told = re.search(r"are reused: (\d+), which took ([\d.]+) minutes", facts["Time of this run"])
+    assert int(told[1]) == len(trained) > 10
+    assert float(told[2]) == pytest.approx(sum(result["train_seconds"] for result in trained) / 60, abs=0.06)
     assert "of 0 findings" not in soup.get_text()
 
 
@@ -262,7 +269,7 @@ def test_a_backbone_with_random_weights_is_a_row_of_the_file_and_a_footnote_of_t
     shown = table_with(soup.select_one("#cover"), "macro F1 (95 % interval)").iloc[:, 0]
     assert controls.isdisjoint(name.split(", ")[0] for name in shown)
     assert {"FinalModel", "EfficientNetLite0, fine tuning", "Ensemble"} <= {*shown}
-    [footnote] = {*re.findall(r"no ImageNet weights were found: ([^.]*)\.", soup.get_text())} or [""]
+    [footnote] = {*re.findall(r"for lack of ImageNet weights: ([^.]*)\.", soup.get_text())} or [""]
     assert set(filter(None, footnote.split(", "))) == controls
 
 

@@ -59,12 +59,22 @@ def test_a_model_without_a_mistake_shows_no_photo(images):
 
 def test_the_tally_links_each_claim_under_its_verdict():
     verdicts = pd.DataFrame(
-        {"claim": ["C1", "C2", "C3"], "said": 'a "b"', "verdict": ["refuted", "confirmed", "refuted"]}
+        {
+            "claim": ["C1", "C2", "C3", "C4", "C5"],
+            "said": 'a "b"',
+            "verdict": ["refuted", "confirmed", "refuted", "not tested", "not tested"],
+        }
     )
     soup = BeautifulSoup(tables.tally_html(verdicts, "This run"), "html.parser")
     rows = [(row.th.get_text(), row.td.get_text(), [link["href"] for link in row("a")]) for row in soup("tr")]
-    assert rows == [("✓ confirmed", "1", ["#claim-C2"]), ("✗ refuted", "2", ["#claim-C1", "#claim-C3"])]
-    assert soup.a["title"] == 'a "b"'
+    assert rows == [
+        ("✓ confirmed", "1", ["#claim-C2"]),
+        ("✗ refuted", "2", ["#claim-C1", "#claim-C3"]),
+        ("– not tested", "2", ["#claim-C4", "#claim-C5"]),
+    ]
+    assert soup.select_one("tr td:last-child").get_text() == 'C2 a "b"'
+    assert soup.details.summary.get_text() == "C4 C5"
+    assert soup.details.get_text("|", strip=True).startswith('C4 C5|C4|a "b"|C5')
 
 
 # ---------------------------------------------------------------- figures

@@ -60,13 +60,13 @@ def draw_scores(scores, against, best):
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
-    words = {"worse": "better than", "better": "worse than", "tie": "tied with", "undecided": "undecided against"}
+    words = {"better": "better", "worse": "worse", "tie": "tied with it", "undecided": "undecided"}
     counts = {word: (against["verdict"] == verdict).sum() for verdict, word in words.items()}
-    told = ", ".join(f"{word} {count or 'none'}" for word, count in counts.items() if count or word != "tied with")
-    told = textwrap.fill(f"Of {len(against) - 1} others on test, it is {told}.", 80)  # a line as wide as the figure
-    axis.set_title(f"Validation chose {best}.\n{told}")
-    caption = "Test macro F1 of every model with 95 % bootstrap intervals. Stars show the original study's scores: "
-    caption += "accuracies on other photos, so they cannot be compared with the macro F1 here."
+    told = [f"{count or 'none'} {word}" for word, count in counts.items() if count or word in ("better", "worse")]
+    told = f"Of the {len(against) - 1} others on test, {', '.join(told[:-1])} and {told[-1]}."
+    axis.set_title(f"Validation chose {best}.\n{textwrap.fill(told, 80)}")  # lines as wide as the figure
+    caption = "Test macro F1 of every model with 95 % bootstrap intervals. A star shows the original study's score: "
+    caption += "an accuracy on other photos, so it cannot be compared with the macro F1 here."
     for verdict in ("better", "worse"):
         names = "; ".join(against.index[against["verdict"] == verdict]) or "none"
         caption += f" {verdict.capitalize()} than {best}: {names}."

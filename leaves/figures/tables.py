@@ -1,4 +1,4 @@
-"""Make tables for chapter 6: scores, claims and their verdicts, the confusion matrix with its photos, and mistakes."""
+"""Make chapter 6's tables (scores, claims, confusion matrix) and show photos (mistakes, and one classified photo)."""
 
 import base64
 import io
@@ -56,7 +56,8 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: the model that validation chose. Ensembles and test-time augmentation were not candidates."
+        "Bold: the best single model, chosen on validation. Ensemble and test-time augmentation average several "
+        "predictions, so they were not candidates."
     )
 
 
@@ -142,12 +143,10 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        tested = verdict != "not tested"  # tested claims are quoted; of the others, only the name (C9) is shown
-        links = [
-            f'<a href="#claim-{row.claim}" title="{escape(row.said)}">{row.claim}</a>{f" {escape(row.said)}" * tested}'
-            for row in own.itertuples()
-        ]
-        listed = ("<br>" if tested else " ").join(links)
+        links = [f'<a href="#claim-{row.claim}">{row.claim}</a> {escape(row.said)}' for row in own.itertuples()]
+        listed = "<br>".join(links)
+        if verdict == "not tested":  # first only the names, as in C9
+            listed = f"<details><summary>{' '.join(own['claim'])}</summary>{listed}</details>"
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
     if study := published_study():
         title += f" (the published study: {tally(study.verdicts)})"

@@ -95,9 +95,9 @@ def is_of_sample(given):
 
 
 def copy_of_runs(folder, forgotten):
-    """Make a folder to use instead of runs/ while a plan is made, with links to the runs that it keeps; return it.
+    """Make a folder that replaces runs/ while a plan is made; return it.
 
-    The runs in `forgotten` get no link: with --force they would be trained again.
+    It has a link to each run, but not to those in `forgotten`: with --force, they would be trained again.
     The records of the chapters (runs/<number>.json) are copied and not linked, because planning a chapter writes its
     record.
     """

@@ -179,9 +179,20 @@ def cover_facts(command, seconds):
         "Needs": "Linux or macOS, Python 3.11 to 3.14",
         "Repository": repository(),
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
-        "Time of this run": f"{seconds / 60:.1f} minutes (finished trainings are reused)",
+        "Time of this run": f"{seconds / 60:.1f} minutes{trainings_in_words()}",
         "Date": datetime.date.today().isoformat(),
     }
+
+
+def trainings_in_words():
+    """Say how many finished trainings on this split runs/ holds, and how long they took; return "" if it has none."""
+    split = read_json(places.SOURCE_JSON).get("split")
+    folders = [file.parent for file in places.RUNS.glob("*/result.json")]
+    specs = {folder: read_json(folder / "spec.json") for folder in folders}
+    specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
+    trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
+    seconds = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
+    return f" (finished trainings are reused: {len(trained)}, which took {seconds / 60:.1f} minutes)" if trained else ""
 
 
 def study_section(damaged):
