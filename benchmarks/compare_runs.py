@@ -4,7 +4,9 @@
 
 FOLDER is a folder of runs, such as `runs` after a run with the study's photos, weights and profile, or `results/runs`
 of another copy of the project. For each spec that was trained in both places, the benchmark prints the two scores on
-the held-out photos. Then it prints their mean difference and the standard deviation of the differences.
+the held-out photos, and a summary of their differences. A training that is only a copy of the published one is not
+counted. The specs of fine-tuned and distilled networks contain a hash of the network from which they start, so such a
+training has a counterpart only if that network is the same to the last bit.
 """
 
 import argparse
@@ -21,37 +23,67 @@ import pandas as pd
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of runs, for example runs")
-    table = compare(scores_of_runs(parser.parse_args().folder), scores_of_runs(places.RESULTS / "runs"))
-    if table.empty:
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        sys.exit(f"There is no folder {folder}: give a folder of runs, for example runs.")
+    ours, published = read_runs(folder), read_runs(places.RESULTS / "runs")
+    if not ours.keys() & published.keys():
         sys.exit("No spec was trained in both places: use the photos, weights and profile of the published study.")
-    print(table.to_string(float_format="{:.4f}".format))
-    spread = table["difference"]
-    print(
-        f"{len(table)} trainings: mean difference {spread.mean():+.4f}, standard deviation {spread.std():.4f}", end=""
-    )
-    print(f", largest difference {spread.abs().max():.4f}; equal: {(spread == 0).sum()}")
+    table, copies = compare(ours, published)
+    if len(table):
+        print(table.to_string(float_format="{:.4f}".format))
+    print(summary(table["difference"]))
+    alone = len(published.keys() - ours.keys())
+    print(f"Not counted: {copies} copies of published trainings, {alone} published trainings without a counterpart.")
 
 
-def scores_of_runs(folder):
-    """Read the finished and undamaged runs in a folder: DataFrame with the columns model, repeat, state and macro F1.
-
-    The index is the hash of the spec. The repeat is the seed. The macro F1 is that on the held-out photos.
-    """
+def read_runs(folder):
+    """Read the finished and undamaged trainings in a folder: dict of the spec's hash to Run."""
     found = [file.parent for file in sorted(folder.glob("*/result.json")) if not fault_of_run(file.parent)]
-    rows = {}
-    for run in map(read_run, found):
-        row = {"model": f"{run.spec['chapter']} {run.spec['name']}", "repeat": run.spec["seed"]}
-        rows[run.folder.name[-8:]] = row | {"state": run.result["state"], "macro F1": validation_score(run)}
-    return pd.DataFrame(rows, index=["model", "repeat", "state", "macro F1"]).T
+    runs = {run.folder.name[-8:]: run for run in map(read_run, found)}
+    return {key: run for key, run in runs.items() if "mean_with_start" not in run.spec}  # an average is not trained
 
 
 def compare(ours, published):
-    """Join two tables of `scores_of_runs` by their specs, and subtract the published macro F1: DataFrame."""
-    names = {name: f"{name}, published" for name in ("state", "macro F1")}
-    both = ours.join(published[[*names]].rename(columns=names), how="inner")
-    both = both.astype({"macro F1": float, "macro F1, published": float})
-    both["difference"] = both["macro F1"] - both["macro F1, published"]
-    return both.sort_values(["model", "repeat"]).set_index(["model", "repeat"])
+    """Compare the trainings of two places, each a dict from `read_runs`.
+
+    Returns
+    -------
+    table : DataFrame, one row per spec, with the columns state, macro F1 (on the held-out photos), the same two for the
+        published training, and difference (macro F1 minus the published macro F1, NaN if a training diverged)
+    copies : int
+        The number of trainings that are copies of a published one; they are not in the table.
+    """
+    rows, copies = [], 0
+    for key in sorted(ours.keys() & published.keys()):
+        run, other = ours[key], published[key]
+        if without_hashes(run) == without_hashes(other):
+            copies += 1
+            continue
+        row = {"model": f"{run.spec['chapter']} {run.spec['name']}", "seed": run.spec["seed"]}
+        row |= {"state": run.result["state"], "macro F1": validation_score(run)}
+        row |= {"state, published": other.result["state"], "macro F1, published": validation_score(other)}
+        rows.append(row | {"difference": validation_score(run) - validation_score(other)})
+    columns = ["model", "seed", "state", "macro F1", "state, published", "macro F1, published", "difference"]
+    table = pd.DataFrame(rows, columns=columns).astype({"difference": float})
+    return table.sort_values(["model", "seed"]).set_index(["model", "seed"]), copies
+
+
+def without_hashes(run):
+    """Return a run's result without the hashes of its files: the evidence of a run has fewer and rounded files."""
+    return {key: value for key, value in run.result.items() if key not in ("hashes", "sha256")}
+
+
+def summary(differences):
+    """Summarise the differences of a Series in one sentence; diverged trainings are not counted."""
+    found = differences.dropna()
+    if found.empty:
+        return "No training was repeated."
+    return (
+        f"{len(found)} trainings: mean difference {found.mean():+.4f}, mean absolute difference "
+        f"{found.abs().mean():.4f}, standard deviation {found.std():.4f}, largest difference {found.abs().max():.4f}; "
+        f"equal scores: {(found == 0).sum()}."
+    )
 
 
 if __name__ == "__main__":

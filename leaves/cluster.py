@@ -1,6 +1,7 @@
 """Train a queue of runs in parallel, on the workers of a Dask cluster or on local worker processes.
 
-Every worker reads and writes the same project folder. The files of a run do not depend on the worker that trained it.
+Every worker reads and writes the same project folder. The weights of a run do not depend on the worker that trained
+it, if all workers have the same kind of processor.
 """
 
 import functools

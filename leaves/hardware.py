@@ -5,7 +5,14 @@ import platform
 from pathlib import Path
 
 # Instructions that multiply several numbers at once, the widest first. Their width changes the last digits of scores.
-VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}
+VECTORS = {
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "avx": "AVX",
+    "sve": "SVE",
+    "asimd": "NEON",
+}
 
 
 def own_cores():
@@ -33,6 +40,10 @@ def instructions():
 
 
 def processor_kind():
-    """Return the processor's name and its widest vector instructions, as in "AMD EPYC, AVX-512"."""
-    known = instructions()
-    return ", ".join([processor(), *[word for flag, word in VECTORS.items() if flag in known][:1]])
+    """Return the processor's name, its number and its widest vector instructions: "AMD EPYC (26-2), AVX-512".
+
+    The number is its family and model, because processors of different kinds may have the same name.
+    """
+    known, number = instructions(), "-".join(filter(None, (read_cpuinfo("cpu family"), read_cpuinfo("model"))))
+    name = f"{processor()} ({number})" if number else processor()
+    return ", ".join([name, *[word for flag, word in VECTORS.items() if flag in known][:1]])

@@ -14,7 +14,7 @@ from leaves import places
 from leaves.batches import BALANCES
 from leaves.cache import computed_once
 from leaves.files import InputError, atomic_file, atomic_path, disk_errors_explained, file_hash, read_json, write_json
-from leaves.hardware import instructions, processor_kind
+from leaves.hardware import instructions
 from leaves.locks import locked
 from leaves.progress import training_name
 from leaves.scoring import constant_score, macro_f1, state_of
@@ -187,12 +187,14 @@ def keep_evidence(run):
     files = ["history.csv", "validation.npy", *readings]
     kept = read_json(folder / "result.json")
     same, has = kept | {"hashes": run.result["hashes"]} == run.result, {*kept.get("hashes", ())}
-    if (has > {*files} or (same and has == {*files})) and not fault_of_run(folder, run.spec):
+    history = run.history.to_csv(index=False, float_format="%.7g")
+    more = has > {*files} and (folder / "history.csv").read_text(encoding="utf-8") == history  # of an equal training
+    if (more or (same and has == {*files})) and not fault_of_run(folder, run.spec):
         return
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder / "spec.json", run.spec)
     with atomic_file(folder / "history.csv") as out:
-        run.history.to_csv(out, index=False, float_format="%.7g")
+        out.write(history.encode())
     with atomic_file(folder / "validation.npy") as out:
         np.save(out, run.validation_probabilities.astype(np.float16))
     for name in readings:
@@ -282,7 +284,6 @@ def write_run(folder, spec, training, history, seconds):
         "epochs": len(history),
         "best_epoch": len(history) if spec["patience"] is None else int(history["val_macro_f1"].argmax()) + 1,
         "train_seconds": round(seconds, 2),
-        "processor": processor_kind(),
         "diverged": bool(diverged),
         "state": state_of_training(spec, training, history),
     }

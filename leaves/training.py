@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from leaves.batches import class_weights, evaluation_batches, rows_of_epoch, training_batches
 from leaves.cache import read_arrays
 from leaves.files import atomic_file, sync
-from leaves.hardware import own_cores
+from leaves.hardware import own_cores, processor_kind
 from leaves.scoring import constant_score
 
 import keras
@@ -92,9 +92,9 @@ def fit(spec, split, prepare, *callbacks, folder=None):
             verbose=0,
         )
     training.model.set_weights(model.get_weights())
-    history = pd.DataFrame(checkpoint.history)
-    history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    return replace(training, model=model), history, checkpoint.seconds + time.perf_counter() - start
+    summary = training.summary | {"processor": "; ".join(checkpoint.processors), "threads": THREADS}
+    seconds = checkpoint.seconds + time.perf_counter() - start
+    return replace(training, model=model, summary=summary), checkpoint.table(), seconds
 
 
 def prepare_training(spec, split, prepare):
@@ -160,6 +160,12 @@ def predictions(network, images, labels):
 def gpus():
     """List the GPUs that TensorFlow sees."""
     return tf.config.list_physical_devices("GPU")
+
+
+def device_name():
+    """Return the names of the GPUs that TensorFlow sees or, without a GPU, the name of the processor."""
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU") for gpu in gpus()]
+    return ", ".join(names) or processor_kind()
 
 
 @contextmanager
@@ -239,7 +245,7 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, file, stopping):
         super().__init__()
         self.file, self.stopping = file, stopping
-        self.history, self.seconds, self.over = [], 0.0, False
+        self.history, self.seconds, self.over, self.processors = [], 0.0, False, []
         self.started = self.written = time.perf_counter()
         self.cost, self.arrays, self.stopping_knows = 0.0, {}, {}
         arrays = read_arrays(file) if file else {}
@@ -250,11 +256,17 @@ class Checkpoint(keras.callbacks.Callback):
         elif known:
             self.history, self.seconds, self.over = known["history"], known["seconds"], known["over"]
             self.arrays, self.stopping_knows = arrays, known["stopping"]
+            self.processors = known.get("processors", ["not recorded"])
+        self.processors = [*dict.fromkeys([*self.processors, device_name()])]  # a resumed training may have several
 
     @property
     def epochs(self):
         """Return the number of epochs trained so far."""
         return len(self.history)
+
+    def table(self):
+        """Return the history as a DataFrame, one row per epoch."""
+        return pd.DataFrame({"epoch": np.arange(1, self.epochs + 1), **pd.DataFrame(self.history)})
 
     def variables(self):
         return [*self.model.variables, *self.model.optimizer.variables]
@@ -276,7 +288,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         arrays = {f"variable {number}": value.numpy() for number, value in enumerate(self.variables())}
         known = {"history": self.history, "over": self.model.stop_training, "stopping": {}, "threads": THREADS}
-        known["seconds"] = self.seconds + begun - self.started
+        known |= {"seconds": self.seconds + begun - self.started, "processors": self.processors}
         if self.stopping:
             arrays |= {f"best {number}": value for number, value in enumerate(self.stopping.best_weights)}
             known["stopping"] = {key: getattr(self.stopping, key) for key in ("wait", "best", "best_epoch")}

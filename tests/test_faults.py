@@ -151,6 +151,16 @@ def test_a_training_begun_with_another_number_of_threads_begins_anew(project, ev
     assert "was begun with another number of threads and starts again" in capsys.readouterr().out
 
 
+def test_a_training_resumed_on_another_processor_names_both(project, every_epoch, monkeypatch):
+    spec = spec_of(project, batch_size=8)
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(training, "device_name", lambda: "the first, AVX2")
+        runs.train_once(spec, project, custom_cnn.prepare, StopAfter(2))
+    result = train(spec, project).result
+    assert result["processor"] == f"the first, AVX2; {training.device_name()}"
+    assert result["threads"] == training.THREADS
+
+
 # ---------------------------------------------------------------- early stopping
 
 

@@ -4,16 +4,17 @@ from leaves import hardware
 
 import pytest
 
-X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma {}\n\nprocessor\t: 1\nmodel name\t: another\n"
+X86 = "processor\t: 0\ncpu family\t: 26\nmodel\t: 2\nmodel name\t: AMD EPYC\nflags\t: fma {}\n\nmodel name\t: another\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {}\nCPU part\t: 0xd40\n"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (X86.format("avx avx2 avx512f"), "AMD EPYC, AVX-512"),
-        (X86.format("avx avx2 avx512_bf16_of_another_name"), "AMD EPYC, AVX2"),
-        (X86.format("sse4_2"), "AMD EPYC"),
+        (X86.format("avx avx2 avx512f"), "AMD EPYC (26-2), AVX-512"),
+        (X86.format("avx512f avx512_bf16"), "AMD EPYC (26-2), AVX-512 BF16"),
+        (X86.format("avx avx2 avx512_bf16_of_another_name"), "AMD EPYC (26-2), AVX2"),
+        (X86.format("sse4_2"), "AMD EPYC (26-2)"),
         (ARM.format("sve"), "aarch64, SVE"),
         (ARM.format("crc32"), "aarch64, NEON"),
     ],

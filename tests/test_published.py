@@ -258,6 +258,9 @@ def test_only_whole_paths_are_shortened():
     page = 'data = "/photos" <a href="results/photos.csv"> /photos/Oak/1.jpg /photos-2 ../photos'
     shortened = 'data = "photos" <a href="results/photos.csv"> photos/Oak/1.jpg /photos-2 ../photos'
     assert publish.without_folders(page, ["/photos"]) == shortened
+    assert publish.without_folders("<main>/main/Oak</main>", ["/main"]) == "<main>main/Oak</main>"
+    with pytest.raises(InputError, match="The page names the folder /anna/oak where it cannot be shortened"):
+        publish.without_folders("file:///anna/oak", ["/anna/oak"])
 
 
 def test_a_path_that_may_break_is_shortened_too():

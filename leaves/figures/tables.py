@@ -123,7 +123,8 @@ def style_claims(verdicts):
     link = '<a href="#figure-{0}" title="{0}">figure</a>'
     table["chart"] = [link.format(name) if name in drawn else "" for name in figures]
     if study := published_study():
-        table.insert(2, "published study", study.verdicts.set_index("claim")["verdict"])
+        verdict = study.verdicts.set_index("claim")["verdict"].reindex(table.index)  # a claim of the reader's has none
+        table.insert(2, "published study", verdict.fillna(""))
     caption = f"{len(table)} claims of the original study: {tally(verdicts)}"
     style = table.style.format({"verdict": verdict_html}).set_caption(caption)
     return table_of_texts(style, "text cards claims")
@@ -227,7 +228,9 @@ def mistakes_html(answers, label, images, classes, count):
         told += f" {'Its' if alone else 'One of its'} most frequent mistake{'' if alone else 's'}: "
         told += f"{classes[true]} predicted as {classes[taken]} ({often} photos)."
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
-    lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in by_class[by_class < 1].nsmallest(3, keep="all")[:6].items())
+    low = by_class[by_class < 1].nsmallest(3, keep="all")  # more than three if several have the same F1
+    lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in low[:6].items())
+    lowest += f" and {len(low) - 6} more" if len(low) > 6 else ""
     told += f" Lowest F1 (with the number of test photos): {lowest}."
     told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""
     shown = []

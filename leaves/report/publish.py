@@ -87,9 +87,9 @@ def check_finished():
         given = chapter_parameters(chapter) | metadata["papermill"]["parameters"]
         expected = chapter_parameters(chapter) | wanted
         for name in sorted(given.keys() - CHOSEN_BY_THE_READER):
-            if given[name] != expected[name] and name in RECORDED:
+            if given[name] != expected.get(name) and name in RECORDED:
                 recorded[name] = given[name]
-            elif given[name] != expected[name]:
+            elif given[name] != expected.get(name):
                 raise InputError(f"Chapter {chapter.stem} was executed with {name} {given[name]!r}: {WAY}.")
     for name in (*TABLES, "report.html"):
         if not matches_checksum(places.REPORT / name):
@@ -137,19 +137,30 @@ def publish(split, runs, recorded):
 
 
 def chosen_paths():
-    """List the absolute paths that the reader gave as parameters of the executed chapters: list of str."""
+    """List the paths of this machine that the page may name: the project's, the photos' and those given as parameters.
+
+    Returns
+    -------
+    list of str, absolute paths
+    """
     given = [read_executed(places.REPORT / chapter.name)["metadata"]["papermill"]["parameters"] for chapter in CHAPTERS]
     values = {str(parameters.get(name)) for parameters in given for name in CHOSEN_BY_THE_READER}
+    values |= {str(places.ROOT), str(read_json(places.SOURCE_JSON).get("data"))}
     return sorted(value for value in values if Path(value).is_absolute() and Path(value).name)
 
 
 def without_folders(page, paths):
-    """Shorten each of `paths` in a page to the path's last component, because other machines have other folders."""
+    """Shorten each of `paths` in a page to the path's last component, because other machines have other folders.
+
+    Raise InputError if the page still names one of them, for example because it has quotation marks.
+    """
     for path in sorted(paths, key=len, reverse=True):
         for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
             anywhere = re.sub("([_/]+)", r"\1(?:<wbr/?>)?", re.escape(text))  # `page.guard_breaks` adds these tags
-            whole = rf"(?<![\w./-]){anywhere}(?![\w-])"  # finds /photos, not results/photos.csv or /photos-2
+            whole = rf"(?<![\w./<-]){anywhere}(?![\w-])"  # finds /photos, not results/photos.csv or /photos-2
             page = re.sub(whole, lambda _, name=name: name, page)
+    if left := [path for path in paths if path.count("/") > 1 and path in page]:
+        raise InputError(f"The page names the folder {left[0]} where it cannot be shortened: rename it and run again.")
     return page
 
 

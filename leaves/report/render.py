@@ -185,9 +185,13 @@ def cover_facts(command, seconds):
 
 
 def trainings_in_words():
-    """Say how many finished trainings on this split runs/ holds, and how long they took; return "" if it has none."""
+    """Say how many trainings on this split are finished, and how long they took; return "" if there is none.
+
+    A finished training lies in runs/ or, as evidence, in results/runs.
+    """
     split = read_json(places.SOURCE_JSON).get("split")
-    folders = [file.parent for file in places.RUNS.glob("*/result.json")]
+    files = [file for place in (places.RESULTS / "runs", places.RUNS) for file in place.glob("*/result.json")]
+    folders = {file.parent.name[-8:]: file.parent for file in files}.values()  # by the hash of the spec
     specs = {folder: read_json(folder / "spec.json") for folder in folders}
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
