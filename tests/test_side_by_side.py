@@ -7,11 +7,9 @@ import threading
 import time
 
 from leaves import progress
-from leaves.report import execute as execution
 from leaves.report import live, side_by_side
 from leaves.report.chapters import CHAPTERS, READERS
 
-import psutil
 import pytest
 import tqdm.std
 
@@ -22,11 +20,11 @@ def execute(monkeypatch):
 
     The list `execute.kernels` has a dict for each kernel: when it was started and used, and if it was stopped.
     """
-    for name in live.AS_TEXT:
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", *live.AS_TEXT):
         monkeypatch.setenv(name, "1")  # they are as before after the test
     kernels = []
 
-    def start_kernel(variables):
+    def start_kernel():
         kernels.append({"started": time.monotonic()})
         return kernels[-1]
 
@@ -87,38 +85,6 @@ def test_a_kernel_that_is_not_needed_is_stopped(execute):
     _, failed = execute(failing=["01"])
     assert failed == ["01_data_split stopped: it broke"]
     assert [sorted(kernel) for kernel in execute.kernels] == [["started", "used"], *[["started", "stopped"]] * 2]
-
-
-def test_only_a_chapter_that_is_executed_alone_uses_all_cores(monkeypatch):
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(side_by_side, "own_cores", lambda: range(8))
-
-    def counts(read, at_once=2):
-        assert {side_by_side.threads(number, read, at_once)["TF_NUM_INTRAOP_THREADS"] for number in read} == {"4"}
-        variables = (side_by_side.threads(number, read, at_once) for number in read)
-        return {number: int(row["TF_NUM_INTEROP_THREADS"]) for number, row in zip(read, variables, strict=True)}
-
-    read = {number: {other for other in READERS if number in READERS[other]} for number in READERS}
-    assert counts(read) == {"01": 8, "02": 4, "03": 4, "04": 4, "05": 4, "06": 8}
-    assert counts({"03": set()}) == {"03": 8}
-    assert counts({"03": set(), "04": set()}) == {"03": 4, "04": 4}
-    assert counts({"03": set(), "04": set()}, at_once=1) == {"03": 8, "04": 8}
-    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "3")
-    assert counts({"03": set()}) == {"03": 3}
-
-
-def test_a_kernel_gets_its_own_environment_variables(monkeypatch):
-    monkeypatch.setattr(execution, "WARM_UP", "1")  # not TensorFlow, which takes seconds
-    kernels = [execution.start_kernel({"TF_NUM_INTEROP_THREADS": count}) for count in ("7", "3")]
-    try:
-        variables = [psutil.Process(kernel.provisioner.pid).environ() for kernel in kernels]
-    finally:
-        for kernel in kernels:
-            execution.stop_kernel(kernel)
-            execution.KERNELS.remove(kernel)
-    assert [row["TF_NUM_INTEROP_THREADS"] for row in variables] == ["7", "3"]
-    assert all(row["PATH"] == os.environ["PATH"] for row in variables)
 
 
 # ---------------------------------------------------------------- the line

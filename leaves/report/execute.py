@@ -1,7 +1,6 @@
 """Execute one chapter with papermill, in a kernel of its own that ends with the chapter."""
 
 import json
-import os
 import re
 import threading
 import time
@@ -25,16 +24,12 @@ STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinis
 
 
 @disk_errors_explained(places.REPORT)
-def start_kernel(variables):
-    """Start a kernel for a chapter; return the kernel's manager at once, while the kernel imports TensorFlow.
-
-    `variables` is a dict of environment variables that are set in the kernel only.
-    """
+def start_kernel():
+    """Start a kernel for a chapter; return the kernel's manager at once, while the kernel imports TensorFlow."""
     kernel = AsyncKernelManager(kernel_name="python3")
     KERNELS.append(kernel)
     options = ["--HistoryManager.hist_file=:memory:", f"--InteractiveShellApp.exec_lines={WARM_UP}"]
-    environment = {**os.environ, **variables}
-    run_sync(kernel.start_kernel)(cwd=str(places.NOTEBOOKS), extra_arguments=options, env=environment)
+    run_sync(kernel.start_kernel)(cwd=str(places.NOTEBOOKS), extra_arguments=options)
     return kernel
 
 

@@ -32,20 +32,20 @@ def execute_chapters(chapters, parameters):
     notebooks = {notebook.name[:2]: notebook for notebook in chapters}
     read = {number: {other for other in notebooks if number in READERS[other]} for number in notebooks}
     at_once = how_many_at_once(len(chapters))
-    variables = {number: threads(number, read, at_once) for number in notebooks}
+    share_cores(at_once)
     waiting, done, running, failed, kernels = [*notebooks], set(), {}, {}, {}
     with Line(len(chapters)) as line, ThreadPoolExecutor(at_once) as pool:
         try:
             while True:
                 for number in ready(waiting, read, done)[: at_once - len(running)]:
                     waiting.remove(number)
-                    kernel = kernels.pop(number, None) or start_kernel(variables[number])
+                    kernel = kernels.pop(number, None) or start_kernel()
                     begun = notebooks[number], parameters, line.begin(notebooks[number]), kernel
                     running[pool.submit(execute_chapter, *begun)] = number
                 if not running:
                     break
                 if len(running) < at_once:
-                    start_early(ready(waiting, read, done | {*running.values()})[:at_once], variables, kernels)
+                    start_early(ready(waiting, read, done | {*running.values()})[:at_once], kernels)
                 line.show()
                 for task in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     number = running.pop(task)
@@ -69,14 +69,11 @@ def ready(waiting, read, done):
     return sorted(due, key=lambda number: -len(READERS[number]))
 
 
-def start_early(numbers, variables, kernels):
-    """Start the next chapters' kernels early, so that they import TensorFlow on a free core; add them to `kernels`.
-
-    `variables` is a dict of chapter number to the environment variables of its kernel.
-    """
+def start_early(numbers, kernels):
+    """Start the next chapters' kernels early, so that they import TensorFlow on a free core; add them to `kernels`."""
     for number in numbers:
         with contextlib.suppress(OSError):  # a kernel that fails now is started when its chapter's turn comes
-            kernels[number] = kernels.get(number) or start_kernel(variables[number])
+            kernels[number] = kernels.get(number) or start_kernel()
 
 
 def failure_of(task, notebook, line):
@@ -100,20 +97,13 @@ def how_many_at_once(count):
     return 1 if alone else min(AT_ONCE, count)
 
 
-def threads(number, read, at_once):
-    """Return the numbers of TensorFlow's threads for one chapter's kernel: dict of two environment variables.
+def share_cores(at_once):
+    """Divide the cores among the chapters that are executed at the same time, by TensorFlow's environment variables.
 
     The number of threads in one operation decides the order in which numbers are added, which changes the last digits
-    of a score. So an operation always gets half as many threads as there are cores. A chapter that is never executed
-    beside another, such as the last one, may run more operations in parallel, so it can use all cores.
-
-    Parameters
-    ----------
-    number : str, the chapter's number
-    read : dict of chapter number to set of the chapters that it reads
-    at_once : int, see `how_many_at_once`
+    of a score. So an operation always gets half as many threads as there are cores, even if only one chapter is
+    executed. A chapter that is executed alone may run more operations in parallel, so it can use all cores.
     """
     cores = len(own_cores())
-    beside = any(number not in read[other] | {other} and other not in read[number] for other in read)
-    counts = {"TF_NUM_INTRAOP_THREADS": cores // AT_ONCE, "TF_NUM_INTEROP_THREADS": cores // (at_once if beside else 1)}
-    return {name: os.environ.get(name, str(max(1, count))) for name, count in counts.items()}
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // AT_ONCE)))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(max(1, cores // at_once)))
