@@ -14,6 +14,8 @@ import pandas as pd
 def smaller_specs(run, fractions, seed):
     """List the specs (dicts of settings) of trainings that repeat a run on fractions of its training photos.
 
+    Chapter 2 trains those of FinalModel, and chapter 6 those of the head, because it is chosen there.
+
     Parameters
     ----------
     run : Run of FinalModel or of a head on a frozen backbone
@@ -22,7 +24,8 @@ def smaller_specs(run, fractions, seed):
     seed : int
         Seed for choosing the photos. Each training itself has the same seed as `run`.
     """
-    spec = run.spec | {"chapter": "06", "log_layers": False, "split": f"{run.spec['split']} {seed}"}
+    spec = run.spec | {"log_layers": False, "split": f"{run.spec['split']} {seed}"}
+    spec |= {"chapter": "06" if "backbone" in run.spec else "02"}
     return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
 
 
@@ -79,8 +82,9 @@ def scores_in_words(whole, smaller):
     whole : Run, trained on all training photos
     smaller : list of Run, trained from the specs that `smaller_specs` makes from `whole`
     """
-    told = []
-    for run in sorted(smaller, key=lambda run: run.spec["fraction"]):
-        score = "diverged" if run.result["diverged"] else f"{run.result['validation_macro_f1']:.3f}"
-        told.append(f"{score} with {run.spec['fraction']:.0%} of the training photos, ".replace("%", " %"))
-    return f"Macro F1 on validation: {''.join(told)}{whole.result['validation_macro_f1']:.3f} with all of them."
+    shares = {f"{run.spec['fraction'] * 100:g} %": run for run in sorted(smaller, key=lambda run: run.spec["fraction"])}
+    told = [
+        f"{'diverged' if run.result['diverged'] else format(run.result['validation_macro_f1'], '.3f')} with {share}"
+        for share, run in {**shares, "all": whole}.items()
+    ]
+    return f"Macro F1 on validation, by share of the training photos: {', '.join(told)}."

@@ -55,7 +55,7 @@ def finished_runs(split_hash):
     sound = [file.parent for file in files if not fault_of_run(file.parent)]
     of_spec = {folder.name[-8:]: folder for folder in sound}  # the key is the hash: a training may have two folders
     sound = sorted(of_spec.values(), key=lambda folder: folder.name)
-    return [run for run in map(read_run, sound) if run.spec["split"] == split_hash]
+    return [run for run in map(read_run, sound) if run.spec["split"].split()[0] == split_hash]
 
 
 def check_photos():
