@@ -6,7 +6,8 @@ FOLDER is a folder of runs, such as `runs` after a run with the study's photos, 
 of another copy of the project. For each spec that was trained in both places, the benchmark prints the two scores on
 the held-out photos, and a summary of their differences. A training that is only a copy of the published one is not
 counted. The specs of fine-tuned and distilled networks contain a hash of the network from which they start, so such a
-training has a counterpart only if that network is the same to the last bit.
+training has a counterpart only if that network is the same to the last bit. The number of epochs of a refit is another
+such setting: it is the best epoch of an earlier training.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 from leaves import places
+from leaves.claims import count_text
 from leaves.evaluation import validation_score
 from leaves.runs import fault_of_run, read_run
 
@@ -79,10 +81,11 @@ def summary(differences):
     found = differences.dropna()
     if found.empty:
         return "No training was repeated."
+    equal = (found == 0).sum()
+    spread = f"standard deviation {found.std():.4f}, " if len(found) > 1 else ""
     return (
-        f"{len(found)} trainings: mean difference {found.mean():+.4f}, mean absolute difference "
-        f"{found.abs().mean():.4f}, standard deviation {found.std():.4f}, largest difference {found.abs().max():.4f}; "
-        f"equal scores: {(found == 0).sum()}."
+        f"{count_text(len(found), 'training')}: mean difference {found.mean():+.4f}, mean absolute difference "
+        f"{found.abs().mean():.4f}, {spread}largest difference {found.abs().max():.4f}; equal scores: {equal}."
     )
 
 

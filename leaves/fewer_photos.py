@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 
-def smaller_specs(run, fractions, seed):
+def smaller_specs(chapter, run, fractions, seed):
     """List the specs (dicts of settings) of trainings that repeat a run on fractions of its training photos.
-
-    Chapter 2 trains those of FinalModel, and chapter 6 those of the head, because it is chosen there.
 
     Parameters
     ----------
+    chapter : str, the chapter that trains them
     run : Run of FinalModel or of a head on a frozen backbone
     fractions : list of float
         Fractions of the training photos; the returned list has one spec for each fraction.
@@ -25,7 +24,7 @@ def smaller_specs(run, fractions, seed):
         Seed for choosing the photos. Each training itself has the same seed as `run`.
     """
     spec = run.spec | {"log_layers": False, "split": f"{run.spec['split']} {seed}"}
-    spec |= {"chapter": "06" if "backbone" in run.spec else "02"}
+    spec |= {"chapter": chapter}
     return [spec | {"name": f"{run.name} {fraction}", "fraction": fraction} for fraction in fractions]
 
 
@@ -77,14 +76,17 @@ def prepare_smaller(spec, split, seed, transfer):
 def scores_in_words(whole, smaller):
     """Say in one sentence how a network scores on validation after learning from fractions of the training photos.
 
+    The state of a training is told if it has not converged.
+
     Parameters
     ----------
     whole : Run, trained on all training photos
     smaller : list of Run, trained from the specs that `smaller_specs` makes from `whole`
     """
     shares = {f"{run.spec['fraction'] * 100:g} %": run for run in sorted(smaller, key=lambda run: run.spec["fraction"])}
-    told = [
-        f"{'diverged' if run.result['diverged'] else format(run.result['validation_macro_f1'], '.3f')} with {share}"
-        for share, run in {**shares, "all": whole}.items()
-    ]
-    return f"Macro F1 on validation, by share of the training photos: {', '.join(told)}."
+    told = []
+    for share, run in {**shares, "all": whole}.items():
+        state = "" if run.result["state"] == "converged" else f" ({run.result['state']})"
+        score = "no score" if run.result["diverged"] else f"{run.result['validation_macro_f1']:.3f}"
+        told.append(f"{score} with {share}{state}")
+    return f"Macro F1 on validation, from one training for each share of the training photos: {', '.join(told)}."

@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-# Instructions that multiply several numbers at once, the widest first. Their width changes the last digits of scores.
+# Instructions that multiply several numbers at once, the newest first. They can change the last digits of scores.
 VECTORS = {
     "avx512_bf16": "AVX-512 BF16",
     "avx512f": "AVX-512",
@@ -40,7 +40,7 @@ def instructions():
 
 
 def processor_kind():
-    """Return the processor's name, its number and its widest vector instructions: "AMD EPYC (26-2), AVX-512".
+    """Return the processor's name, its number and its newest vector instructions: "AMD EPYC (26-2), AVX-512".
 
     The number is its family and model, because processors of different kinds may have the same name.
     """

@@ -187,14 +187,15 @@ def keep_evidence(run):
     files = ["history.csv", "validation.npy", *readings]
     kept = read_json(folder / "result.json")
     same, has = kept | {"hashes": run.result["hashes"]} == run.result, {*kept.get("hashes", ())}
-    history = run.history.to_csv(index=False, float_format="%.7g")
-    more = has > {*files} and (folder / "history.csv").read_text(encoding="utf-8") == history  # of an equal training
-    if (more or (same and has == {*files})) and not fault_of_run(folder, run.spec):
-        return
+    history = run.history.to_csv(index=False, float_format="%.7g").encode()
+    if not fault_of_run(folder, run.spec):
+        equal = (folder / "history.csv").read_bytes() == history  # more readings of an equal training are kept
+        if (equal and has > {*files}) or (same and has == {*files}):
+            return
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder / "spec.json", run.spec)
     with atomic_file(folder / "history.csv") as out:
-        out.write(history.encode())
+        out.write(history)
     with atomic_file(folder / "validation.npy") as out:
         np.save(out, run.validation_probabilities.astype(np.float16))
     for name in readings:

@@ -260,7 +260,10 @@ def test_only_whole_paths_are_shortened():
     assert publish.without_folders(page, ["/photos"]) == shortened
     assert publish.without_folders("<main>/main/Oak</main>", ["/main"]) == "<main>main/Oak</main>"
     with pytest.raises(InputError, match="The page names the folder /anna/oak where it cannot be shortened"):
-        publish.without_folders("file:///anna/oak", ["/anna/oak"])
+        publish.without_folders("file:///anna/<wbr/>oak", ["/anna/oak"])
+    assert publish.without_folders("/anna's oak &amp; elm/1", ["/anna's oak & elm"]) == "anna's oak &amp; elm/1"
+    for page in ("../../work/oak/1.jpg", "/work/oak-old", "/work/oakframe"):
+        assert publish.without_folders(page, ["/work/oak"]) == page
 
 
 def test_a_path_that_may_break_is_shortened_too():
@@ -289,6 +292,10 @@ def test_synthetic_leaves_are_not_published_and_leave_no_evidence(study):
         ),
         (lambda: (places.REPORT / "verdicts.csv").unlink(), "report/verdicts.csv is missing"),
         (lambda: write_atomic(places.REPORT / "report.html", "x" * 6_100_000), "report.html, 6.1 MB"),
+        (
+            lambda: write_atomic(places.REPORT / "report.html", f"file://{places.ROOT}/x"),
+            "where it cannot be shortened",
+        ),
         (lambda: (places.REPORT / "report.html.sha256").write_text("0"), "report/report.html is missing or damaged"),
     ],
 )

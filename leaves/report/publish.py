@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 from leaves import places
@@ -101,7 +101,8 @@ def publish(split, runs, recorded):
     """Copy the tables, the page and the figures of the study, write a table of its photos and, last, its provenance.
 
     `recorded` is from `check_finished`. `MOST_BYTES` has two limits: one for the page alone, and one for the page, the
-    figures and results/runs together. If a limit is exceeded, raise InputError before any file is changed.
+    figures and results/runs together. If a limit is exceeded, or if the page names a folder in a way that cannot be
+    shortened (see `without_folders`), raise InputError before any file is changed.
     """
     page = (places.REPORT / "report.html").read_text(encoding="utf-8")
     figures = [file for file in places.REPORT.glob("figures/*.png") if f'id="figure-{file.stem}"' in page]
@@ -115,13 +116,14 @@ def publish(split, runs, recorded):
                 {"all": "page, figures and results/runs together"}.get(name, name),
             )
             raise InputError(f"Too large to publish: {what}, {size}; the limit is {most / 1e6:.0f} MB.")
+    page = without_folders(page, chosen_paths())
     record = provenance(split, runs, recorded)  # before any file is changed
     (places.RESULTS / "provenance.json").unlink(missing_ok=True)
     published = [places.RESULTS / name for name in TABLES]
     for file in published:
         copy(places.REPORT / file.name, file)
     published.append(places.RESULTS / "report.html")
-    write_atomic(published[-1], without_folders(page, chosen_paths()))
+    write_atomic(published[-1], page)
     for file in figures:
         published.append(places.ROOT / "figures" / file.name)
         copy(file, published[-1])
@@ -152,15 +154,17 @@ def chosen_paths():
 def without_folders(page, paths):
     """Shorten each of `paths` in a page to the path's last component, because other machines have other folders.
 
-    Raise InputError if the page still names one of them, for example because it has quotation marks.
+    Raise InputError if the page still names one of them, for example in a URL.
     """
+    before, after = r"(?<![\w./<-])", r"(?![\w-])"  # with them, /photos is not found in results/photos.csv or /photos-2
     for path in sorted(paths, key=len, reverse=True):
-        for text, name in ((escape(path), escape(Path(path).name)), (path, Path(path).name)):
+        for text in (escape(path), escape(path, quote=False), path):
             anywhere = re.sub("([_/]+)", r"\1(?:<wbr/?>)?", re.escape(text))  # `page.guard_breaks` adds these tags
-            whole = rf"(?<![\w./<-]){anywhere}(?![\w-])"  # finds /photos, not results/photos.csv or /photos-2
-            page = re.sub(whole, lambda _, name=name: name, page)
-    if left := [path for path in paths if path.count("/") > 1 and path in page]:
-        raise InputError(f"The page names the folder {left[0]} where it cannot be shortened: rename it and run again.")
+            page = re.sub(f"{before}{anywhere}{after}", lambda _, text=text: text.rpartition("/")[2], page)
+    plain = unescape(re.sub("<wbr/?>", "", page))
+    for path in paths:
+        if re.search(f"(?:{before}|(?<=//)){re.escape(path)}{after}", plain):
+            raise InputError(f"The page names the folder {path} where it cannot be shortened: rename it and run again.")
     return page
 
 

@@ -187,16 +187,18 @@ def cover_facts(command, seconds):
 def trainings_in_words():
     """Say how many trainings on this split are finished, and how long they took; return "" if there is none.
 
-    A finished training lies in runs/ or, as evidence, in results/runs.
+    A finished training lies in runs/ or, unless the run was made with --force, as evidence in results/runs.
     """
     split = read_json(places.SOURCE_JSON).get("split")
-    files = [file for place in (places.RESULTS / "runs", places.RUNS) for file in place.glob("*/result.json")]
+    folders = [places.RUNS] if os.environ.get("LEAVES_NO_EVIDENCE") else [places.RESULTS / "runs", places.RUNS]
+    files = [file for folder in folders for file in folder.glob("*/result.json")]
     folders = {file.parent.name[-8:]: file.parent for file in files}.values()  # by the hash of the spec
     specs = {folder: read_json(folder / "spec.json") for folder in folders}
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     seconds = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f" (finished trainings are reused: {len(trained)}, which took {seconds / 60:.1f} minutes)" if trained else ""
+    told = f" ({len(trained)} trainings are finished, and took {seconds / 60:.1f} minutes; they are not repeated)"
+    return told if trained else ""
 
 
 def study_section(damaged):
