@@ -11,17 +11,7 @@ ORDER = [
     *("planning", "files", "hardware", "places", "parameters", "locks", "cache", "progress"),
     *("image_store", "dataset", "photos", "duplicates", "splitting", "sample", "sources"),
     *("scoring", "backgrounds", "batches", "training", "claims", "runs", "cluster"),
-    *(
-        "custom_cnn",
-        "dead_units",
-        "ablations",
-        "search",
-        "efficientnet_lite",
-        "backbones",
-        "features",
-        "transfer",
-        "fewer_photos",
-    ),
+    *("custom_cnn", "dead_units", "ablations", "search", "efficientnet_lite", "backbones", "features", "transfer"),
     *(
         "evaluation",
         "refit",
