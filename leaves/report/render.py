@@ -179,13 +179,13 @@ def cover_facts(command, seconds):
         "Needs": "Linux or macOS, Python 3.11 to 3.14",
         "Repository": repository(),
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
-        "Time of this run": f"{seconds / 60:.1f} minutes{trainings_in_words()}",
+        "Time of this run": f"{seconds / 60:.1f} minutes{time_of_trainings()}",
         "Date": datetime.date.today().isoformat(),
     }
 
 
-def trainings_in_words():
-    """Say how many trainings on this split are finished, and how long they took; return "" if there is none.
+def time_of_trainings():
+    """Say how long all finished trainings on this split took, also those of earlier runs; "" if there is none.
 
     A finished training lies in runs/ or, unless the run was made with --force, as evidence in results/runs.
     """
@@ -197,8 +197,7 @@ def trainings_in_words():
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     seconds = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    told = f" ({len(trained)} trainings are finished, and took {seconds / 60:.1f} minutes; they are not repeated)"
-    return told if trained else ""
+    return f"; all trainings: {seconds / 60:.1f} minutes" if trained else ""
 
 
 def study_section(damaged):
