@@ -116,7 +116,7 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 def one_round(split, views, common):
     """Measure both methods once: list of dict, the rows of `usual_way` and then those of `cached_way`.
 
-    The dict `common` has the arguments that both functions share: name, source, size, epochs and tuning_epochs.
+    The dict `common` has arguments of both functions: name, source, size, epochs and tuning_epochs.
     """
     with tempfile.TemporaryDirectory() as cache:
         places.CACHE = Path(cache)  # an empty cache; the images are decoded here, before either method is timed

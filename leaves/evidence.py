@@ -22,10 +22,10 @@ def answer_in_words(scores, label, count):
     """
     interval = f"{scores['test_macro_f1_low']:.3f} to {scores['test_macro_f1_high']:.3f}"
     return (
-        f"**This run** uses {escape(sources.photos_in_words())}. The best single model, chosen on validation, is "
-        f"**{label}** ({STARTS[scores['initial_weights']]}). It has a macro F1 of **{scores['test_macro_f1']:.3f}** "
-        f"(95 % interval {interval}) and an accuracy of {scores['test_accuracy']:.3f} on {count} test images, which "
-        "were not used to choose any model or setting."
+        f"**This run**, shown on the rest of this page, uses {escape(sources.photos_in_words())}. The best single "
+        f"model, chosen on validation, is **{label}** ({STARTS[scores['initial_weights']]}). It has a macro "
+        f"F1 of **{scores['test_macro_f1']:.3f}** (95 % interval {interval}) and an accuracy of "
+        f"{scores['test_accuracy']:.3f} on {count} test images, which were not used to choose any model or setting."
     )
 
 

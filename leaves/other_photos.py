@@ -210,4 +210,6 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
     told = f"{told} With the leaf removed, {best} scores {alone}"
-    return f"{told}: this model has also learnt backgrounds." if low > chance else f"{told}, no better than guessing."
+    if low > chance:
+        return f"{told}: this model has also learnt backgrounds."
+    return f"{told}, no better than guessing: the background alone does not reveal the species."

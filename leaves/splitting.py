@@ -249,7 +249,7 @@ def remember_split(file, before, photos):
 
 
 def write_split(photos, issues, data, name, settings):
-    """Write data/split.csv, data_issues.csv and source.json; paths inside the project's folder become relative to it.
+    """Write split.csv, data_issues.csv and source.json to data/; files inside the project get paths relative to it.
 
     Parameters
     ----------
@@ -405,10 +405,10 @@ def data_card(split, issues, name):
         "Images": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}{told}",
         "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
         "Excluded": count_checks(issues[is_out]),
-        "Kept with a note": count_checks(issues[~is_out]),
-        "Split": split.attrs["hash"],
     }
-    return pd.Series(card)
+    if not is_out.all():
+        card["Kept with a note"] = count_checks(issues[~is_out])
+    return pd.Series(card | {"Split": split.attrs["hash"]})
 
 
 def count_checks(issues):

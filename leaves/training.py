@@ -170,7 +170,7 @@ def device_name():
 
 @contextmanager
 def seeded(seed):
-    """Seed the layers that are created in this context from `seed` alone, whatever other threads do at the same time.
+    """Make `seed` alone decide the seeds of layers that are created in this context, whatever other threads do.
 
     Keras draws the seeds of layers from Python's global random generator, which the threads of a Dask worker share.
     """

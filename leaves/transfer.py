@@ -43,7 +43,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
         The first seed, and the number of repeats, see `runs.repeat`.
     views : dict with the keys count, augmentation and seed, see `features.frozen_outputs`
     **settings
-        Keys of the spec: layers (of the head), image_size, epochs, patience and balance.
+        Keys of the spec: layers (of the head), image_size, epochs, patience, balance and precision.
 
     Returns
     -------

@@ -62,7 +62,7 @@ def lay_out(figure):
 
 
 def svg_of(figure, name):
-    """Convert a figure to an SVG element that takes its colours from the page's CSS variables.
+    """Convert a figure to an SVG element that takes its greys and its blue from the page's CSS variables.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from types import SimpleNamespace
 
 from leaves import plots, vector
 from leaves.evaluation import Answers
@@ -57,7 +58,9 @@ def test_a_model_without_a_mistake_shows_no_photo(images):
     assert told == "<p>FinalModel misclassifies none of 2 test photos.</p>"
 
 
-def test_the_tally_links_each_claim_under_its_verdict():
+def test_the_tally_links_each_claim_under_its_verdict(monkeypatch):
+    study = pd.DataFrame({"claim": ["C1", "C4", "C5"], "verdict": ["confirmed", "confirmed", "undecided"]})
+    monkeypatch.setattr(tables, "published_study", lambda: SimpleNamespace(verdicts=study))
     verdicts = pd.DataFrame(
         {
             "claim": ["C1", "C2", "C3", "C4", "C5"],
@@ -73,8 +76,9 @@ def test_the_tally_links_each_claim_under_its_verdict():
         ("– not tested", "2", ["#claim-C4", "#claim-C5"]),
     ]
     assert soup.select_one("tr td:last-child").get_text() == 'C2 a "b"'
-    assert soup.details.summary.get_text() == "C4 C5"
-    assert soup.details.get_text("|", strip=True).startswith('C4 C5|C4|a "b"|C5')
+    assert soup.details.summary.get_text() == "C4 (confirmed in the published study) C5"
+    assert soup.details.get_text("|", strip=True).endswith('|C4 (confirmed in the published study)|a "b"|C5|a "b"')
+    assert soup.caption.get_text() == "This run (the published study: 2 confirmed (C1, C4), 1 undecided)"
 
 
 # ---------------------------------------------------------------- figures

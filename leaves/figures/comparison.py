@@ -60,18 +60,27 @@ def draw_scores(scores, against, best):
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
     figure.legend(**BELOW)
-    words = {"better": "better", "worse": "worse", "tie": "tied with it", "undecided": "undecided"}
-    counts = {word: (against["verdict"] == verdict).sum() for verdict, word in words.items()}
-    told = [f"{count or 'none'} {word}" for word, count in counts.items() if count or word in ("better", "worse")]
-    told = f"Of the {len(against) - 1} others on test, {', '.join(told[:-1])} and {told[-1]}."
-    axis.set_title(f"Validation chose {best}.\n{textwrap.fill(told, 80)}")  # lines as wide as the figure
-    caption = "Test macro F1 of every model with 95 % bootstrap intervals. A star shows the original study's score: "
-    caption += "an accuracy on other photos, so it cannot be compared with the macro F1 here."
+    told = textwrap.fill(standing_in_words(against), 80)  # lines as wide as the figure
+    axis.set_title(f"Validation chose {best}.\n{told}")
+    caption = "Test macro F1 of every model with 95 % bootstrap intervals. Models are compared on the same images, so "
+    caption += "overlapping intervals decide nothing. A star: the original study's score, an accuracy on other photos."
     for verdict in ("better", "worse"):
         names = "; ".join(against.index[against["verdict"] == verdict]) or "none"
         caption += f" {verdict.capitalize()} than {best}: {names}."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
+
+
+def standing_in_words(against):
+    """Count the models that are better and worse on test than the best single model; `against` as in `draw_scores`."""
+    words = {"better": "better on test", "worse": "worse", "tie": "tied with it", "undecided": "undecided"}
+    counts = {verdict: (against["verdict"] == verdict).sum() for verdict in words}
+    told = [
+        f"{count or 'none'} {'is' if count < 2 else 'are'} {words[verdict]}"
+        for verdict, count in counts.items()
+        if count or verdict in ("better", "worse")
+    ]
+    return f"Of the {len(against) - 1} others, {', '.join(told[:-1])} and {told[-1]}."
 
 
 # ---------------------------------------------------------------- confidence and corrupted photos

@@ -6,7 +6,7 @@ from leaves.search import FINAL
 
 
 def last_scores(search):
-    """Return each trial's mean score in the last round (Series of float), and that round's number of repeats (int)."""
+    """Return the mean scores of the trials in the last round (Series of float), and its number of repeats (int)."""
     last = search.rounds[search.rounds["round"] == search.rounds["round"].max()]
     return last.set_index("number")["score"], int(last["repeats"].iloc[0])
 

@@ -8,7 +8,7 @@ from html import escape
 from leaves import places
 from leaves.evaluation import f1_per_class, validation_score
 from leaves.plots import table_of_texts
-from leaves.published import published_study, tally
+from leaves.published import DECIDED, published_study, tally
 
 import numpy as np
 import pandas as pd
@@ -138,17 +138,20 @@ def tally_html(verdicts, title):
     title : str
         The table's caption, which names the data on which the verdicts are based.
     """
-    rows = []
+    rows, study = [], published_study()
+    of_study = study.verdicts.set_index("claim")["verdict"].to_dict() if study else {}
+    note = {claim: f" ({verdict} in the published study)" for claim, verdict in of_study.items() if verdict in DECIDED}
     for verdict in MARKS:
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        links = [f'<a href="#claim-{row.claim}">{row.claim}</a> {escape(row.said)}' for row in own.itertuples()]
+        names = {claim: claim + (note.get(claim, "") if verdict not in DECIDED else "") for claim in own["claim"]}
+        links = [f'<a href="#claim-{row.claim}">{names[row.claim]}</a> {escape(row.said)}' for row in own.itertuples()]
         listed = "<br>".join(links)
         if verdict == "not tested":  # first only the names, as in C9
-            listed = f"<details><summary>{' '.join(own['claim'])}</summary>{listed}</details>"
+            listed = f"<details><summary>{' '.join(names.values())}</summary>{listed}</details>"
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
-    if study := published_study():
+    if study:
         title += f" (the published study: {tally(study.verdicts)})"
     return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
 

@@ -1,4 +1,4 @@
-"""Plan a run (run_all.sh --plan): count cached and waiting trainings, and estimate their time; write nothing."""
+"""Plan a run (run_all.sh --plan): count cached trainings, count waiting ones and estimate their time; write nothing."""
 
 import ast
 import contextlib
@@ -84,7 +84,7 @@ def plan_of_split(notebook, values, unchanged):
 
 
 def is_of_sample(given):
-    """Return whether the current split is that of the synthetic sample with these parameters of chapter 1."""
+    """Return whether the current split is of the synthetic sample with chapter 1's parameters `given`."""
     from leaves.dataset import load_split  # Keras takes seconds
     from leaves.sources import sample_folder
 

@@ -132,7 +132,7 @@ def files_of_figure(name, png, damaged):
     """Find the SVGs of a figure (list of Path) and the CSV file of its numbers (Path, or None if missing or damaged).
 
     If an SVG is damaged, the list is empty. `png` is the figure in the notebook, in base64. Return an empty list and
-    None if the figure's PNG in report/figures is missing or differs from `png`: its files may show another figure.
+    None if the figure's PNG in report/figures is missing or differs from `png`: its files may be older or newer.
     """
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
@@ -197,7 +197,7 @@ def time_of_trainings():
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     seconds = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f"; all trainings: {seconds / 60:.1f} minutes" if trained else ""
+    return f". All finished trainings took {seconds / 60:.1f} minutes." if trained else ""
 
 
 def study_section(damaged):

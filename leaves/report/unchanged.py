@@ -18,7 +18,7 @@ KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def state_file():
-    """Return the path of the file with the hashes of the chapters and of their files after the last command."""
+    """Return the path of the file in which a command records one hash per chapter and one of all their files."""
     return places.REPORT / "state.json"
 
 
