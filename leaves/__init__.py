@@ -4,4 +4,4 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # 3 hides errors, too: they would only say that no GPU was found
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as needed: several processes may share it
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # the default is 0 on older processors, but 1 is up to 4 times faster
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # the default, 0 on older processors, is up to 4 times slower

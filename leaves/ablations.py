@@ -209,8 +209,8 @@ def differences_to_final(runs, folds):
 
     Returns
     -------
-    DataFrame, one row per variant: difference, low and high (the mean and its 95 % interval; NaN if both
-    converged in fewer than two repeats) and reason (None, or why this is no evidence, see `claims.missing_pairs`)
+    DataFrame, one row per variant: difference (the mean), low and high (its 95 % interval), all NaN if both
+    converged in fewer than two repeats, and reason (None, or why this is no evidence, see `claims.missing_pairs`)
     """
     score = score_functions()["macro F1"]
     of_variant = {name: claims.pairs(own, runs[FINAL], score) for name, own in runs.items() if name != FINAL}

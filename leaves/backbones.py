@@ -124,7 +124,7 @@ def keras_files(name):
 def download(name, timeout):
     """Let Keras download the ImageNet weights of a backbone, or check the file that it downloaded earlier.
 
-    With `--plan` (see `planning`), nothing is downloaded: instead, the function asks the server whether it has the weights.
+    With `--plan` (see `planning`), nothing is downloaded: the function asks the server whether it has the weights.
     If it has them, the function raises `AheadError`, because the plan cannot go on before the weights are downloaded.
 
     Returns
