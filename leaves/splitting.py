@@ -47,7 +47,8 @@ def split_photos(photos, pairs, validation, test, seed, before):
     before : dict of SHA-256 to subset
         The subset of each photo in an earlier split. A photo keeps its subset unless it is excluded. First, each new
         photo that resembles photos of two subsets, even indirectly, is excluded. Then, if earlier photos of different
-        subsets resemble each other, only the test photos among them are kept; if there are none, only the validation photos are kept.
+        subsets resemble each other, only the test photos among them are kept; if there are none, only the validation
+        photos are kept.
 
     Returns
     -------
