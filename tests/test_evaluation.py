@@ -17,6 +17,7 @@ from leaves import (
     robustness,
     scoring,
 )
+from leaves.figures import comparison
 from leaves.figures import costs as cost_figures
 from leaves.files import InputError
 
@@ -401,3 +402,16 @@ def test_models_are_compared_with_the_chosen_one_by_their_intervals():
     table = evaluation.compare_with("chosen one", [*probabilities], evaluation.Answers(truth, probabilities), 500)
     expected = ["chosen", "tie", "better", "undecided", "worse"]
     assert table["verdict"].to_dict() == dict(zip(probabilities, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        (["better"] * 2 + ["worse", "tie"], "Of the 4 others, 2 are better, 1 worse, 1 tied and none undecided."),
+        (["worse"] * 2 + ["undecided"] * 5, "Of the 7 others, none is better, 2 worse and 5 undecided."),
+        (["better", "undecided"], "Of the 2 others, 1 is better, none worse and 1 undecided."),
+    ],
+)
+def test_the_title_counts_the_models_in_the_direction_of_their_verdicts(verdicts, told):
+    against = pd.DataFrame({"verdict": ["chosen", *verdicts]})
+    assert comparison.standing_in_words(against) == told

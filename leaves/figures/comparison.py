@@ -73,13 +73,11 @@ def draw_scores(scores, against, best):
 
 def standing_in_words(against):
     """Count the models that are better and worse on test than the best single model; `against` as in `draw_scores`."""
-    words = {"better": "better on test", "worse": "worse", "tie": "tied with it", "undecided": "undecided"}
+    words = {"better": "is better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
     counts = {verdict: (against["verdict"] == verdict).sum() for verdict in words}
-    told = [
-        f"{count or 'none'} {'is' if count < 2 else 'are'} {words[verdict]}"
-        for verdict, count in counts.items()
-        if count or verdict in ("better", "worse")
-    ]
+    if counts["better"] > 1:
+        words["better"] = "are better"
+    told = [f"{count or 'none'} {words[verdict]}" for verdict, count in counts.items() if count or verdict != "tie"]
     return f"Of the {len(against) - 1} others, {', '.join(told[:-1])} and {told[-1]}."
 
 
