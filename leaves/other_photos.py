@@ -212,4 +212,4 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     told = f"{told} With the leaf removed, {best} scores {alone}"
     if low > chance:
         return f"{told}: this model has also learnt backgrounds."
-    return f"{told}, no better than guessing: the background alone does not reveal the species."
+    return f"{told}, no better than guessing: for this model, the background alone is not enough."

@@ -102,7 +102,7 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     assert of_loser.startswith("**Other backgrounds: no.** On the leaves that")
     assert f"the macro F1 of {labels[1]} falls from 1.000 to 0.000, and" in of_loser
     assert "With the leaf removed, X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
-    assert told.endswith(", no better than guessing: the background alone does not reveal the species.")
+    assert told.endswith(", no better than guessing: for this model, the background alone is not enough.")
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
     [axis] = figure.axes
     assert drawn.index[-1] == "X, transfer learning"
