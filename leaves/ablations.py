@@ -34,8 +34,7 @@ LEAST_NETWORKS = 8  # needed in each fold for C12: with fewer networks, a rank c
 FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" is the name for the runs of `refit.train_refits`
 SLOW_UPDATE = 8  # a training with batches of one photo takes this many times as long as with FinalModel's batches
 HIGH_ACCURACY, MISSED = 0.8, 0.5  # an accuracy of 0.8 or more is high; a class with a recall below 0.5 is missed
-# The name of the figure that shows each measure.
-FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}
+FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}  # that show a measure
 INTERVAL = ["difference", "low", "high"]
 
 
@@ -339,7 +338,8 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
                 claims.evidence(f"{measure}, {name} minus FinalModel", must_be, **pair, measure=measure)
                 for name, pair in pairs.items()
             ]
-        records.append({"claim": claim, "said": said[claim], "figure": FIGURES[measure], "comparisons": comparisons})
+        figure = FIGURES[measure] if any(len(row.get("differences", ())) > 1 for row in comparisons) else ""
+        records.append({"claim": claim, "said": said[claim], "figure": figure, "comparisons": comparisons})
     return records
 
 

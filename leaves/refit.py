@@ -110,4 +110,4 @@ def refit_record(said, pair, cost):
         if pair
         else claims.not_tested(f"not trained: more data ({cost})")
     )
-    return {"claim": "C13", "said": said, "figure": "03-differences", "comparisons": comparisons}
+    return {"claim": "C13", "said": said, "figure": "", "comparisons": comparisons}

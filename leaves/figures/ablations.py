@@ -52,7 +52,7 @@ def plot_differences(table):
             part = rows[chosen]
             axis.hlines(position[chosen], part["low"], part["high"], color=look["color"])
             axis.plot(part["difference"], position[chosen], linestyle="", label=label, **look)
-    claims = rows["group"].str.extract(r"(\(C.*\))")[0].fillna("")
+    claims = rows["group"].str.extract(r"(\(C\d+\))")[0].fillna("")  # no claim if the group has several
     names = [f"{name} {about}".strip() for name, about in claims.items()]
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
@@ -63,6 +63,8 @@ def plot_differences(table):
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 of each variant minus that of FinalModel, on the held-out photos. A mark is the mean over the "
     caption += f"converged pairs, and its line is the 95 % interval. The grey band marks differences below {MARGIN}."
+    if left := ", ".join(table.index[table["difference"].isna() & table["reason"].notna()]):
+        caption += f" Not drawn, because fewer than two pairs converged: {left}."
     return figure, caption, rows[["low", "difference", "high"]].set_axis(names)
 
 
@@ -87,7 +89,10 @@ def plot_gaps(table):
     axis.set(xlabel="macro F1", title=f"The widest gap: {widest} ({table.loc[widest, 'gap']:+.3f})")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     caption = "Macro F1 on the training and the held-out photos, as means over converged trainings (over all, if none "
-    return figure, f"{caption}converged). The line between the two marks is the gap."
+    caption += (
+        "converged). The line between the marks is the gap. A network that has hardly learnt has a small gap, too."
+    )
+    return figure, caption
 
 
 def plot_dead_units(dead, activations):
