@@ -77,7 +77,7 @@ def test_the_tally_links_each_claim_under_its_verdict(monkeypatch):
     ]
     assert soup.select_one("tr td:last-child").get_text() == 'C2 a "b"'
     assert soup.details.summary.get_text() == "C4 (confirmed in the published study) C5"
-    assert soup.details.get_text("|", strip=True).endswith('|C4 (confirmed in the published study)|a "b"|C5|a "b"')
+    assert soup.details.get_text("|", strip=True).endswith('|C4|(confirmed in the published study) a "b"|C5|a "b"')
     assert soup.caption.get_text() == "This run (the published study: 2 confirmed (C1, C4), 1 undecided)"
 
 

@@ -145,11 +145,13 @@ def tally_html(verdicts, title):
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
             continue
-        names = {claim: claim + (note.get(claim, "") if verdict not in DECIDED else "") for claim in own["claim"]}
-        links = [f'<a href="#claim-{row.claim}">{names[row.claim]}</a> {escape(row.said)}' for row in own.itertuples()]
-        listed = "<br>".join(links)
+        notes = {claim: note.get(claim, "") if verdict not in DECIDED else "" for claim in own["claim"]}
+        listed = "<br>".join(
+            f'<a href="#claim-{row.claim}">{row.claim}</a>{notes[row.claim]} {escape(row.said)}'
+            for row in own.itertuples()
+        )
         if verdict == "not tested":  # first only the names, as in C9
-            listed = f"<details><summary>{' '.join(names.values())}</summary>{listed}</details>"
+            listed = f"<details><summary>{' '.join(map(''.join, notes.items()))}</summary>{listed}</details>"
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
     if study:
         title += f" (the published study: {tally(study.verdicts)})"
