@@ -19,7 +19,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd {}\nCPU part\t: 0xd40\n"
         (ARM.format("crc32"), "aarch64, NEON"),
     ],
 )
-def test_the_processor_and_its_widest_vectors_are_named(monkeypatch, text, expected):
+def test_the_processor_and_its_newest_vectors_are_named(monkeypatch, text, expected):
     monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: text)
     monkeypatch.setattr("platform.processor", lambda: "aarch64")
     assert hardware.processor_kind() == expected
