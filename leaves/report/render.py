@@ -185,7 +185,7 @@ def cover_facts(command, seconds):
 
 
 def time_of_trainings():
-    """Say how long all finished trainings on this split took, also those of earlier runs; "" if there is none.
+    """Say how many minutes all finished trainings on this split took, also earlier ones; return "" if there is none.
 
     A finished training lies in runs/ or, unless the run was made with --force, as evidence in results/runs.
     """
@@ -197,7 +197,7 @@ def time_of_trainings():
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     seconds = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f". All finished trainings took {seconds / 60:.1f} minutes." if trained else ""
+    return f" (sum of all trainings: {seconds / 60:.1f})" if trained else ""
 
 
 def study_section(damaged):
