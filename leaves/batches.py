@@ -1,10 +1,11 @@
 """Make the batches of a training, shuffled and augmented differently in every epoch, and batches for evaluation."""
 
+import itertools
 import mmap
 from dataclasses import dataclass
 
 from leaves.backgrounds import OtherBackgrounds, leaf_masks
-from leaves.dataset import DEVELOPMENT
+from leaves.dataset import DEVELOPMENT, hold_out
 from leaves.files import without_stderr
 
 import numpy as np
@@ -160,6 +161,30 @@ def rows_of_epoch(labels, balance):
         wanted = np.ceil(np.sqrt(counts * counts.max())).astype(int)
     rows = [np.resize(np.flatnonzero(labels == label), wanted[label]) for label in np.unique(labels)]
     return np.concatenate(rows)
+
+
+def large_batch(split, balance, smallest):
+    """Return the first batch size from `smallest` on with which no epoch of any fold ends with a very small batch.
+
+    In each epoch, the last batch has the remaining photos. It counts as very small if it has less than half of the
+    batch size and is not the only batch. With large batches there are few updates in an epoch, so one update from a
+    single photo in each epoch can hinder a training.
+
+    Parameters
+    ----------
+    split : DataFrame, see `dataset.load_split`
+    balance : str, see `rows_of_epoch`
+    smallest : int
+
+    Returns
+    -------
+    int
+    """
+    trained_on = [hold_out(split, fold)["split"] == "train" for fold in range(split.attrs["folds"])]
+    labels = np.searchsorted(split.attrs["classes"], split["label"])
+    counts = [len(rows_of_epoch(labels[chosen], balance)) for chosen in trained_on]
+    sizes = itertools.count(smallest)
+    return next(size for size in sizes if all(count <= size or -count % size <= size // 2 for count in counts))
 
 
 def class_weights(labels, balance):

@@ -3,6 +3,7 @@
 from leaves import batches
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -46,6 +47,26 @@ def collect(spec, count=10, rows=None):
     spec = {"augmentation": None, "mixup": 0.0} | spec
     made = batches.training_batches(x, np.eye(count), np.arange(count) if rows is None else rows, spec)
     return [images[:, 0, 0, 0].numpy().tolist() for images, _ in made]
+
+
+def fold_split(*photos):
+    """Make a split in which fold k has photos[k] photos of one class; all folds but fold 0 are the training subset."""
+    fold = np.repeat(np.arange(len(photos)), photos)
+    split = pd.DataFrame({"label": "Oak", "fold": fold, "split": np.where(fold == 0, "validation", "train")})
+    split.attrs |= {"classes": ["Oak"], "folds": len(photos)}
+    return split
+
+
+@pytest.mark.parametrize(
+    ("photos", "smallest", "size"),
+    [
+        ((3, 3, 3), 4, 4),  # six photos: batches of 4 and 2
+        ((8, 9, 8), 4, 6),  # 16 or 17 photos: 17 would leave one photo in batches of 4, and two in batches of 5
+        ((3, 3, 3), 128, 128),  # one batch
+    ],
+)
+def test_large_batches_leave_no_very_small_batch(photos, smallest, size):
+    assert batches.large_batch(fold_split(*photos), "none", smallest) == size
 
 
 def test_every_epoch_shows_every_image_once_in_another_order():

@@ -128,7 +128,7 @@ EVERY = {
     "seed": 5,
     "repeats": 2,
     "shrink": 1,
-    "variants": ["batch 128"],
+    "variants": ["large batches"],
     "own_variants": {"few filters": {"filters": [4, 4, 4]}},
     "search_trials": 3,
     "search_epochs": 2,
