@@ -88,8 +88,8 @@ def answer(study):
     """
     scores, best = study.scores.set_axis(labels(study.scores)), study.ranking["model"].iloc[0]
     reached = [
-        f"{row['test_macro_f1']:.3f} ({row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
-        for row in (scores.loc[best], scores.loc["FinalModel"])
+        f"{row['test_macro_f1']:.3f} ({interval}{row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
+        for row, interval in ((scores.loc[best], "95 % interval "), (scores.loc["FinalModel"], ""))
     ]
     return (
         f"the best single model, chosen on validation, is {best}: macro F1 {reached[0]} on test. "
