@@ -149,9 +149,10 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Ask whether the server has a file, and end the plan if the server has the file; nothing is downloaded.
+    """Ask whether the server has a file, without downloading it; with `--plan`, Keras calls this to get the file.
 
-    With `--plan`, Keras calls this function instead of its own `urlretrieve`.
+    If the server has the file, the plan of the chapter ends here, because the next steps need the file. If not, the
+    error of `urlopen` is raised.
     """
     urllib.request.urlopen(address).close()
     end_plan("ImageNet weights that Keras downloads")
@@ -261,7 +262,7 @@ def misfit(error):
 def preprocess(name, kind, pixels):
     """Convert RGB pixels 0..255 to the input of a backbone, with Keras layers that become part of the saved model.
 
-    `BACKBONES` gives each backbone one of three kinds of preprocessing. "caffe" changes the order of the colours to
+    `BACKBONES` gives each backbone one of three ways of preprocessing. "caffe" changes the order of the colours to
     blue, green, red and subtracts ImageNet's mean. "none" adds no layer, because the network rescales its input itself.
     "efficientnet" is for Keras's EfficientNet, which also rescales its input itself. Its ImageNet weights need one more
     step: a division by the square root of ImageNet's standard deviation. Keras adds this step only if it loads the
@@ -270,7 +271,7 @@ def preprocess(name, kind, pixels):
     Parameters
     ----------
     name : str, a key of `BACKBONES`
-    kind : "imagenet" or "random", see `find_weights`
+    kind : "imagenet" or "random", the kind of weights, see `find_weights`
     pixels : Keras tensor, shape (n, height, width, 3)
 
     Returns

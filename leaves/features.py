@@ -29,7 +29,7 @@ from sklearn.neighbors import NearestNeighbors
 
 @dataclass(frozen=True)
 class View:
-    """One view, an augmented copy of an array of images; each slice is computed when it is read.
+    """One view of each image of an array: an augmented copy, which is computed when it is read.
 
     The augmentation of an image is a pure function of the seed, the number of the view and the row of the image.
     """

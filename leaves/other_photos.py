@@ -205,11 +205,14 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     start, scores = "**Other backgrounds: no.**" if before - after >= MARGIN else "**Other backgrounds.**", []
     for label, (was, now) in zip(rows.index, rows[["unchanged", OTHER]].to_numpy(), strict=True):
         scores.append(f"of {label} {'falls' if was - now >= MARGIN else 'changes'} from {was:.3f} to {now:.3f}")
-    told = f"{start} On the leaves that could be cut out, the macro F1 {', and that '.join(scores)}. {second}"
+    count = len(elsewhere[OTHER].truth)
+    told = (
+        f"{start} When leaves are placed on other backgrounds, the macro F1 {', and that '.join(scores)} (all on the "
+    )
+    told += f"{count} test images with a leaf that can be cut out). {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
-    told = f"{told} With the leaf removed, {best} scores {alone}"
-    if low > chance:
-        return f"{told}: this model has also learnt backgrounds."
-    return f"{told}, no better than guessing: for this model, the background alone is not enough."
+    found = "better than guessing" if low > chance else "no better than guessing"
+    told = f"{told} **The background alone: {found}.** With the leaf removed, {best} scores {alone}"
+    return f"{told}, so this model has also learnt backgrounds." if low > chance else f"{told}."

@@ -254,7 +254,7 @@ def fingerprints(image):
 
 
 def header_checks(header, suffix):
-    """Check the header of a Pillow image before it is decoded: dict of a check's name to a detail."""
+    """Check the header of a Pillow image before it is decoded: dict of each problem's name to a detail."""
     checks = {}
     if (header.format == "PNG") != (suffix == ".png") or header.format not in ("JPEG", "MPO", "PNG"):
         checks["wrong extension"] = f"{header.format} named {suffix}"

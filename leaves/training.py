@@ -191,7 +191,7 @@ def steps_at_once(steps):
 
 
 def compiled_like(model, spec, steps):
-    """Return a compiled copy of a model, with the same weights, for a training that takes `steps` steps in one call.
+    """Return a compiled copy of a model, with the same weights; each call of TensorFlow executes `steps` steps.
 
     Trainings that differ only in seed, data or learning rate, and have equal `steps`, share one copy, so TensorFlow
     traces it only once. This function sets the copy's weights to those of `model`, and the variables of its optimizer
@@ -211,7 +211,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON; `precision` is only a key of the cache: tracing fixes a model's precision."""
+    """Compile a model from its JSON. Each `precision` has its own copy in the cache, because tracing sets it."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)

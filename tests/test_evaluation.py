@@ -407,9 +407,10 @@ def test_models_are_compared_with_the_chosen_one_by_their_intervals():
 @pytest.mark.parametrize(
     ("verdicts", "told"),
     [
-        (["better"] * 2 + ["worse", "tie"], "Of the 4 others, 2 are better, 1 worse, 1 tied and none undecided."),
-        (["worse"] * 2 + ["undecided"] * 5, "Of the 7 others, none is better, 2 worse and 5 undecided."),
-        (["better", "undecided"], "Of the 2 others, 1 is better, none worse and 1 undecided."),
+        (["better"] * 2 + ["worse", "tie"], "Of the 4 others, 2 are better, 1 worse and 1 tied."),
+        (["worse"] * 2 + ["undecided"] * 5, "Of the 7 others, 2 are worse and 5 undecided."),
+        (["better", "undecided"], "Of the 2 others, 1 is better and 1 undecided."),
+        (["worse"] * 2, "Of the 2 others, 2 are worse."),
     ],
 )
 def test_the_title_counts_the_models_in_the_direction_of_their_verdicts(verdicts, told):

@@ -94,15 +94,16 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     assert table["background alone"].tolist() == [0, 0, 0]
     told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
     assert told.startswith(
-        "**Other backgrounds.** On the leaves that could be cut out, the macro F1 of X, transfer learning changes from "
-        "1.000 to 1.000, and that of "
+        "**Other backgrounds.** When leaves are placed on other backgrounds, the macro F1 of X, transfer learning "
+        "changes from 1.000 to 1.000, and that of "
     )
     assert f"**Second test set** (3 species): macro F1 0.500 (X, transfer learning) and 0.500 ({labels[2]})." in told
     of_loser = other_photos.holding_sentence(table, labels[1], labels[2], elsewhere, 100)
-    assert of_loser.startswith("**Other backgrounds: no.** On the leaves that")
+    assert of_loser.startswith("**Other backgrounds: no.** When leaves are placed on")
+    assert "(all on the 4 test images with a leaf that can be cut out)" in told
     assert f"the macro F1 of {labels[1]} falls from 1.000 to 0.000, and" in of_loser
     assert "With the leaf removed, X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
-    assert told.endswith(", no better than guessing: for this model, the background alone is not enough.")
+    assert "**The background alone: no better than guessing.** With" in told
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
     [axis] = figure.axes
     assert drawn.index[-1] == "X, transfer learning"

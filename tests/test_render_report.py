@@ -2,8 +2,12 @@
 
 import base64
 import io
+import os
 import subprocess
+import time
 
+from leaves import places
+from leaves.files import write_json
 from leaves.report import render
 from leaves.report.execute import last_states, merge_logs
 from leaves.report.page import SLOTS, finish_page, keep_short_code
@@ -155,3 +159,20 @@ def test_a_row_that_becomes_a_card_names_its_columns():
     row = BeautifulSoup(page, "html.parser").select_one("tbody tr")
     assert row["id"] == "claim-C1"
     assert row.td["data-label"] == "says"
+
+
+def test_the_cover_tells_the_time_of_cached_trainings(working_folder):
+    write_json(places.SOURCE_JSON, {"split": "one"})
+    runs = {
+        "02-old-00000001": ("one", {}, 3600, 120),  # finished an hour ago, trained for 120 s
+        "02-new-00000002": ("one", {}, 5, 240),
+        "02-other-00000003": ("another", {}, 3600, 480),
+        "05-average-00000004": ("one", {"mean_with_start": 0.5}, 3600, 960),
+    }
+    for name, (split, more, ago, seconds) in runs.items():
+        write_json(places.RUNS / name / "spec.json", {"split": split} | more)
+        write_json(places.RUNS / name / "result.json", {"train_seconds": seconds})
+        then = time.time() - ago
+        os.utime(places.RUNS / name / "result.json", (then, then))
+    assert render.time_of_earlier_trainings(60) == "; 2.0 minutes of training were cached"
+    assert render.time_of_earlier_trainings(7200) == ""

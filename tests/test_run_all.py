@@ -246,13 +246,7 @@ def test_the_cover_tells_the_wall_time(whole_run):
     facts = {entry.dt.get_text(): entry.dd.get_text() for entry in soup.select("#cover dl div")}
     minutes, seconds = map(int, re.search(r"made in (\d+):(\d+) minutes", done.stdout).groups())
     assert float(facts["Time of this run"].split()[0]) == pytest.approx(minutes + seconds / 60, abs=0.5)
-    trained = []
-    for file in copy.glob("whole_run/runs/*/result.json"):
-        if "mean_with_start" not in file.with_name("spec.json").read_text(encoding="utf-8"):  # averages are not trained
-            trained.append(json.loads(file.read_text(encoding="utf-8")))
-    told = re.search(r"sum of all trainings: ([\d.]+)\)", facts["Time of this run"])
-    assert len(trained) > 10
-    assert float(told[1]) == pytest.approx(sum(result["train_seconds"] for result in trained) / 60, abs=0.06)
+    assert facts["Time of this run"].endswith(" minutes")  # no training was cached
     assert "of 0 findings" not in soup.get_text()
 
 

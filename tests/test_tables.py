@@ -42,9 +42,9 @@ def test_the_confusion_matrix_counts_and_shows_its_photos(answers, images):
 def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
     soup = BeautifulSoup(tables.mistakes_html(answers, "FinalModel", images, CLASSES, 2), "html.parser")
     assert soup.p.get_text() == (
-        "FinalModel misclassifies 3 of 23 test photos."
-        " Its most frequent mistake: Apple predicted as Cherry <b> (2 photos)."
-        " Lowest F1 (with the number of test photos): Cherry <b> (3) 0.57, Apple (20) 0.92."
+        "FinalModel misclassifies 3 of 23 test images."
+        " Its most frequent mistake: Apple predicted as Cherry <b> (2 images)."
+        " Lowest F1 (in brackets: number of test images): Cherry <b> 0.57 (3), Apple 0.92 (20)."
         " The 2 most confident mistakes:"
     )
     texts = [caption.get_text() for caption in soup("figcaption")]
@@ -55,7 +55,7 @@ def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
 def test_a_model_without_a_mistake_shows_no_photo(images):
     right = Answers(np.array([0, 1]), {"FinalModel": np.eye(2)})
     told = tables.mistakes_html(right, "FinalModel", images, CLASSES, 4)
-    assert told == "<p>FinalModel misclassifies none of 2 test photos.</p>"
+    assert told == "<p>FinalModel misclassifies none of 2 test images.</p>"
 
 
 def test_the_tally_links_each_claim_under_its_verdict(monkeypatch):
@@ -76,8 +76,8 @@ def test_the_tally_links_each_claim_under_its_verdict(monkeypatch):
         ("– not tested", "2", ["#claim-C4", "#claim-C5"]),
     ]
     assert soup.select_one("tr td:last-child").get_text() == 'C2 a "b"'
-    assert soup.details.summary.get_text() == "C4 (confirmed in the published study) C5"
-    assert soup.details.get_text("|", strip=True).endswith('|C4|(confirmed in the published study) a "b"|C5|a "b"')
+    assert soup("tr")[2]("td")[1].get_text().startswith('C4 (confirmed in the published study) a "b"')
+    assert soup.details.get_text("|", strip=True) == 'C5|C5|a "b"'
     assert soup.caption.get_text() == "This run (the published study: 2 confirmed (C1, C4), 1 undecided)"
 
 

@@ -59,6 +59,7 @@ def draw_scores(scores, against, best):
         label="original study: accuracy on its hidden test set",
     )
     axis.set(xlim=(0, 1), xlabel="macro F1 on test, with 95 % intervals")
+    axis.get_yticklabels()[list(ordered.index).index(best)].set_fontweight("bold")
     figure.legend(**BELOW)
     told = textwrap.fill(standing_in_words(against), 80)  # lines as wide as the figure
     axis.set_title(f"Validation chose {best}.\n{told}")
@@ -66,18 +67,20 @@ def draw_scores(scores, against, best):
     caption += "overlapping intervals decide nothing. A star: the original study's score, an accuracy on other photos."
     for verdict in ("better", "worse"):
         names = "; ".join(against.index[against["verdict"] == verdict]) or "none"
-        caption += f" {verdict.capitalize()} than {best}: {names}."
+        caption += f" Shown to be {verdict} than {best}: {names}."
     drawn = ordered[["test_macro_f1_low", "test_macro_f1", "test_macro_f1_high", "original_score"]]
     return figure, caption, drawn.astype(float)
 
 
 def standing_in_words(against):
     """Count the models that are better and worse on test than the best single model; `against` as in `draw_scores`."""
-    words = {"better": "is better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
+    words = {"better": "better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
     counts = {verdict: (against["verdict"] == verdict).sum() for verdict in words}
-    if counts["better"] > 1:
-        words["better"] = "are better"
-    told = [f"{count or 'none'} {words[verdict]}" for verdict, count in counts.items() if count or verdict != "tie"]
+    first = next((verdict for verdict, count in counts.items() if count), "")
+    words[first] = f"{'is' if counts.get(first) == 1 else 'are'} {words.get(first)}"
+    told = [f"{count} {words[verdict]}" for verdict, count in counts.items() if count]
+    if len(told) == 1:
+        return f"Of the {len(against) - 1} others, {told[0]}."
     return f"Of the {len(against) - 1} others, {', '.join(told[:-1])} and {told[-1]}."
 
 

@@ -56,7 +56,8 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: chosen on validation, among the single models (so not the Ensemble or test-time augmentation)."
+        "Bold: chosen on validation, among the single models (so not the Ensemble or test-time augmentation). "
+        "Times are for one image at a time."
     )
 
 
@@ -146,12 +147,16 @@ def tally_html(verdicts, title):
         if own.empty:
             continue
         notes = {claim: note.get(claim, "") if verdict not in DECIDED else "" for claim in own["claim"]}
-        listed = "<br>".join(
-            f'<a href="#claim-{row.claim}">{row.claim}</a>{notes[row.claim]} {escape(row.said)}'
+        lines = {
+            row.claim: f'<a href="#claim-{row.claim}">{row.claim}</a>{notes[row.claim]} {escape(row.said)}'
             for row in own.itertuples()
-        )
-        if verdict == "not tested":  # first only the names, as in C9
-            listed = f"<details><summary>{' '.join(map(''.join, notes.items()))}</summary>{listed}</details>"
+        }
+        listed = "<br>".join(lines.values())
+        if verdict == "not tested":  # of claims without a note, only the names are shown first
+            folded = "<br>".join(lines.pop(claim) for claim in own["claim"] if not notes[claim])
+            names = " ".join(claim for claim in own["claim"] if not notes[claim])
+            shown = "<br>".join(lines.values())
+            listed = f"{shown}<details><summary>{names}</summary>{folded}</details>" if names else shown
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
     if study:
         title += f" (the published study: {tally(study.verdicts)})"
@@ -222,7 +227,7 @@ def mistakes_html(answers, label, images, classes, count):
     truth, predicted, confidence = answers.truth, answers.predicted[label], answers.probabilities[label].max(axis=1)
     mistakes = np.flatnonzero(predicted != truth)
     surest = mistakes[confidence[mistakes].argsort()[::-1]][:count]
-    told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test photos."
+    told = f"{label} misclassifies {len(mistakes) or 'none'} of {len(truth)} test images."
     if not len(mistakes):
         return f"<p>{escape(told)}</p>"
     pairs = Counter(zip(truth[mistakes], predicted[mistakes], strict=True))
@@ -230,12 +235,13 @@ def mistakes_html(answers, label, images, classes, count):
     if often > 1:
         alone = [count for _, count in pairs.most_common(2)].count(often) == 1
         told += f" {'Its' if alone else 'One of its'} most frequent mistake{'' if alone else 's'}: "
-        told += f"{classes[true]} predicted as {classes[taken]} ({often} photos)."
+        told += f"{classes[true]} predicted as {classes[taken]} ({often} images)."
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
     low = by_class[by_class < 1].nsmallest(3, keep="all")  # more than three if several have the same F1
-    lowest = ", ".join(f"{name} {f1:.2f}" for name, f1 in low[:6].items())
+    texts = [(*name.removesuffix(")").rpartition(" (")[::2], f1) for name, f1 in low[:6].items()]  # "Oak (12)"
+    lowest = ", ".join(f"{name} {f1:.2f} ({count})" for name, count, f1 in texts)
     lowest += f" and {len(low) - 6} more" if len(low) > 6 else ""
-    told += f" Lowest F1 (with the number of test photos): {lowest}."
+    told += f" Lowest F1 (in brackets: number of test images): {lowest}."
     told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""
     shown = []
     for row in surest:

@@ -154,7 +154,7 @@ def chosen_paths():
 def without_folders(page, paths):
     """Shorten each of `paths` in a page to the path's last component, because other machines have other folders.
 
-    Raise InputError if the page still names one of them, for example in a URL.
+    Raise InputError if the page still contains one of the whole paths, for example in a URL.
     """
     before, after = r"(?<![\w./<-])", r"(?![\w-])"  # with them, /photos is not found in results/photos.csv or /photos-2
     for path in sorted(paths, key=len, reverse=True):

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -179,25 +180,26 @@ def cover_facts(command, seconds):
         "Needs": "Linux or macOS, Python 3.11 to 3.14",
         "Repository": repository(),
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
-        "Time of this run": f"{seconds / 60:.1f} minutes{time_of_trainings()}",
+        "Time of this run": f"{seconds / 60:.1f} minutes{time_of_earlier_trainings(seconds)}",
         "Date": datetime.date.today().isoformat(),
     }
 
 
-def time_of_trainings():
-    """Say how many minutes all finished trainings on this split took, also earlier ones; return "" if there is none.
+def time_of_earlier_trainings(seconds):
+    """Say how many minutes of training on this split were cached when the run began, `seconds` ago; "" if none were.
 
-    A finished training lies in runs/ or, unless the run was made with --force, as evidence in results/runs.
+    A cached training lies in runs/ or, unless the run was made with --force, as evidence in results/runs.
     """
     split = read_json(places.SOURCE_JSON).get("split")
     folders = [places.RUNS] if os.environ.get("LEAVES_NO_EVIDENCE") else [places.RESULTS / "runs", places.RUNS]
     files = [file for folder in folders for file in folder.glob("*/result.json")]
+    files = [file for file in files if file.stat().st_mtime < time.time() - seconds]
     folders = {file.parent.name[-8:]: file.parent for file in files}.values()  # by the hash of the spec
     specs = {folder: read_json(folder / "spec.json") for folder in folders}
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
-    seconds = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f" (sum of all trainings: {seconds / 60:.1f})" if trained else ""
+    took = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
+    return f"; {took / 60:.1f} minutes of training were cached" if trained else ""
 
 
 def study_section(damaged):
