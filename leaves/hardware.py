@@ -1,7 +1,9 @@
 """Name this computer's processor, its cores and its instructions."""
 
+import multiprocessing
 import os
 import platform
+import threading
 from pathlib import Path
 
 # Instructions that multiply several numbers at once, the newest first. They can change the last digits of scores.
@@ -18,6 +20,16 @@ VECTORS = {
 def own_cores():
     """Return the processor cores that this process may use: sorted list of their numbers (int)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count())]
+
+
+def end_with_parent():
+    """Let this process, which `multiprocessing` started, end when its parent ends, even if the parent is killed."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def read_cpuinfo(*fields):

@@ -1,10 +1,19 @@
 """Train networks on fractions of the training photos, and score them on the test subset."""
 
+import multiprocessing
+import os
+import signal
+from contextlib import suppress
+
 from leaves import custom_cnn, scoring
 from leaves.dataset import DEVELOPMENT, load_images
 from leaves.evaluation import predict_all
 from leaves.features import fold_data, frozen_outputs
-from leaves.training import Training, batch_function, seeded
+from leaves.files import InputError
+from leaves.hardware import end_with_parent, own_cores
+from leaves.planning import PLAN
+from leaves.runs import WEIGHTS, find_runs, free_first, spec_hash, train_once
+from leaves.training import Training, batch_function, gpus, seeded
 
 import numpy as np
 import pandas as pd
@@ -63,6 +72,43 @@ def prepare_smaller(spec, split, seed, transfer):
     with seeded(spec["seed"]):  # loading the backbone may have used random numbers
         head = custom_cnn.build_model(spec["layers"], views.shape[1:], "head")
     return Training(head, head, (views.of(kept), labels[kept]), validation, summary={"classes": split.attrs["classes"]})
+
+
+def begin_training(models, fractions, seed, split, prepare):
+    """Begin to train on fractions of the training photos, in another process on a free core, and return at once.
+
+    Later, `helpers.train_all` finds the finished runs, and waits for a training that has not ended. The other process
+    ends with this one. No process starts if all specs are trained, while a plan is made, if a cluster or a GPU trains,
+    or on a single core.
+
+    Parameters
+    ----------
+    models : dict of label to Run
+    fractions, seed : see `smaller_specs`
+    split : DataFrame, see `dataset.load_split`
+    prepare : callable(spec, split) -> Training
+        A module's function, or a `functools.partial` of one, because the other process has to import it.
+
+    Returns
+    -------
+    dict of label to list of dict, the specs
+    """
+    specs = {label: smaller_specs(run, fractions, seed) for label, run in models.items()}
+    together = [spec for own in specs.values() for spec in own]
+    elsewhere = PLAN.get() or os.environ.get("DASK_SCHEDULER_ADDRESS") or gpus() or len(own_cores()) < 2
+    if not elsewhere and not all(find_runs(together, WEIGHTS)):
+        spawned = multiprocessing.get_context("spawn")  # a forked process would inherit locks of TensorFlow
+        spawned.Process(target=train_quietly, args=(together, split, prepare), daemon=True).start()
+    return specs
+
+
+def train_quietly(specs, split, prepare):
+    """Train those specs of a list that no other process is training; this is the work of `begin_training`'s process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    end_with_parent()
+    for _, spec in free_first({spec_hash(spec): spec for spec in specs}):
+        with suppress(InputError):  # `helpers.train_all` will meet the same error, and tells it
+            train_once(spec, split, prepare, patience=0)
 
 
 def learning_curve(models, smaller, on_test, split, seed, draws):

@@ -23,11 +23,11 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leaves.hardware import end_with_parent
 from leaves.progress import tqdm
 
 import numpy as np
@@ -1138,22 +1138,12 @@ def _render_all(tasks, workers):
             _render_file(task)
         return
     # Spawned workers inherit no threads or locks of a library (TensorFlow, say) that is already loaded.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         for _ in tqdm(pool.map(_render_file, tasks, chunksize=8), **bar):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent():
-    """Let this worker process end when its parent process ends, even if the parent is killed."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(arguments=None):
