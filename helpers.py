@@ -64,7 +64,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
         Called only if the spec has not been trained yet.
     needs : str or list of str
         The file that the caller will read from every run, or a list with one file per spec, see
-        `leaves.runs.find_runs`. A spec without a run in runs/ is not trained if its run in results/runs has this file.
+        `leaves.runs.find_runs`. If a spec has no run in runs/, its run in results/runs is used if it has this file.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # spec.json has the chapter that trained the spec first, and that chapter's name for it; the arguments replace both.
+    # Chapters can share a run. Its spec.json has the labels from the first chapter; `chapter` and `name` replace them.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 
@@ -137,7 +137,7 @@ def show(figure, name: str, caption: str, table=None) -> None:
     """Save a figure in report/figures, see `leaves.vector.save_figure`, and display it with its caption.
 
     `table` is the DataFrame or Series from which the figure was drawn. If an axis has names as tick labels,
-    `plots.check_drawn` compares figure and table; ValueError if they differ. The metadata say if this was done.
+    `plots.check_drawn` compares figure and table; ValueError if they differ. The PNG's metadata record the check.
     """
     plots.plain_log_ticks(figure)
     names = "on an axis" if plots.has_categories(figure) else "none"

@@ -1,4 +1,4 @@
-"""Measure how much time checkpoints cost: train FinalModel alternately with and without them.
+"""Measure how much time checkpoints cost: train FinalModel with and without them.
 
     .venv/bin/python benchmarks/checkpoints.py [--size 64] [--epochs 20] [--rounds 3]
 

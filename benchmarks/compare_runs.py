@@ -5,9 +5,9 @@
 FOLDER is a folder of runs, such as `runs` after a run with the study's photos, weights and profile, or `results/runs`
 of another copy of the project. For each spec that was trained in both places, the benchmark prints the two scores on
 the held-out photos, and a summary of their differences. A training that is only a copy of the published one is not
-counted. The specs of fine-tuned and distilled networks contain a hash of the network from which they start, so such a
-training has a counterpart only if that network is the same to the last bit. The number of epochs of a refit is another
-such setting: it is the best epoch of an earlier training.
+counted. The spec of a fine-tuned or distilled network contains a hash of an earlier network's predictions, so such a
+training has a counterpart only if these predictions are the same to the last bit. The spec of a refit contains the best
+epoch of an earlier training, so a refit has a counterpart only if this epoch is the same.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def compare(ours, published):
 
 
 def without_hashes(run):
-    """Return a run's result without the hashes of its files: the evidence of a run has fewer and rounded files."""
+    """Return a run's result without the hashes of its files, because results/runs has fewer files, some rounded."""
     return {key: value for key, value in run.result.items() if key not in ("hashes", "sha256")}
 
 

@@ -285,8 +285,9 @@ def main():
 def report(measured, size):
     """Print the speeds of single steps, those of whole epochs, and the peak speed in float32 and bfloat16.
 
-    For the peak, see `matrix_peak`. After each of the two tables, one line for each number format (float32, bfloat16)
-    gives this project's speed divided by that of the fastest other contestant, if another was measured in this format.
+    For the peak, see `matrix_peak`. Below each of the two tables there is one line for each number format (float32,
+    bfloat16): this project's speed divided by the speed of the fastest other contestant in this format. If no other
+    contestant was measured in a format, its line is missing.
     """
     peaks = {label.removeprefix("peak, "): statistics.median(measured[label]) for label in measured if "peak" in label}
     kinds = {"step on one batch": STEP_KIND, "epoch with augmentation": EPOCH_KIND}

@@ -54,7 +54,7 @@ def otsu(values):
 def segment(lab):
     """Return the mask of the leaf in an image from `to_lab`: bool, shape (h, w).
 
-    The mask is found by colour: a leaf is yellow-green to red, and its background, such as paper, is nearly grey.
+    The mask is found by colour: a leaf is yellower or greener than its background, such as paper, which is nearly grey.
     """
     score = ndimage.gaussian_filter(lab[..., 2] - 0.5 * np.minimum(lab[..., 1], 0), 1)
     labels, _ = ndimage.label(score > np.clip(otsu(score), 6, 16))
@@ -80,7 +80,8 @@ def shape_features(mask):
 
     Returns
     -------
-    features : array of float: area, moments, solidity, contact with the frame, teeth and Fourier descriptors
+    features : array of float: area, moments, solidity, share of the image's border that the leaf covers, teeth and
+        Fourier descriptors
     axis : array of float, shape (2,), the (x, y) direction of the long axis
     """
     y, x = np.nonzero(mask)

@@ -124,7 +124,7 @@ def one_round(split, views, common):
         data = {part: dataset.load_images(split, part, size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
         backbones.load_parts.cache_clear()  # an earlier round fine-tuned the last block of the cached backbone
-        training.compiled_model.cache_clear()  # each round must trace its networks anew, as the usual method does
+        training.compiled_model.cache_clear()  # `usual_way` traces its networks in each round; so must `cached_way`
         rows = usual_way(classes=classes, data=data, **common)
         backbones.load_parts.cache_clear()
         return rows + cached_way(split=split, data=data, views=views, **common)

@@ -65,7 +65,7 @@ def resampled(scores, repeats, variants, rng, effect=0.0):
 
 
 def simulate(scores, repeats, variants, effect=0.0, runs=RUNS, seed=0):
-    """Apply the rules of verdicts to many simulated reports, and measure how often they are right.
+    """Apply the rules in docs/verdicts.md to many simulated reports, and measure how often the rules are right.
 
     Parameters
     ----------

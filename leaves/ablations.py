@@ -34,7 +34,7 @@ LEAST_NETWORKS = 8  # needed in each fold for C12: with fewer networks, a rank c
 FINAL, MORE_DATA = "FinalModel", "more data"  # "more data" is the name for the runs of `refit.train_refits`
 SLOW_UPDATE = 8  # a training with batches of one photo takes this many times as long as with FinalModel's batches
 HIGH_ACCURACY, MISSED = 0.8, 0.5  # an accuracy of 0.8 or more is high; a class with a recall below 0.5 is missed
-FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}  # that show a measure
+FIGURES = {"macro F1": "03-differences", "gap": "03-gaps", "dead units": "03-dead-units"}  # the figure of each measure
 INTERVAL = ["difference", "low", "high"]
 
 
@@ -61,7 +61,7 @@ def cosine_schedule(split, epochs, balance, batch_size):
 
 
 def too_small(size, filters):
-    """Return the names of variants that, at `size` pixels, cannot be trained or equal FinalModel: set of str."""
+    """Return the names of variants that are impossible, or identical to FinalModel, at `size` pixels: set of str."""
     smallest = 2 ** len(filters)  # an image of this side has only one pixel left after the last pooling
     if size >= 2 * smallest:
         return set()
@@ -112,7 +112,7 @@ def group_variants(variants, names):
 
 
 def variant_specs(groups, base, epochs, seed, repeats, claimed):
-    """List all specs, those of FinalModel last: a chapter 2 that runs at the same time may have trained them by then.
+    """List all specs. FinalModel's are last: if chapter 2 runs at the same time, it may train them in the meantime.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def accuracy_table(runs, split):
 
 
 def claim_records(said, evidence, trained, scores, costs, untested=None):
-    """Collect the evidence on the claims that compare a variant with FinalModel in some measure.
+    """Collect the evidence on the claims that compare variants with FinalModel in one measure.
 
     Parameters
     ----------
@@ -378,8 +378,8 @@ def accuracy_record(said, networks):
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
     """Estimate how long all repeats of each variant that was not trained would take.
 
-    The time of FinalModel is multiplied by the ratios (variant to FinalModel) of the pixels and of the epochs. For
-    batches of one photo, it is also multiplied by `SLOW_UPDATE`. "more data" takes twice the time: it trains twice.
+    FinalModel's time is multiplied by the variant's pixels and epochs, each divided by those of FinalModel. Batches of
+    one photo also take `SLOW_UPDATE` times as long. "more data" takes twice FinalModel's time: it trains twice.
 
     Parameters
     ----------

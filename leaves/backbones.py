@@ -149,7 +149,7 @@ def download(name, timeout):
 
 
 def ask_server(address, *_):
-    """Ask whether the server has a file, without downloading it; with `--plan`, Keras calls this to get the file.
+    """Ask whether the server has a file; with `--plan`, Keras calls this function instead of downloading the file.
 
     If the server has the file, the plan of the chapter ends here, because the next steps need the file. If not, the
     error of `urlopen` is raised.
@@ -230,8 +230,8 @@ def load_backbone(name, source, size):
     return network
 
 
-# These patterns match Keras's messages about weights that do not fit, for both of Keras's file formats. The clause
-# beside a pattern is shorter than the message and replaces it.
+# Each pattern matches a long message of Keras about weights that do not fit. The short text beside the pattern replaces
+# the message. Keras's two file formats have different messages.
 OTHER_SHAPE = "the layer {} expects weights of shape {}, the file has {}"
 OTHER_COUNT = "the layer {} expects {} arrays of weights, the file has {}"
 MISFITS = {

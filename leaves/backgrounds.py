@@ -21,10 +21,10 @@ from skimage.filters import threshold_otsu
 from sklearn.ensemble import RandomForestClassifier
 
 CODE = code_hash(Path(__file__))
-LIGHT = 0.4  # weight of lightness in colour distances; lower than the colour axes' 1, so that shadows count less
+LIGHT = 0.4  # weight of lightness in colour distances; the two colour axes have weight 1, so shadows count less
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the photos has a plain background
-NEAR_CHANCE = 0.05  # a macro F1 is near chance if its interval ends less than this above chance
+NEAR_CHANCE = 0.05  # a macro F1 is near chance if its interval ends below chance plus this number
 MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and more of the middle than of the border
 NEAR = 0.03  # share of the side; a pixel nearer to the leaf than this may be on the leaf's edge or in its shadow
 LEAST_OF_FOREGROUND = 0.7  # if its largest piece has less than this share of the foreground, the leaf is in pieces

@@ -67,8 +67,8 @@ def other_backgrounds(images, split, spec):
 
     Returns
     -------
-    `Views`: the first, third ... view is the unchanged photos; the second, fourth ... view is a new
-    `backgrounds.OtherBackgrounds`
+    `Views`, one per epoch (one fewer if the number of epochs is odd and above 1): the first, third ... view is the
+    unchanged photos; the second, fourth ... view is a new `backgrounds.OtherBackgrounds`
     """
     trained_on = (split["split"] == "train")[split["split"] != "test"].to_numpy()
     masks = leaf_masks(split, DEVELOPMENT)[trained_on]
@@ -164,7 +164,7 @@ def rows_of_epoch(labels, balance):
 
 
 def large_batch(split, balance, smallest):
-    """Return the first batch size from `smallest` on with which no epoch of any fold ends with a very small batch.
+    """Return the smallest batch size from `smallest` on with which no epoch of a fold ends with a very small batch.
 
     In each epoch, the last batch has the remaining photos. It counts as very small if it has less than half of the
     batch size and is not the only batch. With large batches there are few updates in an epoch, so one update from a

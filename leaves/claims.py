@@ -11,7 +11,7 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # largest probability of any false rejection over all claims, for each of the three tests in `RULES`
 LEAST_REPEATS = 3
-REFIT = "refit"  # kind of comparison for C13; one of its two trainings uses one fold fewer, so `judge` subtracts a fold
+REFIT = "refit"  # kind of comparison for C13; training before the refit uses one fold fewer: `judge` passes folds - 1
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
 MOST_REPEATS = 30  # if deciding a claim needs more repeats than this, its reason gives no exact number
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
@@ -288,7 +288,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         A name for the kind of comparison; `judge` passes all comparisons of one kind to `compare` together.
     margin : float, a smaller difference counts as none; 0 for a claim about an order
     against : float
-        The number with which the differences are compared; zero if the claim mentions no number.
+        `judge` subtracts this number from the differences; zero if the claim mentions no number.
     """
     return {
         "what": what,
@@ -411,7 +411,7 @@ def needed_text(rows, verdicts, count):
 
 
 def joint_verdict(verdicts):
-    """Combine the verdicts on a claim's tested comparisons: one "refuted" is enough, but all must be "confirmed"."""
+    """Combine verdicts on a claim's comparisons: refuted if one is, confirmed if all tested ones are."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

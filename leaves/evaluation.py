@@ -56,7 +56,7 @@ SCORE_COLUMNS = {
 
 
 def label_of(chapter, name, run):
-    """Return a run's label in tables: `name`; if this is a backbone, the step follows, as in "VGG16, fine tuning"."""
+    """Return a run's label in tables: the name; for a backbone also the step, as in "VGG16, fine tuning"."""
     return name + STEPS[chapter] if name == run.spec.get("backbone") else name
 
 
@@ -247,7 +247,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Call `measure_on_backbone` and cache its result: {run's folder: dict of "probabilities", "front" and "whole"}."""
+    """Cache `measure_on_backbone`; return its result by run: {folder: dict of "probabilities", "front", "whole"}."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))
@@ -293,7 +293,7 @@ def predict_all(predict, images, change=lambda batch: batch):
 
 
 def milliseconds(predict, batch):
-    """Measure how many milliseconds one prediction takes: the median of 20 calls after a warm-up call.
+    """Measure how many milliseconds `predict(batch)` takes: the median of 20 calls after a warm-up call.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ def fine_layer(network):
 
 @contextmanager
 def recorded_output(layer):
-    """Record a layer's outputs: yield a list to which each eager call of the layer in the `with` block adds its output.
+    """Yield a list. In the `with` block, each eager call of the layer appends its output to this list.
 
     The layer may be part of a nested model.
     """

@@ -57,8 +57,9 @@ def external_files(folder, classes):
 def external_photos(folder, split, sizes):
     """List the usable photos of a second test set: DataFrame with the columns of `photos.inspect_images`.
 
-    The paths of skipped photos are printed. Photos that repeat a training or validation photo (see `seen_before`) are
-    skipped too, because the models learnt from that photo or were selected with it; only their number is printed.
+    The paths of unusable photos and of copies are printed. Photos that repeat a training or validation photo (see
+    `seen_before`) are skipped too, because the models were trained or selected with that photo; only the number
+    of photos that are skipped for this reason is printed.
 
     Parameters
     ----------

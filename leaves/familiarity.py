@@ -7,7 +7,8 @@ predicts; it detects unknown species that resemble several known ones. Both scor
 
 Each score of a photo is converted to the share of validation photos with an equal or lower score. This share is a kind
 of conformal p-value (Bates et al. 2023). As in Fisher's method, the logarithms of the two shares are added. This module
-calls their sum the *joined score*.
+calls their sum the *joined score*. A photo counts as unfamiliar if its joined score is lower than that of 95 % of the
+validation photos.
 
 `leave_species_out` excludes each species once and treats it as unknown. It compares both scores and the joined
 score with the energy (Liu et al. 2020), the Mahalanobis distance (Lee et al. 2018) and ViM (Wang et al. 2022).
@@ -93,7 +94,8 @@ def join(nearness, probability, usual_nearness, usual_probability):
 
     Parameters
     ----------
-    nearness, probability : arrays of float, shape (n,), the two scores
+    nearness, probability : arrays of float, shape (n,)
+        `similarity` and the largest predicted probability of each photo.
     usual_nearness, usual_probability : arrays of float, shape (m,), the same scores of the validation photos
     """
     floor = 1 / len(usual_nearness)  # added to each share, because the logarithm of 0 would outweigh the other score
@@ -177,10 +179,10 @@ def of_whole_picture(features):
 
 
 def stored_features(run, split):
-    """Compute features with a run's backbone for all photos outside the test subset: float32, shape (n, channels).
+    """Return the features of a run's backbone for all photos outside the test subset: float32, shape (n, channels).
 
-    The features are read from disk if they are stored, and otherwise computed, see
-    `features.frozen_outputs`. The photos are not augmented.
+    `features.frozen_outputs` reads them from disk if they are stored, and else computes them. The photos are not
+    augmented.
     """
     network = load_network(run.folder)
     parts = network.get_layer("front"), network.get_layer("last_block")
@@ -337,9 +339,7 @@ def leave_species_out(run, split):
 
 
 def sentence(table, leafless):
-    """Say for which share of the photos the model gives a warning: str.
-
-    One share is for the photos of excluded species, another one is for the pictures without a leaf.
+    """Say which share of the photos of excluded species, and of the pictures without a leaf, gets a warning: str.
 
     Parameters
     ----------

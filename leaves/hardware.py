@@ -33,7 +33,7 @@ def end_with_parent():
 
 
 def read_cpuinfo(*fields):
-    """Return what Linux says of the first core in the first of these fields, or "" on another system or without it."""
+    """Return the value of the first line in Linux's /proc/cpuinfo with one of `fields`; "" if there is no such line."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -54,7 +54,7 @@ def instructions():
 def processor_kind():
     """Return the processor's name, its number and its newest vector instructions: "AMD EPYC (26-2), AVX-512".
 
-    The number is its family and model, because processors of different kinds may have the same name.
+    The number is the processor's family and model, because processors of different kinds may have the same name.
     """
     known, number = instructions(), "-".join(filter(None, (read_cpuinfo("cpu family"), read_cpuinfo("model"))))
     name = f"{processor()} ({number})" if number else processor()

@@ -78,10 +78,10 @@ def in_parallel(function, items, count, title):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Read images of the store from disk when they are indexed, like an array of shape (n, size, size, 3)."""
+    """Give access to stored images like an array of shape (n, size, size, 3): indexing reads them from disk."""
 
     pixels: np.memmap  # uint8: all images of the store
-    rows: np.ndarray  # int, shape (n,): the rows of these images in `pixels`
+    rows: np.ndarray  # int, shape (n,): the position in `pixels` of each of the n images
     checksums: np.ndarray  # shape (n,): CRC-32 of each image's pixels in eight hex digits, as bytes
 
     @property

@@ -78,8 +78,8 @@ def begin_training(models, fractions, seed, split, prepare):
     """Begin to train on fractions of the training photos, in another process on a free core, and return at once.
 
     Later, `helpers.train_all` finds the finished runs, and waits for a training that has not ended. The other process
-    ends with this one. No process starts if all specs are trained, while a plan is made, if a cluster or a GPU trains,
-    or on a single core.
+    ends with this one. No process starts if all specs are trained already, if only a plan is made, if a cluster or a
+    GPU is used, or if there is only one core.
 
     Parameters
     ----------

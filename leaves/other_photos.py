@@ -93,8 +93,8 @@ def answered(run, images):
 def answers_elsewhere(models, split, ensembles):
     """Let every model and ensemble classify the pictures of `pictures_elsewhere`.
 
-    The probabilities that a model predicts are cached in the folder of its run. Networks with random weights are
-    skipped, because they only check the pipeline.
+    The probabilities that a model predicts are cached in the folder of its run. Networks on a backbone with
+    random weights are skipped, because they only check the pipeline.
 
     Parameters
     ----------

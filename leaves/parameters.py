@@ -89,7 +89,7 @@ SHARED_BY_VARIANTS = ("seed", "fold", "without", "split", "size", "chapter", "na
 
 
 def are_variants(value):
-    """Return whether a value maps names of variants to dicts of settings, without those in `SHARED_BY_VARIANTS`."""
+    """Return whether a value maps names of variants to dicts of settings that are not in `SHARED_BY_VARIANTS`."""
     return isinstance(value, dict) and all(
         isinstance(name, str)
         and isinstance(changes, dict)

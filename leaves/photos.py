@@ -285,8 +285,8 @@ def huge_images_refused():
 def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
-    A file is opened if its path, length or modification time is new, or if it could not be read the last time.
-    Any other file is opened only if an earlier call decoded it, but the store for `size` does not hold its image.
+    A file is opened if its path, length or modification time is new, or if it could not be read the last time. It is
+    also opened if an earlier call decoded it, but the store for `size` does not hold its image.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ PLAN = ContextVar("plan", default=None)  # the `Plan` that is being made; None w
 class Plan:
     """The finished and the waiting trainings of a chapter, as far as they are known before the chapter is executed."""
 
-    folder: Path  # the only folder in which a file may be written
+    folder: Path  # the only folder in which a plan may write files; a write to another folder ends the plan
     cached: set = field(default_factory=set)  # names of the finished runs' folders
     # The trainings that a chapter requests together form a queue. The plan ends at the first unfinished queue.
     waiting: list = field(default_factory=list)  # the specs of that queue that are not trained yet

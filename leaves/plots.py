@@ -29,7 +29,7 @@ MODEL_MARKERS = {"FinalModel": "o", "FinalModel (refit)": "v", "FinalModel (tune
 MODEL_MARKERS |= {"FinalModel (distilled)": "h"}
 MODEL_MARKERS |= {"ResNet50": "s", "VGG16": "^", "EfficientNetB4": "D", "EfficientNetLite0": "X"}
 MODEL_MARKERS |= dict.fromkeys(ANY_BACKGROUND, "p")
-# Colour of the outline that keeps a line visible on top of a bar; `vector.page_colour` turns white into the page's.
+# Colour of the outline that keeps a line visible on a bar; `vector.page_colour` turns it into the page's background.
 HALO = "#ffffff"
 SERIES = "series:"  # the gid (ID in the SVG) of each line that the page can show and hide begins with this
 MODEL_MARKERS |= {"Test-time augmentation": "<", "Ensemble": "*"}

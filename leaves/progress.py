@@ -42,8 +42,8 @@ def training_size(spec):
 def estimated_seconds(waiting, finished, photos=None):
     """Estimate how long each waiting training will take, from the finished trainings that are most similar to it.
 
-    Two trainings are more similar if the ratio of their sizes (see `training_size`) is closer to 1. The ratio is
-    rounded to a power of two. Among trainings with an equal ratio, trainings with the same name are preferred.
+    The ratio of two sizes (see `training_size`) is rounded to a power of two. The closer it is to 1, the more similar
+    the trainings are. Among equally similar trainings, those with the same name as the waiting training are preferred.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ import pandas as pd
 import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
-WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, values of `needs`
+WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
 SCHEMA = 3  # version of the runs; raise this number when new code changes results, files or arrays of `Run.reading`
 
 
@@ -147,8 +147,8 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
-    file `needs`, which the caller will read. If the run diverged, a file other than `WEIGHTS` may be missing, because
-    callers do not read it then. With `--force`, which sets LEAVES_NO_EVIDENCE in the environment, no evidence is used.
+    file `needs`, which the caller will read. Exception: if the run diverged and `needs` is not `WEIGHTS`, the file may
+    be missing, because it is not read. With `--force` (LEAVES_NO_EVIDENCE in the environment), no evidence is used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -227,8 +227,8 @@ def without_labels(spec):
 def train_once(spec, split, prepare, *callbacks, patience=10):
     """Train a spec or resume its training, and write the folder of the run; result.json is written last.
 
-    A finished run is left as it is. The callbacks are passed to `fit`, and the result's `train_seconds` includes the
-    preparation. Raise InputError if another process is still training the spec after `patience` seconds.
+    If the run is finished, nothing is done. The callbacks are passed to `fit`. The result's `train_seconds` include the
+    time of `prepare`. Raise InputError if another process is still training the spec after `patience` seconds.
     """
     with locked(places.RUNS / "locks" / spec_hash(spec), patience, f"The training of {training_name(spec)},"):
         folder = run_folder(spec)
@@ -315,7 +315,7 @@ def state_of_training(spec, training, history):
 def training_table(runs):
     """Tabulate the repeats of one network: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
 
-    Columns: fold, seed, epochs and best epoch are int, state is str; train, validation (macro F1), seconds are float.
+    Columns: fold, seed, epochs, best epoch (int), state (str), train and validation (macro F1, float), seconds (float).
     """
     columns = {"epochs": "epochs", "best_epoch": "best epoch", "state": "state"}
     columns |= {"train_macro_f1": "train", "validation_macro_f1": "validation", "train_seconds": "seconds"}
@@ -328,7 +328,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and which parameter (named by `epochs` or `rate`) to change for the others."""
+    """Say how many trainings converged, and how to improve the others; `epochs` and `rate` are names of parameters."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",

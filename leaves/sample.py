@@ -137,7 +137,7 @@ class Spots:
 
 @dataclass(frozen=True)
 class Blotch:
-    """A discolouration of a share of the blade, in patches; a row of about ``cells`` patches spans the frame."""
+    """Patches of another colour on a share ``cover`` of the blade; about ``cells`` patches in a row span the frame."""
 
     colour: RGB
     cover: Range
@@ -160,7 +160,7 @@ class Dust:
 
 @dataclass(frozen=True)
 class Disease:
-    """A disease and the share of the species' leaves that show it; ``curl`` multiplies the surface's curl."""
+    """A disease and the share of the species' leaves that show it; ``curl`` is a factor for `Surface.curl`."""
 
     name: str
     share: float
@@ -482,7 +482,7 @@ def _pinnate_half(half, venation, rng):
     angle = math.radians(_draw(rng, venation.angle))
     sides = []
     for k, u in enumerate(starts):
-        # Side veins lean closer to the midrib towards the apex; with `basal`, the first pair starts at the stalk.
+        # Side veins lean closer to the midrib towards the apex; with `basal`, the first pair starts at the base.
         lean = angle * (1.12 - 0.3 * u / length)
         start = np.array([0.0 if venation.basal and k == 0 else u, 0.0])
         sides.append(_vein(half, start, lean, venation.arch * rng.uniform(0.7, 1.3)))
@@ -757,7 +757,7 @@ def _blend(image, colour, alpha):
 def _spot_field(canvas, count, radius, stretch, ragged):
     """Place spots at random; return how far each pixel is from the nearest spot: float32, shape (n, n).
 
-    The distance to a spot is measured from the spot's centre, in radii of this spot, and is at most 9.
+    The distance is measured from the spot's centre, in radii of this spot. Pixels far from all spots get 9.
     """
     n, rng = canvas.n, canvas.rng
     nearest = np.full((n, n), 9.0, np.float32)

@@ -177,8 +177,9 @@ def fit_temperature(truth, probabilities):
 def moderated_variances(variances, degrees):
     """Moderate variances: move each of them towards their common value by empirical Bayes (Smyth 2004).
 
-    A variance from three repeats has two degrees of freedom, so it is a poor estimate alone. All variances together
-    show better how much trainings vary. The less they differ, the closer each is moved to the common value.
+    A variance from three repeats has two degrees of freedom, so it is a poor estimate alone. The variances of all
+    variants together give a better estimate. The less these variances differ, the closer each is moved to the common
+    value.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ FINAL = 0  # the number of the trial that is FinalModel
 AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
 REDUCTION = 3  # a third of the challengers (see `run_rounds`) reach the next round, with 3 times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-# If the winner's learning rate is close to an end of the range, the range grows at that end. Close means: within the
-# share `EDGE` of the range, on a log scale.
+# On a log scale, each end of the range of learning rates is a share `EDGE` of the range. If the winner's learning rate
+# lies in one of these two ends, the range grows at that end.
 EDGE = 0.2
 WIDER = 3  # factor by which the range grows at the end close to the winner
 WIDENINGS = 2  # the range grows at most this many times
@@ -53,7 +53,7 @@ def search_final_model(
     ----------
     suggest : callable(optuna.Trial, (lowest, highest) learning rate) -> dict of changes to FinalModel
     train_all : see `helpers.train_all`
-    final_runs : list of Run, the repeats of FinalModel, with the same settings, size, epochs and seed as given here
+    final_runs : list of Run, the repeats of FinalModel, with the same `settings`, `size`, `epochs` and `seed` as here
     settings : dict, see `custom_cnn.final_model_settings`
     epochs, first_epochs : int, the epochs of the last and of the first round
     trials : int, the number of trials, including FinalModel
@@ -136,8 +136,8 @@ def run_rounds(train, trials, champions, budgets, repeats):
 
     Parameters
     ----------
-    train : callable(trials, epochs, repeats=1) -> dict of trial to list of Run
-    trials : int, the number of trials
+    train : callable(numbers of trials, epochs, repeats=1) -> dict of a trial's number to list of Run
+    trials : int, how many trials there are; their numbers begin at 0
     champions : set of int
         The numbers of FinalModel and of the winners of earlier calls. Between two calls, `search_final_model` widens
         the range of learning rates and adds trials.

@@ -19,8 +19,8 @@ import pandas as pd
 
 DATA_WORDS = {"sample": "the synthetic sample", "plant_village": "PlantVillage"}  # `data` values that are not folders
 PLANT_VILLAGE = {
-    # "Data for: Identification of Plant Leaf Diseases" (Arun Pandian and Geetharamani, Mendeley Data 2019, CC0): its
-    # archive of the photos without augmentation. tensorflow-datasets lists the same archive and SHA-256.
+    # The archive of the photos without augmentation from "Data for: Identification of Plant Leaf Diseases" (Arun
+    # Pandian and Geetharamani, Mendeley Data 2019, CC0). tensorflow-datasets lists the same archive and SHA-256.
     "url": "https://data.mendeley.com/public-files/datasets/tywbtsjrjv/files/"
     "d5652a28-c1d8-4b76-97f3-72fb80f94efc/file_downloaded",
     "sha256": "ac3432453984d02a86197987e775a5429d0d59e7cc7c35bcf5a8f50349b90ff0",
@@ -143,8 +143,8 @@ def listed_photos(folder, table):
     folder : Path, with one sub-folder per class
     table : path of a CSV file such as results/photos.csv
         The column `sha256` has the SHA-256 of each photo's file. The optional column `name` has the path of the link to
-        each photo: <class>/<file name>. The split depends on the order of the names, so with this column the photos are
-        split as they were when the table was written.
+        each photo: <class>/<file name>. The split depends on the order of the names, so this column reproduces the
+        split of the run that wrote the table.
 
     Returns
     -------

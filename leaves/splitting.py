@@ -46,9 +46,9 @@ def split_photos(photos, pairs, validation, test, seed, before):
     seed : int, 0 or more
     before : dict of SHA-256 to subset
         The subset of each photo in an earlier split. A photo keeps its subset unless it is excluded. First, each new
-        photo that resembles photos of two subsets, even indirectly, is excluded. Then, if earlier photos of different
-        subsets resemble each other, only the test photos among them are kept; if there are none, only the validation
-        photos are kept.
+        photo that resembles photos of two subsets, even indirectly, is excluded. Then, if a group has
+        earlier photos of several subsets, only those of one subset are kept: the test photos or, if the group has
+        none, the validation photos.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def split_images(labels, groups, validation, test, seed):
     Parameters
     ----------
     labels, groups : array, shape (n,)
-    validation, test : float, as in `split_photos`
+    validation, test, seed : see `split_photos`; InputError if one of them has an invalid value
 
     Returns
     -------

@@ -180,7 +180,7 @@ def seeded(seed):
 
 
 def steps_at_once(steps):
-    """Return how many steps TensorFlow takes in one call: the largest divisor of `steps` that is at most `MOST_STEPS`.
+    """Return how many of an epoch's `steps` TensorFlow takes in one call: the largest divisor up to `MOST_STEPS`.
 
     Between two calls, Keras does some work that takes longer than a step of a small classification head. Several steps
     in one call save most of this work. With several GPUs the answer is 1, because there Keras cannot take several steps
@@ -211,7 +211,7 @@ def compiled_like(model, spec, steps):
 
 @functools.lru_cache(maxsize=4)
 def compiled_model(architecture, optimizer, label_smoothing, precision, steps):
-    """Compile a model from its JSON. Each `precision` has its own copy in the cache, because tracing sets it."""
+    """Compile a model from its JSON. Each `precision` has its own cached copy, because tracing fixes the precision."""
     strategy = tf.distribute.MirroredStrategy() if len(gpus()) > 1 else tf.distribute.get_strategy()
     with strategy.scope():  # one training divides each of its batches among all GPUs
         return compile_model(keras.models.model_from_json(architecture), json.loads(optimizer), label_smoothing, steps)

@@ -61,7 +61,7 @@ def head_specs(name, origin, split, learning_rates, seed, repeats, views, **sett
 
 
 def loader(spec, origins):
-    """Return a function without arguments that loads the front and last block of a spec's backbone (`load_parts`)."""
+    """Return a function without arguments that loads a spec's backbone, cut into two parts, see `load_parts`."""
     source = origins[spec["backbone"]]
     return functools.partial(load_parts, spec["backbone"], spec["image_size"], spec.get("windows"), **source)
 
@@ -83,7 +83,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """List the cut of each backbone, and the shapes, number and computing time of its stored outputs: DataFrame."""
+    """List each backbone's cut, and the shapes, number (photos and views) and seconds of its outputs: DataFrame."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -192,7 +192,7 @@ def at_best_rate(runs):
 
 
 def control_specs(heads, seed):
-    """List the specs of a control: the same heads, but on a backbone with random weights, drawn with `seed`.
+    """List the specs of a control: the same heads on a backbone with random weights; `seed` is the weights' seed.
 
     Parameters
     ----------

@@ -16,14 +16,14 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from matplotlib.gridspec import GridSpec
 from PIL import Image
 
-PIXELS = 1.1  # a figure has at most this many pixels on the page per point (1/72 inch) of its width
+PIXELS = 1.1  # one point (1/72 inch) of a figure's width takes at most this many pixels on the page
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "leaves"}  # keep text as text, and use the same ids in every run
 # Greys below DARK get the page's text colour, greys above LIGHT its line colour, and all other greys `--quiet`.
 DARK, LIGHT = 0x60, 0xC0
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {4: 2, 6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
 LINE = 0.23  # height in inches of a line of text in a narrow figure
-LETTERS = {"title": 40, "name": 20, "photo": 60}  # most letters per line; "photo": of a row's titles together
+LETTERS = {"title": 40, "name": 20, "photo": 60}  # most letters per line; "photo": sum over a row of photos
 
 
 def save_figure(figure, file, metadata):
@@ -145,9 +145,9 @@ def make_narrow(figure):
             move_below(figure, legend)
     if figure._suptitle:
         figure._suptitle.set_text(wrapped(figure.get_suptitle(), LETTERS["title"]))
-    needed = 0  # height in inches at which texts of several lines still leave room for the panels
+    needed = 0  # least height of the figure in inches: the sum of the heights of its lines of text
     for axes in panels:
-        beside = 0  # letters in the longest line of the names beside the panel; they narrow the title
+        beside = 0  # letters in the longest line of the names beside the panel, which take width from the title
         if names := category_ticks(axes.yaxis):
             texts = [wrapped(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)

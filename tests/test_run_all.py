@@ -45,7 +45,7 @@ WRONG_OPTIONS = [
     (["--only", "06", "--weights", "."], "no chapter in --only reads --weights: add chapter 4 or 5"),
     (["--only", "04", "-p", "epochs", "3"], "no chapter in --only reads -p epochs: add chapter 2 or 3"),
     (["--only", "02", "--data", "."], "only chapter 1 reads --data .*, and there is no split yet: add 01 to --only"),
-    (["--only", "01", "--force"], "--force is about trainings, and chapter 1 trains nothing"),
+    (["--only", "01", "--force"], "chapter 1 trains nothing, so it cannot use --force"),
     (["--test", "no/such/folder"], "no/such/folder is not a folder"),
     (["--scheduler", "local:0"], "local:0 is neither local:N nor an address"),
     (["--scheduler", "nowhere"], "nowhere is neither local:N nor an address like tcp://127.0.0.1:8786"),

@@ -59,8 +59,8 @@ def curve_in_words(curve):
 def pareto_front(scores, cost):
     """Select the rows on the Pareto front; the cheapest row comes first.
 
-    For these rows, no other row has a higher score at an equal or lower cost, or the same score at a lower cost. Times
-    that differ by at most `SAME_TIME` count as equal, because measured times vary a little.
+    A row is dropped if another row has a higher score at an equal or lower cost, or the same score at a lower cost.
+    Times that differ by at most `SAME_TIME` count as equal, because measured times vary a little.
 
     Parameters
     ----------

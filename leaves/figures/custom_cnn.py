@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 MARKERS = "os^Dv*P"
-READABLE = 0.35, 0.78  # the part of Matplotlib's colour map "plasma" that is readable on light and on dark paper
+READABLE = 0.35, 0.78  # the part of Matplotlib's colour map "plasma" that is readable on a light and a dark page
 
 
 def plot_augmentation(image, augmentations, seed):

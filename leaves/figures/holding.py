@@ -11,7 +11,7 @@ MARKS = {"unchanged": ("o", "C0"), OTHER: ("D", "C1"), "second test set": ("X", 
 
 
 def draw_holding(table, chance):
-    """Draw each model's macro F1 on each kind of photo: the columns of `table`, such as "other backgrounds".
+    """Draw each model's macro F1 on each kind of photo; each kind, such as "other backgrounds", is a column of `table`.
 
     Parameters
     ----------

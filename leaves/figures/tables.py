@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-THUMBNAIL, LARGE = 72, 224  # pixels per side of a photo: in the confusion matrix, and in other places
+THUMBNAIL, LARGE = 72, 224  # pixels per side of a photo: in the confusion matrix; among the mistakes or alone
 MOST_PHOTOS = 12  # largest number of photos that are shown for one cell of the confusion matrix
 # The mark of each verdict, which is also readable without its colour.
 MARKS = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not tested": "–"}
@@ -30,7 +30,7 @@ def interval_text(row):
 
 
 def style_summary(scores, best, external=None):
-    """Make the cover's table: test score, score on other backgrounds, and costs; the highest test score comes first.
+    """Make the table "Scores and costs" at the top of the page, with the highest test score in its first row.
 
     Parameters
     ----------
@@ -219,6 +219,7 @@ def mistakes_html(answers, label, images, classes, count):
     ----------
     answers, label, images, classes : see `confusion_html`
     count : int
+        The largest number of mistakes to show.
 
     Returns
     -------

@@ -3,5 +3,5 @@
 import sys
 
 # jsonschema, which validates the notebooks, builds a grammar of web addresses if it can import rfc3987_syntax. That
-# takes over a second, and no notebook needs it; the entry None makes the import fail, and jsonschema goes on without.
+# takes over a second, and no notebook needs it. The entry None makes the import fail, so no grammar is built.
 sys.modules.setdefault("rfc3987_syntax", None)

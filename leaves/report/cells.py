@@ -66,8 +66,9 @@ def training_statements(statements):
     """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
     A statement trains if it contains a call and names helpers.train or helpers.train_all, for example
-    `found = [*map(helpers.train, specs)]`. A function that uses one of these two, or a variable that stands for one
-    (`work = helpers.train`), counts like the two themselves; the statement that defines it does not train.
+    `found = [*map(helpers.train, specs)]`. A statement does not train if it only defines a function that uses one of
+    the two, or a variable for one of them (`work = helpers.train`). But a later statement trains if it contains a call
+    and names this function or variable.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):

@@ -81,7 +81,10 @@ def effective_parameters(options):
 
 
 def check_scheduler(address):
-    """Pass the value of --scheduler to the kernels; if it is not local:N, InputError unless a scheduler answers."""
+    """Pass the value of --scheduler to the kernels.
+
+    Any value other than local:N is a scheduler's address; InputError if no scheduler answers there.
+    """
     if not address.startswith("local:"):
         from leaves import cluster  # importing Dask takes a second
 
@@ -123,8 +126,8 @@ def say_which_data(options, values):
     """Print whether chapter 1 uses the photos of the last run again, and which of the given parameters have no effect.
 
     If the command names no photos, those of the last run are used. The parameters `sample_count` and `sample_size` have
-    an effect only on the synthetic sample. If the parameter `data` names the data set PlantVillage, this function, and
-    not chapter 1, downloads the photos, because here the terminal can show a progress bar.
+    an effect only on the synthetic sample. If the parameter `data` is "plant_village", this function downloads the
+    photos before chapter 1 is executed, because here the terminal can show a progress bar.
     """
     data = values.get("data") or last_data()
     if values.get("data") is None and data not in (None, "sample"):

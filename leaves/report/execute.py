@@ -94,7 +94,7 @@ def stamped(executed, number, stopped):
     """Record a chapter's inputs, outputs, reason for stopping and hash in its metadata; return the chapter as JSON.
 
     The metadata entries are "read" (hashes of earlier chapters' files), "left" (hashes of the files in report/ that the
-    chapter wrote), "stopped" (a sentence, or "") and "sha256" (the hash of the chapter without this entry).
+    chapter wrote), "stopped" (a sentence, or "") and "sha256" (the hash of the rest of the chapter).
     """
     executed.metadata |= {"read": read_by(number), "stopped": stopped, "left": left_by(number)}
     executed.metadata["sha256"] = seal(json.loads(nbformat.writes(executed)))

@@ -50,9 +50,10 @@ def keep_last_report():
 
     A file in report/ is always replaced and never overwritten, so the links keep the old content.
 
-    If report/.last exists already, a command was interrupted: this folder has the finished report, and report/ may mix
-    old and new chapters. If both have the same split, report/.last stays, and no links are made. If their splits
-    differ, the report in report/.last is moved to report/earlier, and the links are made.
+    If report/.last exists already, a command was interrupted, and report/.last has the finished report. If chapter 6 in
+    report/ has read the same split, report/ may mix old and new chapters: report/.last stays, and no links are made. If
+    chapter 6 in report/ has read another split, it was executed after the links were made: the report in report/.last
+    is moved to report/earlier, and new links are made.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -78,8 +79,8 @@ def settle_last_report(stale):
     """Delete the report in report/.last after chapters were executed, or move it to report/earlier.
 
     The report is moved if `forget_stale` found a stale chapter, or if the report's split is not the current split.
-    Otherwise it is deleted. But if the new execution of a chapter in `LEFT_BY` failed, the files and figures of its
-    last good execution are first moved back from report/.last to report/.
+    Otherwise there are two steps: (1) if the latest execution of a chapter in `LEFT_BY` failed, the files and figures
+    of its last good execution are moved back from report/.last to report/; (2) report/.last is deleted.
 
     Parameters
     ----------

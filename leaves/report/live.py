@@ -21,7 +21,7 @@ class Said:
         self.state = self.cell = "begins"
 
     def write(self, text):
-        """Set `state` to the last state of a progress bar that `text` holds; a carriage return begins each state.
+        """Set `state` to the last state of a progress bar in `text`; each state begins with a carriage return.
 
         `text` comes from a progress bar in a cell, or from Papermill's bar, which shows the number of the running
         cell, as in "cell 3 of 20". When a cell clears its bar, `state` is the last state of Papermill's bar again.

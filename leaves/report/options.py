@@ -85,7 +85,7 @@ def read_options(arguments):
         parser.error(f"there is no chapter {unknown[0]!r}: the chapters are {', '.join(NUMBERS)}")
     options.chapters = [chapter for chapter in CHAPTERS if chapter.name[:2] in numbers]
     if numbers == ["01"] and (unread := "--force" if options.force else "--scheduler" if options.scheduler else ""):
-        parser.error(f"{unread} is about trainings, and chapter 1 trains nothing: add other chapters to --only")
+        parser.error(f"chapter 1 trains nothing, so it cannot use {unread}: add other chapters to --only")
 
     readers = parameter_readers()
     given = [("--data", "data", options.data), ("--weights", "weights", options.weights)]

@@ -167,7 +167,7 @@ def measured_runs():
 def time_in_words(waiting, own, published, photos):
     """Estimate in words how long the specs in `waiting` take to train; the other parameters are from `measured_runs`.
 
-    The published runs are used only if they give an estimate for some of the specs for which `own` gives none.
+    `published` is used only if it adds an estimate for a spec that has none from `own`.
     """
     from leaves.progress import estimated_seconds, in_words
 

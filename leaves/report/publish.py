@@ -139,7 +139,7 @@ def publish(split, runs, recorded):
 
 
 def chosen_paths():
-    """List the paths of this machine that the page may name: the project's, the photos' and those given as parameters.
+    """List the paths that the page may name: the project folder, the photo folder and paths given as parameters.
 
     Returns
     -------

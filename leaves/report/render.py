@@ -132,8 +132,9 @@ def damaged_files(chapters):
 def files_of_figure(name, png, damaged):
     """Find the SVGs of a figure (list of Path) and the CSV file of its numbers (Path, or None if missing or damaged).
 
-    If an SVG is damaged, the list is empty. `png` is the figure in the notebook, in base64. Return an empty list and
-    None if the figure's PNG in report/figures is missing or differs from `png`: its files may be older or newer.
+    If an SVG is damaged, the list is empty. `png` is the figure in the notebook, in base64. If the PNG in
+    report/figures is missing or differs from `png`, the SVGs and the CSV file may not belong to the figure in the
+    notebook. In this case, return an empty list and None.
     """
     folder = places.REPORT / "figures"
     picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
@@ -188,7 +189,7 @@ def cover_facts(command, seconds):
 def time_of_earlier_trainings(seconds):
     """Say how many minutes of training on this split were cached when the run began, `seconds` ago; "" if none were.
 
-    A cached training lies in runs/ or, unless the run was made with --force, as evidence in results/runs.
+    The trainings in runs/ are counted and, unless the run was made with --force, also those in results/runs.
     """
     split = read_json(places.SOURCE_JSON).get("split")
     folders = [places.RUNS] if os.environ.get("LEAVES_NO_EVIDENCE") else [places.RESULTS / "runs", places.RUNS]

@@ -64,13 +64,19 @@ def execute_chapters(chapters, parameters):
 
 
 def ready(waiting, read, done):
-    """List the waiting chapters for which all chapters that they read are in `done`; most-read chapters come first."""
+    """List the waiting chapters that can start, because the chapters that they read are all in `done`.
+
+    Chapters that more other chapters read come first.
+    """
     due = [number for number in waiting if read[number] <= done]
     return sorted(due, key=lambda number: -len(READERS[number]))
 
 
 def start_early(numbers, kernels):
-    """Start the next chapters' kernels early, so that they import TensorFlow on a free core; add them to `kernels`."""
+    """Start the kernels of the next chapters early, and add them to `kernels`.
+
+    They import TensorFlow on a free core while the earlier chapters are still executed.
+    """
     for number in numbers:
         with contextlib.suppress(OSError):  # a kernel that fails now is started when its chapter's turn comes
             kernels[number] = kernels.get(number) or start_kernel()
@@ -98,7 +104,7 @@ def how_many_at_once(count):
 
 
 def share_cores(at_once):
-    """Divide the cores among the chapters that are executed at the same time, by TensorFlow's environment variables.
+    """Set TensorFlow's numbers of threads, which divide the cores among the chapters executed at the same time.
 
     The number of threads in one operation decides the order in which numbers are added, which changes the last digits
     of a score. So an operation always gets half as many threads as there are cores, even if only one chapter is

@@ -18,7 +18,7 @@ KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def state_file():
-    """Return the path of the file in which a command records one hash per chapter and one of all their files."""
+    """Return the path of the file that `remember_state` writes: the hash of each chapter, and `files_digest`."""
     return places.REPORT / "state.json"
 
 
