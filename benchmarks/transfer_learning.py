@@ -1,4 +1,4 @@
-"""Compare two methods of transfer learning and fine-tuning: the usual loop, and training on features computed once.
+"""Compare two ways to do transfer learning and fine-tuning: in the usual loop, and with features computed once.
 
     ./run_all.sh --only 01 --data DIR
     .venv/bin/python benchmarks/transfer_learning.py --weights DIR

@@ -23,40 +23,40 @@ FOLD_GAIN = 0.1  # the gain of the study's refit; C13 is confirmed if our gain i
 # The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
 RULES = {
     "repeats": (
-        "A network and its variant are trained in pairs. Repeat *k* of both draws its seed from *k* and holds out fold "
-        "*k*, so the differences vary with the initial weights, the order of the photos and the split (Bouthillier et "
-        "al. 2021)."
+        "A network and its variant are trained in pairs. Repeat *k* of both has the same seed (the first seed plus "
+        "*k*) and holds out fold *k*, so the differences vary with the initial weights, the order of the photos and "
+        "the split (Bouthillier et al. 2021)."
     ),
     "converged": (
         "Only **converged** trainings are evidence. A training is *still rising* if it took all epochs that it was "
-        "allowed, and its best epoch lies in their last tenth. It *did not train* if its macro F1 never exceeds that "
-        "of always answering the commonest class by 0.02. It *diverged* if its loss was no longer a number."
+        "allowed, and its best epoch lies in their last tenth. It *did not train* if its macro F1 is always less than "
+        "0.02 above that of always predicting the commonest class. It *diverged* if its loss was no longer a number."
     ),
     "interval": (
-        "The 95 % interval of a mean difference is that of the corrected resampled t-test (Nadeau and Bengio 2003). It "
-        "allows for training sets that overlap, and covers repeats and photos. The variances of all variants are "
-        "moderated towards a common one (Smyth 2004)."
+        "The 95 % interval of a mean difference is that of the corrected resampled t-test (Nadeau and Bengio 2003). "
+        "It allows for training sets that overlap, and includes the chance in the choice of repeats and photos. The "
+        "variances of all variants are moderated towards a common one (Smyth 2004)."
     ),
     "decided": (
         f"A claim needs {LEAST_REPEATS} pairs or more. A score is *higher* or *lower* if a two-sided test excludes "
         f"zero and the mean difference is not smaller than the margin of {MARGIN} (a dual criterion, Roychoudhury et "
         "al. 2018). It is the *same* if two one-sided tests put the difference inside the margin. Each of the three "
         "tests is corrected over all claims of the run (Holm 1979), but the intervals are not, so a claim can be "
-        "undecided although its interval excludes zero. A score can also be shown to be *not higher*, or *not lower*, "
-        "by the margin. A claim about an order of networks has no margin."
+        "undecided although its interval excludes zero. A score can also be shown to be *not higher*: if it is "
+        "higher at all, then by less than the margin. *Not lower* is the reverse. A claim about an order of networks "
+        "has no margin."
     ),
     "verdict": (
         "A claim is **confirmed** if the evidence shows that it is true, and **refuted** if it shows that it is false. "
         "Otherwise it is **undecided**, with the reason. It is **not tested** if this run did not train its variant."
     ),
     "tie": (
-        f"A model **ties** with the best model if the 95 % interval of their difference, over the test images, lies "
+        "A model **ties** with the best model if the 95 % interval of their difference, over the test images, lies "
         f"inside the margin of {MARGIN}. If the interval contains zero but reaches beyond the margin, the comparison "
         "is **undecided**."
     ),
 }
-# For each statement about a difference, `CONFIRM` lists the outcomes that confirm it, and `REFUTE` the outcomes that
-# refute it. Each comparison has exactly one outcome.
+# For each statement about a difference: the outcomes that confirm it, or refute it. A comparison has one outcome.
 CONFIRM = {
     "higher": {"higher"},
     "lower": {"lower"},
@@ -71,13 +71,13 @@ REFUTE = {
     "not higher": {"higher"},
     "not lower": {"lower"},
 }
-# The outcomes in words. If a claim is refuted, the words for the outcome are its reason.
+# The outcomes in words; for a refuted claim they are the reason.
 SHOWN = {
     "same": "the difference is smaller than the margin of {}",
     "higher": "it is higher",
     "lower": "it is lower",
-    "not higher": "it is not higher by the margin of {}",
-    "not lower": "it is not lower by the margin of {}",
+    "not higher": "it is not higher, or by less than the margin of {}",
+    "not lower": "it is not lower, or by less than the margin of {}",
 }
 
 

@@ -107,7 +107,8 @@ def train_on_worker(spec, split_hash, prepare, count, threads):
     split, hashed = dataset.load_split(), runs.spec_hash(spec)
     if split.attrs["hash"] != split_hash:
         raise InputError(
-            f"{places.SPLIT_CSV} differs on {worker.address}: start that worker in the command's project folder."
+            f"{places.SPLIT_CSV} on {worker.address} is not the command's: start that worker in the project folder in "
+            "which the command runs."
         )
     with ONE_AT_A_TIME:
         announce = OnEpoch(lambda *told: worker.log_event(TOPIC, (hashed, *told)))

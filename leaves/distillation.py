@@ -193,6 +193,6 @@ def finding(table):
     small, final = table.loc[NAME], table.loc["FinalModel"]
     return (
         f"{NAME} has {small['parameters']:,.0f} parameters and a mean macro F1 of {small['macro F1']:.3f} on the "
-        f"held-out photos; the study's FinalModel has {final['parameters']:,.0f} parameters and a mean macro F1 of "
+        f"held-out photos; FinalModel has {final['parameters']:,.0f} parameters and a mean macro F1 of "
         f"{final['macro F1']:.3f}."
     )

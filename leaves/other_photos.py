@@ -214,5 +214,5 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"
     found = "better than guessing" if low > chance else "no better than guessing"
-    told = f"{told} **The background alone: {found}.** With the leaf removed, {best} scores {alone}"
-    return f"{told}, so this model has also learnt backgrounds." if low > chance else f"{told}."
+    told = f"{told} **The background alone: {found}.** With the leaf removed, the best model scores {alone}"
+    return f"{told}, so it has also learnt backgrounds." if low > chance else f"{told}."

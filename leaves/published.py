@@ -57,11 +57,11 @@ def introduction(study, split_hash):
     split_hash : str, hash of this run's split
     """
     facts = study.provenance
-    made = f"{facts['trainings']} trainings in {facts['hours']} hours"
+    made = f"{facts['trainings']} trainings took {facts['hours']} hours"
     photos = f"{facts['photos']:,} photos of {facts['species']} species"
     pretrained = [name for name, weights in facts["weights"].items() if weights["kind"] == "imagenet"]
     sentences = [
-        f"The study on real photos used {photos}; it took {made}.",
+        f"The study on real photos used {photos}; its {made}.",
         f"It was published on {facts['date']} (commit {facts['commit']}).",
         f"These backbones had ImageNet weights: {', '.join(pretrained) or 'none'}.",
         "This section shows the study's scores, and the table of claims shows the study's verdicts.",
@@ -74,7 +74,8 @@ def introduction(study, split_hash):
         if trials := facts["parameters"].get("search_trials"):
             sentences.append(f"The study's search had {count_text(trials, 'trial')} so far.")
         sentences.append(
-            "The study's verdicts are preliminary: all claims are tested together, so further claims can change them."
+            "The study's verdicts are preliminary: the tests are corrected for the number of tested claims, so a "
+            "verdict can change when more claims are tested."
         )
     if facts["split"] == split_hash:
         sentences.append("This run has the same photos and the same split.")

@@ -405,14 +405,14 @@ def data_card(split, issues, name):
         "Data": name,
         "Images": f"{len(split):,} of {len(counts)} classes: {subset_sizes(split)}{told}",
         "Imbalance": f"{counts.index[0]} {counts.max():,} to {counts.index[-1]} {counts.min():,}, a ratio of {ratio}",
-        "Excluded": count_checks(issues[is_out]),
     }
-    if not is_out.all():
-        card["Kept with a note"] = count_checks(issues[~is_out])
-    return pd.Series(card | {"Split": split.attrs["hash"]})
+    for topic, rows in (("Excluded", issues[is_out]), ("Kept with a note", issues[~is_out])):
+        if len(rows):
+            card[topic] = count_checks(rows)
+    return pd.Series(card)
 
 
 def count_checks(issues):
-    """List the number of findings per check, as in "blank (1), exact copy (2)"; "nothing" if there are none."""
+    """List the number of findings per check, as in "blank (1), exact copy (2)"."""
     counts = issues["check"].value_counts(sort=False)
-    return ", ".join(f"{check} ({count})" for check, count in counts.items()) or "nothing"
+    return ", ".join(f"{check} ({count})" for check, count in counts.items())

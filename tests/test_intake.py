@@ -667,7 +667,7 @@ def test_the_chapter_goes_on_with_its_photos_wherever_they_are_moved(photos, cha
     found, told = chapter(data=str(photos), image_size=32)
     assert found == {}
     assert f"The photos are those of the folder {photos}.\n" in told
-    assert "No file has a finding.\n" in told
+    assert "\n0 of 24 checks found something.\n" in told
     assert "Train and validation make up 5 folds of about 5 photos" in told
     source = sources.last_source()
     assert source == {

@@ -102,7 +102,7 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     assert of_loser.startswith("**Other backgrounds: no.** When leaves are placed on")
     assert "(all on the 4 test images with a leaf that can be cut out)" in told
     assert f"the macro F1 of {labels[1]} falls from 1.000 to 0.000, and" in of_loser
-    assert "With the leaf removed, X, transfer learning scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
+    assert "With the leaf removed, the best model scores 0.000 (95 % interval 0.000 to 0.000; guessing" in told
     assert "**The background alone: no better than guessing.** With" in told
     figure, _, drawn = figures.draw_holding(table, 1 / 3)
     [axis] = figure.axes

@@ -56,8 +56,7 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: chosen on validation, among the single models (so not the Ensemble or test-time augmentation). "
-        "Times are for one image at a time."
+        "Bold: the single model that validation chose. Times are for one image at a time, on this run's computer."
     )
 
 

@@ -99,7 +99,7 @@ def read_options(arguments):
         options.parameters[name] = read_value(parser, option, name, value)
         others = [int(number) for number in readers[name] if number not in numbers]
         if len(others) == len(readers[name]) and name != "data":
-            parser.error(f"no chapter in --only reads {option}: add chapter {' or '.join(map(str, others))}")
+            parser.error(f"no chapter in --only reads {option}: add chapter {' or '.join(map('{:02}'.format, others))}")
     if "data" in options.parameters and "01" not in numbers:
         if (present := last_data()) != options.parameters["data"]:
             now = f"the present split is made from {present}" if present else "there is no split yet"
