@@ -206,10 +206,8 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     for label, (was, now) in zip(rows.index, rows[["unchanged", OTHER]].to_numpy(), strict=True):
         scores.append(f"of {label} {'falls' if was - now >= MARGIN else 'changes'} from {was:.3f} to {now:.3f}")
     count = len(elsewhere[OTHER].truth)
-    told = (
-        f"{start} When leaves are placed on other backgrounds, the macro F1 {', and that '.join(scores)} (all on the "
-    )
-    told += f"{count} test images with a leaf that can be cut out). {second}"
+    told = f"{start} {count} test images have a leaf that can be cut out. When it is placed on another background, "
+    told += f"the macro F1 {', and that '.join(scores)}. {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]
     alone = f"{table.loc[best, ALONE]:.3f} (95 % interval {low:.3f} to {high:.3f}; guessing {chance:.3f})"

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from html import escape
 
 from leaves import places
 from leaves.claims import count_text
@@ -85,17 +86,17 @@ def introduction(study, split_hash):
 def answer(study):
     """Summarise the published study in three sentences: two test scores, and the number of claims with each verdict.
 
-    The scores are those of the network that validation chose and of FinalModel.
+    The scores are those of the network that validation chose and of FinalModel. The text is HTML.
     """
     scores, best = study.scores.set_axis(labels(study.scores)), study.ranking["model"].iloc[0]
-    reached = [
-        f"{row['test_macro_f1']:.3f} ({interval}{row['test_macro_f1_low']:.3f} to {row['test_macro_f1_high']:.3f})"
-        for row, interval in ((scores.loc[best], "95 % interval "), (scores.loc["FinalModel"], ""))
-    ]
+    (score, low, high), (small, *ends) = (
+        [f"{scores.loc[model, f'test_macro_f1{end}']:.3f}" for end in ("", "_low", "_high")]
+        for model in (best, "FinalModel")
+    )
     return (
-        f"the best single model, chosen on validation, is {best}: macro F1 {reached[0]} on test. "
-        f"FinalModel, the original study's network, reaches {reached[1]}. Verdicts on the original's claims: "
-        f"{tally(study.verdicts)}."
+        f"the best single model, chosen on validation, is <strong>{escape(best)}</strong>: macro F1 "
+        f"<strong>{score}</strong> (95 % interval {low} to {high}) on test. FinalModel, the original study's network, "
+        f"reaches {small} ({' to '.join(ends)}). Verdicts on the original's claims: {tally(study.verdicts)}."
     )
 
 

@@ -146,9 +146,10 @@ def tally_html(verdicts, title):
         if own.empty:
             continue
         notes = {claim: note.get(claim, "") if verdict not in DECIDED else "" for claim in own["claim"]}
+        words = own["said"].str.partition(" (question")[0].map(escape)  # of C14 the claim, without the open question
         lines = {
-            row.claim: f'<a href="#claim-{row.claim}">{row.claim}</a>{notes[row.claim]} {escape(row.said)}'
-            for row in own.itertuples()
+            claim: f'<a href="#claim-{claim}">{claim}</a>{notes[claim]} {said}'
+            for claim, said in zip(own["claim"], words, strict=True)
         }
         listed = "<br>".join(lines.values())
         if verdict == "not tested":  # of claims without a note, only the names are shown first
@@ -158,7 +159,7 @@ def tally_html(verdicts, title):
             listed = f"{shown}<details><summary>{names}</summary>{folded}</details>" if names else shown
         rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
     if study:
-        title += f" (the published study: {tally(study.verdicts)})"
+        title = f"On real photos (the published study): {tally(study.verdicts)}. {title}"
     return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
 
 

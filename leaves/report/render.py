@@ -200,7 +200,7 @@ def time_of_earlier_trainings(seconds):
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     took = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f"; {took / 60:.1f} minutes of training were cached" if trained else ""
+    return f"; without cached trainings, up to {took / 60:.1f} minutes more" if trained else ""
 
 
 def study_section(damaged):
