@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import pickle
 import platform
+import signal
 import threading
 from pathlib import Path
 
@@ -30,6 +32,20 @@ def end_with_parent():
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def call_quietly(work):
+    """Call a pickled function in this process, which `multiprocessing` started; print nothing, and end with the parent.
+
+    Ctrl-C does not end this process, because the parent gets it too. The argument `work` is bytes, so the modules that
+    the function needs are imported only when all this is set.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    pickle.loads(work)()
 
 
 def read_cpuinfo(*fields):

@@ -1,16 +1,17 @@
 """Train networks on fractions of the training photos, and score them on the test subset."""
 
+import functools
 import multiprocessing
 import os
-import signal
+import pickle
 from contextlib import suppress
 
 from leaves import custom_cnn, scoring
-from leaves.dataset import DEVELOPMENT, load_images
+from leaves.dataset import DEVELOPMENT, load_images, load_split
 from leaves.evaluation import predict_all
 from leaves.features import fold_data, frozen_outputs
 from leaves.files import InputError
-from leaves.hardware import end_with_parent, own_cores
+from leaves.hardware import call_quietly, own_cores
 from leaves.planning import PLAN
 from leaves.runs import WEIGHTS, find_runs, free_first, spec_hash, train_once
 from leaves.training import Training, batch_function, gpus, seeded
@@ -75,7 +76,7 @@ def prepare_smaller(spec, split, seed, transfer):
 
 
 def begin_training(models, fractions, seed, split, prepare):
-    """Begin to train on fractions of the training photos, in another process on a free core, and return at once.
+    """Begin to train on fractions of the training photos, in another process, and return at once.
 
     Later, `helpers.train_all` finds the finished runs, and waits for a training that has not ended. The other process
     ends with this one. No process starts if all specs are trained already, if only a plan is made, if a cluster or a
@@ -97,15 +98,18 @@ def begin_training(models, fractions, seed, split, prepare):
     together = [spec for own in specs.values() for spec in own]
     elsewhere = PLAN.get() or os.environ.get("DASK_SCHEDULER_ADDRESS") or gpus() or len(own_cores()) < 2
     if not elsewhere and not all(find_runs(together, WEIGHTS)):
+        # The work is pickled here, so this process need not wait while the other one imports TensorFlow.
+        work = pickle.dumps(functools.partial(train_free, together, split.attrs["hash"], prepare))
         spawned = multiprocessing.get_context("spawn")  # a forked process would inherit locks of TensorFlow
-        spawned.Process(target=train_quietly, args=(together, split, prepare), daemon=True).start()
+        spawned.Process(target=call_quietly, args=(work,), daemon=True).start()
     return specs
 
 
-def train_quietly(specs, split, prepare):
-    """Train those specs of a list that no other process is training; this is the work of `begin_training`'s process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    end_with_parent()
+def train_free(specs, split_hash, prepare):
+    """Train those specs of a list that no other process is training; nothing if the split has another hash."""
+    split = load_split()
+    if split.attrs["hash"] != split_hash:
+        return
     for _, spec in free_first({spec_hash(spec): spec for spec in specs}):
         with suppress(InputError):  # `helpers.train_all` will meet the same error, and tells it
             train_once(spec, split, prepare, patience=0)

@@ -60,8 +60,9 @@ def state_of(curve, epochs, constant):
     Returns
     -------
     str
-        "diverged" if a score is NaN; "did not train" if no score exceeds `constant` by `ABOVE_CONSTANT`; "still rising"
-        if the training took all its epochs and the best one lies in the last tenth of them; otherwise "converged".
+        "diverged" if a score is NaN; "did not train" if all scores are below `constant` + `ABOVE_CONSTANT`;
+        "still rising" if the training took all its epochs and the best one lies in the last tenth of them; otherwise
+        "converged".
     """
     curve = np.asarray(curve, float)
     if not np.isfinite(curve).all():

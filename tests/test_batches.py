@@ -49,11 +49,12 @@ def collect(spec, count=10, rows=None):
     return [images[:, 0, 0, 0].numpy().tolist() for images, _ in made]
 
 
-def fold_split(*photos):
-    """Make a split in which fold k has photos[k] photos of one class; all folds but fold 0 are the training subset."""
+def fold_split(*photos, classes=("Oak",)):
+    """Make a split in which fold k has photos[k] photos; the classes take turns, but the first has twice as many."""
     fold = np.repeat(np.arange(len(photos)), photos)
-    split = pd.DataFrame({"label": "Oak", "fold": fold, "split": np.where(fold == 0, "validation", "train")})
-    split.attrs |= {"classes": ["Oak"], "folds": len(photos)}
+    label = np.resize([*classes, classes[0]], len(fold))
+    split = pd.DataFrame({"label": label, "fold": fold, "split": np.where(fold == 0, "validation", "train")})
+    split.attrs |= {"classes": sorted(classes), "folds": len(photos)}
     return split
 
 
@@ -67,6 +68,12 @@ def fold_split(*photos):
 )
 def test_large_batches_leave_no_very_small_batch(photos, smallest, size):
     assert batches.large_batch(fold_split(*photos), "none", smallest) == size
+
+
+def test_large_batches_count_the_photos_that_oversampling_repeats():
+    split = fold_split(6, 6, 6, classes=("Oak", "Ash"))  # eight photos of oaks and four of ashes in two folds
+    assert batches.large_batch(split, "none", 7) == 7  # twelve photos: batches of seven and five
+    assert batches.large_batch(split, "oversample", 7) == 8  # sixteen photos would leave two in batches of seven
 
 
 def test_every_epoch_shows_every_image_once_in_another_order():

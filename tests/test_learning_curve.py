@@ -3,14 +3,16 @@
 import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import helpers
-from leaves import custom_cnn, learning_curve, runs
+from leaves import custom_cnn, hardware, learning_curve, places, runs
 from leaves.planning import PLAN
 
 import pytest
@@ -25,24 +27,23 @@ def small(project):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The calls for which `begin_training` would start a process."""
-    calls = []
+    """The work, as pickled bytes, for which `begin_training` would start processes."""
+    works = []
 
     def process(target, args, daemon):
-        return SimpleNamespace(start=lambda: calls.append(functools.partial(target, *args)))
+        assert target is hardware.call_quietly
+        return SimpleNamespace(start=lambda: works.extend(args))
 
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: SimpleNamespace(Process=process))
     monkeypatch.setattr(learning_curve, "own_cores", lambda: [0, 1])
-    monkeypatch.setattr(learning_curve, "end_with_parent", lambda: None)  # here the call runs in this process
-    monkeypatch.setattr(learning_curve.signal, "signal", lambda *_: None)
-    return calls
+    return works
 
 
 def test_the_other_process_trains_what_the_chapter_then_finds(small, started, monkeypatch):
     specs = learning_curve.begin_training(*small)
     assert {label: [spec["fraction"] for spec in of_label] for label, of_label in specs.items()} == {"Tiny": [0.4, 0.8]}
     [work] = started
-    work()
+    pickle.loads(work)()
     monkeypatch.setattr(helpers, "train_once", lambda *_, **__: pytest.fail("trained again"))
     *_, split, prepare = small
     assert [run.result["epochs"] for run in helpers.train_all(specs["Tiny"], split, prepare)] == [1, 1]
@@ -52,9 +53,18 @@ def test_the_other_process_trains_what_the_chapter_then_finds(small, started, mo
 
 def test_a_training_of_another_process_is_left_to_it(small, started):
     specs = learning_curve.begin_training(*small)["Tiny"]
-    with runs.locked(runs.places.RUNS / "locks" / runs.spec_hash(specs[0])):
-        started[0]()
+    with runs.locked(places.RUNS / "locks" / runs.spec_hash(specs[0])):
+        pickle.loads(started[0])()
     assert [bool(runs.find_run(spec)) for spec in specs] == [False, True]
+
+
+def test_nothing_is_trained_on_another_split(small, started):
+    *others, split, prepare = small
+    changed = split.copy()
+    changed.attrs |= {"hash": "another"}
+    specs = learning_curve.begin_training(*others, changed, prepare)["Tiny"]
+    pickle.loads(started[0])()
+    assert [runs.find_run(spec) for spec in specs] == [None, None]
 
 
 @pytest.mark.parametrize("where", ["a plan", "a cluster", "one core"])
@@ -71,25 +81,49 @@ def test_no_process_starts_for(where, small, started, monkeypatch):
     assert not started
 
 
-def test_the_process_of_the_trainings_ends_with_its_parent(tmp_path):
-    """A parent that is killed leaves no process behind."""
+# ---------------------------------------------------------------- the process
+
+PARENT = """
+import functools, multiprocessing, pickle, time
+from leaves import hardware
+code = "import os, time; print('printed', flush=True); open('child', 'w').write(str(os.getpid())); time.sleep(600)"
+work = pickle.dumps(functools.partial(exec, code))
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=hardware.call_quietly, args=(work,), daemon=True).start()
+    time.sleep(600)
+"""
+
+
+def test_the_process_prints_nothing_outlives_ctrl_c_and_ends_with_its_parent(tmp_path):
     script = tmp_path / "parent.py"
-    script.write_text(
-        "import multiprocessing, os, sys, time\n"
-        "from leaves.hardware import end_with_parent\n"
-        "def child(): end_with_parent(); print(os.getpid(), flush=True); time.sleep(600)\n"
-        "if __name__ == '__main__':\n"
-        "    multiprocessing.get_context('spawn').Process(target=child, daemon=True).start(); time.sleep(600)\n"
-    )
+    script.write_text(PARENT, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(helpers.places.ROOT)}
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
-    child = int(parent.stdout.readline())
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    for _ in range(100):
-        try:
-            os.kill(child, 0)
-        except ProcessLookupError:
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path
+    )
+    told = tmp_path / "child"
+    wait_until(lambda: told.exists() and told.read_text())
+    child = int(told.read_text())
+    os.kill(child, signal.SIGINT)
+    time.sleep(0.3)
+    assert is_running(child)
+    parent.kill()
+    wait_until(lambda: not is_running(child))
+    assert parent.communicate()[0] == b""
+
+
+def wait_until(is_true):
+    """Wait until a function returns something true; the test fails after 30 s."""
+    for _ in range(300):
+        if is_true():
             return
         time.sleep(0.1)
-    pytest.fail("the child lives on")
+    pytest.fail("waited for 30 s")
+
+
+def is_running(process):
+    """Return whether a process with this number exists and has not ended: a zombie has."""
+    try:
+        return " Z " not in f" {Path(f'/proc/{process}/stat').read_text().rpartition(')')[2][:3]} "
+    except FileNotFoundError:
+        return False

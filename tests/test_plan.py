@@ -84,6 +84,7 @@ def test_a_plan_trains_as_a_chapter_does_and_draws_and_computes_nothing(chapter)
         assert needed.count(call) == "\n".join(cells).count(call)
     for call in ("draw_", "plot_", "helpers.show", "stored_outputs", "answer_test_subset", "load_images", "evidence"):
         assert f"{call}(" not in needed.replace("_images, ", "")
+    assert ("begin_training(" in needed) == ("begin_training(" in "\n".join(cells))  # it returns chapter 6's specs
 
 
 # ---------------------------------------------------------------- a chapter of its own

@@ -79,9 +79,8 @@ def standing_in_words(against):
     first = next((verdict for verdict, count in counts.items() if count), "")
     words[first] = f"{'is' if counts.get(first) == 1 else 'are'} {words.get(first)}"
     told = [f"{count} {words[verdict]}" for verdict, count in counts.items() if count]
-    if len(told) == 1:
-        return f"Of the {len(against) - 1} others, {told[0]}."
-    return f"Of the {len(against) - 1} others, {', '.join(told[:-1])} and {told[-1]}."
+    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return f"Of the {len(against) - 1} others, {listed}." if told else ""
 
 
 # ---------------------------------------------------------------- confidence and corrupted photos

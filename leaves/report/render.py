@@ -194,8 +194,8 @@ def time_of_earlier_trainings(seconds):
     split = read_json(places.SOURCE_JSON).get("split")
     folders = [places.RUNS] if os.environ.get("LEAVES_NO_EVIDENCE") else [places.RESULTS / "runs", places.RUNS]
     files = [file for folder in folders for file in folder.glob("*/result.json")]
-    files = [file for file in files if file.stat().st_mtime < time.time() - seconds]
-    folders = {file.parent.name[-8:]: file.parent for file in files}.values()  # by the hash of the spec
+    files = {file.parent.name[-8:]: file for file in files}.values()  # by the hash of the spec; runs/ comes last
+    folders = [file.parent for file in files if file.stat().st_mtime < time.time() - seconds]
     specs = {folder: read_json(folder / "spec.json") for folder in folders}
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
