@@ -76,7 +76,7 @@ def test_the_tally_links_each_claim_under_its_verdict(monkeypatch):
         ("– not tested", "2", ["#claim-C4", "#claim-C5"]),
     ]
     assert soup.select_one("tr td:last-child").get_text() == 'C2 a "b"'
-    assert soup("tr")[2]("td")[1].get_text().startswith('C4 (confirmed in the published study) a "b"')
+    assert soup("tr")[2]("td")[1].get_text().startswith('C4 (confirmed on real photos) a "b"')
     assert soup.details.get_text("|", strip=True) == 'C5|C5|a "b"'
     assert (
         soup.caption.get_text() == "On real photos (the published study): 2 confirmed (C1, C4), 1 undecided. This run"

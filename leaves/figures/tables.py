@@ -140,7 +140,7 @@ def tally_html(verdicts, title):
     """
     rows, study = [], published_study()
     of_study = study.verdicts.set_index("claim")["verdict"].to_dict() if study else {}
-    note = {claim: f" ({verdict} in the published study)" for claim, verdict in of_study.items() if verdict in DECIDED}
+    note = {claim: f" ({verdict} on real photos)" for claim, verdict in of_study.items() if verdict in DECIDED}
     for verdict in MARKS:
         own = verdicts[verdicts["verdict"] == verdict]
         if own.empty:
