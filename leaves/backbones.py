@@ -232,14 +232,14 @@ def load_backbone(name, source, size):
 
 # Each pattern matches a long message of Keras about weights that do not fit. The short text beside the pattern replaces
 # the message. Keras's two file formats have different messages.
-OTHER_SHAPE = "the layer {} expects weights of shape {}, the file has {}"
-OTHER_COUNT = "the layer {} expects {} arrays of weights, the file has {}"
+OTHER_SHAPE = "the layer {} expects weights of shape {}, but the file has {}"
+OTHER_COUNT = "the layer {} expects {} arrays of weights, but the file has {}"
 MISFITS = {
     r"name=([^,>]+).* variable\.shape=(\([^)]*\)), Received: value\.shape=(\([^)]*\))": OTHER_SHAPE,
     r"\(named ([^ )]+).* expects shape (\([^)]*\))\. .* with shape (\([^)]*\))": OTHER_SHAPE,
     r"name=([^,>]+).* expected (\d+) variables, but received (\d+) ": OTHER_COUNT,
     r"\(named ([^ )]+).* expects (\d+) weight\(s\)\. Received (\d+) ": OTHER_COUNT,
-    r"expected (\d+) layers, found (\d+) saved": "the network expects {} layers with weights, the file has {}",
+    r"expected (\d+) layers, found (\d+) saved": "the network expects {} layers with weights, but the file has {}",
 }
 
 

@@ -41,7 +41,7 @@ RULES = {
         f"A claim needs {LEAST_REPEATS} pairs or more. A score is *higher* or *lower* if a two-sided test excludes "
         f"zero and the mean difference is not smaller than the margin of {MARGIN} (a dual criterion, Roychoudhury et "
         "al. 2018). It is the *same* if two one-sided tests put the difference inside the margin. Each of the three "
-        "tests is corrected over all claims of the run (Holm 1979), but the intervals are not, so a claim can be "
+        "tests is corrected for all claims of the run (Holm 1979), but the intervals are not, so a claim can be "
         "undecided although its interval excludes zero. A score can also be shown to be *not higher*: if it is "
         "higher at all, then by less than the margin. *Not lower* is the reverse. A claim about an order of networks "
         "has no margin."
@@ -312,7 +312,7 @@ def not_tested(reason):
 
 
 def judge(records, folds):
-    """Decide the verdict on each claim; the tests are corrected over all claims.
+    """Decide the verdict on each claim; the tests are corrected for the number of tests.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ def are_variants(value):
     )
 
 
-# Pretrained networks. A Python package contains the weights of the first network, so every run can use this network.
+# Pretrained networks. A Python package contains the weights of the first network, so it can be used without a download.
 BACKBONES = ("EfficientNetLite0", "ResNet50", "VGG16", "EfficientNetB4")
 
 PARAMETERS = {

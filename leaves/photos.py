@@ -286,7 +286,7 @@ def inspect_images(images, size=None):
     """Add the facts of `inspect_image` to the table of `find_images`, and put the decoded images into the image store.
 
     A file is opened if its path, length or modification time is new, or if it could not be read the last time. It is
-    also opened if an earlier call decoded it, but the store for `size` does not hold its image.
+    also opened if an earlier call decoded it and its image is missing from the store for `size`.
 
     Parameters
     ----------

@@ -874,7 +874,7 @@ class Light:
 
 
 def choose_light(rng):
-    """Choose a lamp at random; its light comes mostly from the upper edge of the frame."""
+    """Choose a lamp at random; most lamps are at the upper edge of the frame."""
     azimuth = math.radians(rng.normal(-90, 60))
     height = math.radians(rng.uniform(34, 62))
     direction = [math.cos(height) * math.cos(azimuth), math.cos(height) * math.sin(azimuth), math.sin(height)]

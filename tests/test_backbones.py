@@ -287,11 +287,15 @@ def test_weights_that_are_no_regular_file_are_named(tmp_path, make):
 
 
 MISFITS = [
-    ("ResNet50", "weights", "the layer conv1_conv expects weights of shape (7, 7, 3, 64), the file has (3, 3, 3, 64)"),
-    (LITE, "weights", "the layer stem_conv expects 1 arrays of weights, the file has 2"),
-    ("ResNet50", "legacy", "the network expects 106 layers with weights, the file has 13"),
-    ("VGG16", "shape", "the layer block1_conv1 expects weights of shape (3, 3, 3, 64), the file has (5, 5, 3, 64)"),
-    ("VGG16", "count", "the layer block1_conv1 expects 2 arrays of weights, the file has 1"),
+    (
+        "ResNet50",
+        "weights",
+        "the layer conv1_conv expects weights of shape (7, 7, 3, 64), but the file has (3, 3, 3, 64)",
+    ),
+    (LITE, "weights", "the layer stem_conv expects 1 arrays of weights, but the file has 2"),
+    ("ResNet50", "legacy", "the network expects 106 layers with weights, but the file has 13"),
+    ("VGG16", "shape", "the layer block1_conv1 expects weights of shape (3, 3, 3, 64), but the file has (5, 5, 3, 64)"),
+    ("VGG16", "count", "the layer block1_conv1 expects 2 arrays of weights, but the file has 1"),
 ]
 
 
