@@ -109,16 +109,16 @@ def test_every_score_in_the_text_stands_on_the_published_page(text):
 def test_the_verdicts_are_counted_as_they_were_reached():
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     verdicts = pd.read_csv(RESULTS / "verdicts.csv")["verdict"]
-    confirmed, undecided, untested = (
-        words[(verdicts == word).sum()] for word in ("confirmed", "undecided", "not tested")
-    )
-    assert not (verdicts == "refuted").any()  # otherwise the sentences below need a fourth number
-    counted = f"{confirmed} are confirmed, {undecided} are undecided and {untested} are not tested"
-    assert counted in plain(README)
-    counted = (
-        f"{untested} claims are not tested; of the others, {confirmed} are confirmed and {undecided} are undecided"
-    )
-    assert counted in plain(FINDINGS)
+    counted = {
+        verdict: f"{words[count]} {'is' if count == 1 else 'are'} {verdict}"
+        for verdict in ("confirmed", "refuted", "undecided", "not tested")
+        for count in [(verdicts == verdict).sum()]
+    }
+    decided = f"{counted['confirmed']}, {counted['refuted']}"
+    assert f"{decided}, {counted['undecided']} and {counted['not tested']}" in plain(README)
+    untested = words[(verdicts == "not tested").sum()]
+    told = f"{untested} claims are not tested; of the others, {decided} and {counted['undecided']}"
+    assert told in plain(FINDINGS)
 
 
 def test_rules_of_verdicts_stand_in_one_place():
