@@ -189,9 +189,7 @@ def split_sentences(photos, before, bridges):
 
 
 def random_split_sentence(photos, pairs, test, seed):
-    """Say how many pairs of similar photos a random test subset would have separated; "" if there are no such pairs."""
-    if pairs.empty:
-        return ""
+    """Say how many pairs of similar photos a random test subset would have separated."""
     drawn = set(train_test_split(photos["sha256"], test_size=test, random_state=seed)[1])
     torn = pairs["first"].isin(drawn) != pairs["second"].isin(drawn)
     return f"A random test subset would have separated {torn.sum()} of {len(pairs)} pairs of similar photos."
