@@ -96,7 +96,7 @@ def answer(study):
     return (
         f"the best single model, chosen on validation, is <strong>{escape(best)}</strong>: macro F1 "
         f"<strong>{score}</strong> (95 % interval {low} to {high}) on test. FinalModel, the original study's network, "
-        f"reaches {small} ({' to '.join(ends)}). Verdicts on the original's claims: {escape(tally(study.verdicts))}."
+        f"reaches {small} ({' to '.join(ends)}). Verdicts on the claims: {escape(tally(study.verdicts))}."
     )
 
 

@@ -397,7 +397,7 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
         "the best single model, chosen on validation, is <strong>ResNet50, fine tuning</strong>: macro F1 "
         f"{best} on test."
     )
-    assert section["answer"].endswith(f", reaches {small}. Verdicts on the original's claims: {section['tally']}.")
+    assert section["answer"].endswith(f", reaches {small}. Verdicts on the claims: {section['tally']}.")
     assert f"{len(published_results)} photos of 2 species; its 2 trainings took" in section["sentences"][0]
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())

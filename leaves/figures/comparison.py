@@ -75,12 +75,11 @@ def draw_scores(scores, against, best):
 def standing_in_words(against):
     """Count the models that are better and worse on test than the best single model; `against` as in `draw_scores`."""
     words = {"better": "better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
-    counts = {verdict: (against["verdict"] == verdict).sum() for verdict in words}
-    first = next((verdict for verdict, count in counts.items() if count), "")
-    words[first] = f"{'is' if counts.get(first) == 1 else 'are'} {words.get(first)}"
-    told = [f"{count} {words[verdict]}" for verdict, count in counts.items() if count]
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
-    return f"Of the {len(against) - 1} others, {listed}." if told else ""
+    counts = against["verdict"].value_counts()
+    (count, word), *rest = ((counts[verdict], word) for verdict, word in words.items() if verdict in counts)
+    told = [f"{count} {'is' if count == 1 else 'are'} {word}", *(f"{count} {word}" for count, word in rest)]
+    listed = " and ".join([", ".join(told[:-1]), told[-1]] if rest else told)
+    return f"Of the {len(against) - 1} others, {listed}."
 
 
 # ---------------------------------------------------------------- confidence and corrupted photos
