@@ -35,10 +35,10 @@ def end_with_parent():
 
 
 def call_quietly(work):
-    """Call a pickled function in this process, which `multiprocessing` started; print nothing, and end with the parent.
+    """Call a pickled function in this process, which `multiprocessing` started, and print nothing.
 
-    Ctrl-C does not end this process, because the parent gets it too. The argument `work` is bytes, so the modules that
-    the function needs are imported only when all this is set.
+    This process ends when its parent ends. It ignores Ctrl-C, which the parent gets too. The argument `work` is the
+    pickled function (bytes), so the modules that the function needs are imported after these settings are made.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

@@ -56,7 +56,7 @@ def background_alone(image, mask, rng):
 
 
 def usable_rows(masks):
-    """Return the positions of the masks with both a leaf and a patch without leaf (`free_patches`): array of int."""
+    """Return the row numbers of the masks that have a leaf and a patch without leaf, see `free_patches`: array of int."""
     return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
 
 
@@ -183,7 +183,7 @@ def effect_of_fine_tuning(labels, answers, draws):
 
 
 def holding_sentence(table, best, for_any, elsewhere, draws):
-    """Say how `best` and `for_any` score on other photos, and how `best` scores on backgrounds without the leaf.
+    """Say how two models score on a second test set and on other backgrounds, and `best` on the background alone.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
         Labels of the model that validation chose, and of the "any background" model.
     elsewhere : dict from `answers_elsewhere`
     draws : int
-        Bootstrap resamples for the 95 % interval of the score on backgrounds without the leaf.
+        Number of bootstrap resamples for the 95 % interval of the score on the background alone.
     """
     rows = table.loc[list(dict.fromkeys([best, for_any]))]
     second = "**Other collections: not tested**, because no second test set with labels was given."

@@ -143,7 +143,7 @@ PARAMETERS = {
         lambda value: value == "all" or is_list(value, lambda name: isinstance(name, str), 0),
     ),
     "own_variants": Parameter(
-        "variants of yours",
+        "your own variants",
         f'a dict like {{"few filters": {{"filters": [8, 16, 32]}}}} (without {", ".join(SHARED_BY_VARIANTS)})',
         are_variants,
     ),
