@@ -114,7 +114,7 @@ def recorded_runs(chapter: str, notebook: str) -> dict[str, Run]:
     if not folders or not done or record["split"] != load_split().attrs["hash"]:
         missing = f"The runs of chapter {chapter} for the present split are missing"
         raise InputError(f"{missing}: run notebook {notebook} first.")
-    # Chapters can share a run. Its spec.json has the labels from the first chapter; `chapter` and `name` replace them.
+    # Chapters can share a run. Its spec.json has `chapter` and `name` from the first chapter; both are replaced here.
     return {name: read_run(folder, chapter=chapter, name=name) for name, folder in folders.items()}
 
 

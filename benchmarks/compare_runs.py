@@ -72,7 +72,7 @@ def compare(ours, published):
 
 
 def without_hashes(run):
-    """Return a run's result without the hashes of its files, because results/runs has fewer files, some rounded."""
+    """Return a run's result without hashes, which differ in a copy: results/runs has fewer files, some rounded."""
     return {key: value for key, value in run.result.items() if key not in ("hashes", "sha256")}
 
 

@@ -142,8 +142,8 @@ def own_epoch(size, precision):
 def stopwatch():
     """Make a Keras callback that records the seconds of each epoch in its list `seconds`.
 
-    The callers ignore two epochs, because their times are not typical: during the first, Keras traces the network, and
-    during the last, no batches are prefetched for a next epoch.
+    The callers ignore the first and the last epoch, because their times are not typical. During the first epoch, Keras
+    traces the network. During the last epoch, no batches are prefetched for a following epoch.
     """
     import keras
 
@@ -221,7 +221,7 @@ def operations(size):
 
 
 def contestants(precisions):
-    """List the contestants: dict of name to a function that gets the image size and measures the contestant."""
+    """List the contestants: dict of name to callable(size) -> dict of label to list of float, see `with_keras`."""
     found = {"plain epoch": plain_epoch}
     for precision in precisions:
         found |= {

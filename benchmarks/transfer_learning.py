@@ -116,15 +116,15 @@ def cached_way(name, source, size, split, data, epochs, tuning_epochs, views):
 def one_round(split, views, common):
     """Measure both methods once: list of dict, the rows of `usual_way` and then those of `cached_way`.
 
-    The dict `common` has arguments of both functions: name, source, size, epochs and tuning_epochs.
+    The dict `common` has the arguments that both functions take: name, source, size, epochs and tuning_epochs.
     """
     with tempfile.TemporaryDirectory() as cache:
         places.CACHE = Path(cache)  # an empty cache; the images are decoded here, before either method is timed
         size, classes = common["size"], len(split.attrs["classes"])
         data = {part: dataset.load_images(split, part, size) for part in ("train", "validation")}
         data = {part: (images[:].astype(np.float32), labels) for part, (images, labels) in data.items()}
-        backbones.load_parts.cache_clear()  # an earlier round fine-tuned the last block of the cached backbone
-        training.compiled_model.cache_clear()  # `usual_way` traces its networks in each round; so must `cached_way`
+        backbones.load_parts.cache_clear()  # load the backbone again: an earlier round fine-tuned the cached one
+        training.compiled_model.cache_clear()  # make `cached_way` trace its networks again, like `usual_way`
         rows = usual_way(classes=classes, data=data, **common)
         backbones.load_parts.cache_clear()
         return rows + cached_way(split=split, data=data, views=views, **common)

@@ -146,7 +146,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
     train_all, prepare : the functions `helpers.train_all` and `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of the networks that are checked for dead filters. Of the other networks, only the scores are needed.
+        Names of the networks that are checked for dead filters. For the other networks, a stored result is enough.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]
@@ -331,7 +331,7 @@ def claim_records(said, evidence, trained, scores, costs, untested=None):
         elif missing:
             comparisons = claims.not_tested(f"not trained: {not_trained_text(costs, missing)}")
         else:
-            # `scores` lacks "dead units" if no network learnt. But then no pair converged, so the lambda is not called.
+            # If `scores` lacks "dead units", no network learnt. Then no pair converged, so the lambda is never called.
             score = scores.get(measure, lambda run: np.nan)
             pairs = {name: claims.pairs(trained[name], trained[FINAL], score) for name in variants}
             comparisons = [
@@ -378,8 +378,8 @@ def accuracy_record(said, networks):
 def training_costs(variants, names, impossible, final_runs, base, epochs, repeats):
     """Estimate how long all repeats of each variant that was not trained would take.
 
-    FinalModel's time is multiplied by the variant's pixels and epochs, each divided by those of FinalModel. Batches of
-    one photo also take `SLOW_UPDATE` times as long. "more data" takes twice FinalModel's time: it trains twice.
+    The time is FinalModel's, times the ratio of the pixels (variant to FinalModel), times the ratio of the epochs.
+    Batches of one photo multiply it by `SLOW_UPDATE`. "more data" takes twice FinalModel's time: it trains twice.
 
     Parameters
     ----------

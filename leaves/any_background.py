@@ -31,7 +31,7 @@ import pandas as pd
 CODE = code_hash(Path(__file__), backgrounds.CODE, evaluation.CODE)
 NAME = "{} (any background)"
 WINDOW = 0.7  # side of a window as a share of the picture's side; the head classifies several windows of a picture
-PENALTIES = 0.001, 0.003  # of the squared weights in the loss (weight decay); validation chooses one of these factors
+PENALTIES = 0.001, 0.003  # weight decay: factors of the squared weights in the loss; validation chooses one of them
 PASSES, BATCH = 20, 128  # passes through all views of the photos, and photos per batch
 PEAK_RATE = 0.006  # Adam's learning rate at the start; it falls to 0 along a cosine
 TAIL_RATE = 0.0001  # Adam's learning rate at the start of fine-tuning
@@ -184,7 +184,7 @@ def tail_specs(heads, split, passes):
 
     Parameters
     ----------
-    heads : list of Run, trained from specs of `candidate_specs` or repeats of one of these specs
+    heads : list of Run, trained from specs of `candidate_specs` or `repeats_of`
     passes : int
         Passes through the photos and their views; with 0, the list is empty.
 

@@ -25,7 +25,7 @@ LIGHT = 0.4  # weight of lightness in colour distances; the two colour axes have
 AREA = 0.05, 0.9  # smallest and largest share of the picture that a leaf covers
 LEAST_PLAIN = 0.5  # `background_control` runs if at least this share of the photos has a plain background
 NEAR_CHANCE = 0.05  # a macro F1 is near chance if its interval ends below chance plus this number
-MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border, and more of the middle than of the border
+MOST_OF_BORDER = 0.5  # a leaf covers less than this share of the border
 NEAR = 0.03  # share of the side; a pixel nearer to the leaf than this may be on the leaf's edge or in its shadow
 LEAST_OF_FOREGROUND = 0.7  # if its largest piece has less than this share of the foreground, the leaf is in pieces
 SCALES = 0.4, 1.2  # smallest and largest size of a placed leaf, relative to its size in the photo
@@ -124,8 +124,8 @@ def placed(leaf, size, scale, rng, spread=0.12):
     scale : float
         Size of the leaf, relative to its size in the photo.
     spread : float
-        The largest shift from the middle, as a share of `size`, is `spread` or (1 - `scale`) / 2, whichever is
-        larger. For example, a leaf at half its size may shift by a quarter of `size`.
+        The leaf shifts from the middle by at most `spread` or (1 - `scale`) / 2, whichever is larger, as a share of
+        `size`. With the default `spread`, a leaf at half its size shifts by at most a quarter of `size` per axis.
     """
     angle, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     x, y = size * (0.5 + rng.uniform(-1, 1, 2) * max(spread, (1 - scale) / 2))

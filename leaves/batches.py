@@ -67,8 +67,9 @@ def other_backgrounds(images, split, spec):
 
     Returns
     -------
-    `Views`, one per epoch (one fewer if the number of epochs is odd and above 1): the first, third ... view is the
-    unchanged photos; the second, fourth ... view is a new `backgrounds.OtherBackgrounds`
+    `Views`: the first, third ... view is the unchanged photos; the second, fourth ... view is a new
+    `backgrounds.OtherBackgrounds`. Each epoch has its own view, except that the last epoch reads the first view again
+    if the number of epochs is odd and above 1.
     """
     trained_on = (split["split"] == "train")[split["split"] != "test"].to_numpy()
     masks = leaf_masks(split, DEVELOPMENT)[trained_on]
@@ -164,7 +165,7 @@ def rows_of_epoch(labels, balance):
 
 
 def large_batch(split, balance, smallest):
-    """Return the smallest batch size from `smallest` on with which no epoch of a fold ends with a very small batch.
+    """Return the smallest batch size, `smallest` or more, that avoids very small batches whichever fold is held out.
 
     In each epoch, the last batch has the remaining photos. It counts as very small if it has less than half of the
     batch size and is not the only batch. With large batches there are few updates in an epoch, so one update from a
@@ -198,7 +199,7 @@ def class_weights(labels, balance):
 def training_batches(x, targets, rows, spec, first=0):
     """Make a tf.data.Dataset of the shuffled and augmented batches of all epochs from `first` on.
 
-    The order, augmentation and mixing are pure functions of (seed, epoch, index), so a run can be repeated exactly.
+    All random numbers of an epoch follow from the seed and the number of the epoch, so a run can be repeated exactly.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
 LEVEL = 0.05  # largest probability of any false rejection over all claims, for each of the three tests in `RULES`
 LEAST_REPEATS = 3
-REFIT = "refit"  # kind of comparison for C13; training before the refit uses one fold fewer: `judge` passes folds - 1
+REFIT = "refit"  # `measure` of C13; the training before the refit learns from one fold fewer than other trainings
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
 MOST_REPEATS = 30  # if deciding a claim needs more repeats than this, its reason gives no exact number
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
@@ -56,7 +56,7 @@ RULES = {
         "is **undecided**."
     ),
 }
-# For each statement about a difference: the outcomes that confirm it, or refute it. A comparison has one outcome.
+# Keys: the statements that a claim can make about a difference. Values: the outcomes that confirm or refute them.
 CONFIRM = {
     "higher": {"higher"},
     "lower": {"lower"},
@@ -195,7 +195,7 @@ def outcomes(compared):
 
     Returns
     -------
-    dict of name to "same", "higher", "lower", "not higher" or "not lower" (by the margin), or "undecided"
+    dict of name to "same", "higher", "lower", "not higher", "not lower" or "undecided", see `Comparison.outcome`
     """
     if not compared:
         return {}
@@ -411,7 +411,7 @@ def needed_text(rows, verdicts, count):
 
 
 def joint_verdict(verdicts):
-    """Combine verdicts on a claim's comparisons: refuted if one is, confirmed if all tested ones are."""
+    """Combine the tested verdicts: refuted if one is, confirmed if all are, else undecided; not tested if none is."""
     tested = [verdict for verdict in verdicts if verdict != "not tested"]
     if not tested:
         return "not tested"

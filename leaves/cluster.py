@@ -24,7 +24,7 @@ from distributed import Client, KilledWorker, LocalCluster, as_completed, get_wo
 TOPIC = "leaf-epochs"
 ONE_AT_A_TIME = threading.Lock()  # a worker with several threads trains one run at a time
 ATTEMPTS = 3  # per run; an attempt fails if the training raises an error or its worker dies
-PATIENCE = 10  # seconds in which a scheduler must answer
+PATIENCE = 10  # seconds to wait for a scheduler's answer
 
 
 @functools.lru_cache(maxsize=1)

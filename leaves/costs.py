@@ -20,8 +20,8 @@ def seconds_parts(run, head=None):
     Returns
     -------
     dict of str to {"train_seconds": float}
-        The keys are "<folder>, training", one for `run` and one for `head`, and "<name>, features" for the backbone's
-        features, if there is a backbone.
+        The keys are "<a run's folder>, training", one for `run` and one for `head`, and "<name of `run`>, features"
+        for the backbone's features, if there is a backbone.
     """
     parts = {f"{run.folder.name}, training": {"train_seconds": run.result["train_seconds"]}}
     if "seconds_before" in run.result:  # for a tail, this includes the head's training: use the head's number

@@ -82,7 +82,7 @@ def is_share(value):
 
 
 def is_refit(value):
-    """Return whether a value is None or a dict with `folds` (int, 2 or more) and `fold` (int, 0 to folds - 1)."""
+    """Return whether `refit` may be `value`: None or a dict of folds (int, from 2) and fold (int, 0 to folds - 1)."""
     return value is None or (
         isinstance(value, dict)
         and set(value) == {"folds", "fold"}
@@ -226,11 +226,11 @@ def cnn_specs(chapter, name, split, size, epochs, seed, repeats, **changes):
 
 
 def check_choices(choices, name):
-    """Check settings against the constant `CHOICES`; InputError describes the first wrong setting.
+    """Raise InputError about the first setting that the constant `CHOICES` does not allow.
 
     Parameters
     ----------
-    choices : dict of the name of a setting to its value
+    choices : dict, the settings to check, for example {"l2": 0.001}
     name : str
         The model's name, for the message.
     """
@@ -242,7 +242,7 @@ def check_choices(choices, name):
 
 
 def unlike(kind, name, known):
-    """Say that `name` is not in `known`, as in "there is no setting 'l3' (did you mean l2?); the settings are l2"."""
+    """Return a text like "there is no setting 'filter' (did you mean filters?); the settings are filters, l2"."""
     near = difflib.get_close_matches(str(name), known, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no {kind} {name!r}{meant}; the {kind}s are {', '.join(known)}"

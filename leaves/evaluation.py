@@ -247,7 +247,7 @@ def measure(run, split):
 
 
 def measured_on_backbone(transfer, tuned, split):
-    """Cache `measure_on_backbone`; return its result by run: {folder: dict of "probabilities", "front", "whole"}."""
+    """Cache `measure_on_backbone`; return {folder of each run: dict of "probabilities", "front", "whole"}."""
     file = tuned.folder / f"test-{transfer.folder.name}.npz"
     key = " ".join([CODE, *(run.result["hashes"]["model.keras"] for run in (transfer, tuned))])
     arrays = computed_once(file, key, functools.partial(measure_on_backbone, transfer, tuned, split))

@@ -99,7 +99,7 @@ def external_photos(folder, split, sizes):
 def known_to_models(inspected, split, size):
     """Mark the photos that repeat a training or validation photo, see `seen_before`: array of bool, shape (n,).
 
-    Raise InputError if data/source.json lacks chapter 1's settings: `seen_before` needs one of them, `phash_distance`.
+    Raise InputError if data/source.json lacks chapter 1's settings, because `seen_before` needs `phash_distance`.
     """
     learnt = split[split["split"] != "test"]
     learnt = learnt[["path", "label", "disease"]].assign(path=[str(places.ROOT / path) for path in learnt["path"]])

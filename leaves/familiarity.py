@@ -134,7 +134,8 @@ class Familiarity:
     @functools.cached_property
     def network(self):
         """Build a keras.Model that maps RGB pixels 0..255 of shape (n, size, size, 3) to familiarity: float32, (n,)."""
-        # Load a copy of the network: if two models share a layer, Keras saves this layer with only one of them.
+        # Load a copy: `export.with_labels` saves the network built here and the classifier in one model. If the two
+        # shared a layer, Keras would save this layer with only one of them.
         whole = keras.models.load_model(self.folder / "model.keras")
         features, answer = parts_of_answer(whole)
         known = keras.layers.Dense(len(self.known), use_bias=False, name="known_photos")
@@ -181,8 +182,8 @@ def of_whole_picture(features):
 def stored_features(run, split):
     """Return the features of a run's backbone for all photos outside the test subset: float32, shape (n, channels).
 
-    `features.frozen_outputs` reads them from disk if they are stored, and else computes them. The photos are not
-    augmented.
+    `features.frozen_outputs` reads them from disk if they are stored there; otherwise it computes them. The photos
+    are not augmented.
     """
     network = load_network(run.folder)
     parts = network.get_layer("front"), network.get_layer("last_block")

@@ -31,7 +31,7 @@ from sklearn.neighbors import NearestNeighbors
 class View:
     """One view of each image of an array: an augmented copy, which is computed when it is read.
 
-    The augmentation of an image is a pure function of the seed, the number of the view and the row of the image.
+    The augmentation of an image is a pure function of the seed, the view's number and the image's index in the array.
     """
 
     images: np.ndarray  # or StoredImages; shape (n, size, size, 3)
@@ -145,8 +145,8 @@ def view_of(images, views, number, split, subset):
 def nearest_leaves(outputs, split, size, most=2000):
     """Find the five training photos most similar to one validation photo, according to the features of each backbone.
 
-    The class with the most training photos is chosen, and the validation photo is the first one of this class. Features
-    are compared by their cosine distance.
+    The validation photo is the first validation photo of the class that has the most training photos. Features are
+    compared by their cosine distance.
 
     Parameters
     ----------

@@ -80,8 +80,8 @@ def disk_errors_explained(place):
 def atomic_path(file):
     """Yield a temporary path to write to; when all content is on the disk, rename the temporary file to `file`.
 
-    Even after a power failure, `file` is either written completely or not changed. If a killed process left an
-    unfinished file, the next write of the same file deletes it.
+    Even after a power failure, `file` is either written completely or not changed. If a killed process left its
+    temporary file behind, the next write of `file` deletes this temporary file.
     """
     start, end = f"{file.stem}.{platform.node()}.", f".unfinished{file.suffix}"
     unfinished = file.with_name(f"{start}{os.getpid()}{end}")

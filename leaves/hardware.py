@@ -25,7 +25,7 @@ def own_cores():
 
 
 def end_with_parent():
-    """Let this process, which `multiprocessing` started, end when its parent ends, even if the parent is killed."""
+    """Make this process, which `multiprocessing` started, end as soon as its parent ends or is killed."""
 
     def wait():
         multiprocessing.parent_process().join()

@@ -46,7 +46,7 @@ def fewer_photos(split, fraction, seed):
 
 
 def backbone_outputs(transfer, split, subset):
-    """Return the outputs of a head's frozen backbone for a subset: FrozenOutputs; `transfer` is the head's Run."""
+    """Return the outputs of a frozen backbone for a subset: `features.FrozenOutputs`. `transfer` is a head's Run."""
 
     def load():
         whole = transfer.load_model()
@@ -78,9 +78,9 @@ def prepare_smaller(spec, split, seed, transfer):
 def begin_training(models, fractions, seed, split, prepare):
     """Begin to train on fractions of the training photos, in another process, and return at once.
 
-    Later, `helpers.train_all` finds the finished runs, and waits for a training that has not ended. The other process
-    ends with this one. No process starts if all specs are trained already, if only a plan is made, if a cluster or a
-    GPU is used, or if there is only one core.
+    Later, `helpers.train_all` finds the finished runs, and waits for a training that has not ended. If this process
+    ends, the other one ends too. No process starts if all specs are trained already, if only a plan is made, if a
+    cluster or a GPU is used, or if there is only one core.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def begin_training(models, fractions, seed, split, prepare):
     together = [spec for own in specs.values() for spec in own]
     elsewhere = PLAN.get() or os.environ.get("DASK_SCHEDULER_ADDRESS") or gpus() or len(own_cores()) < 2
     if not elsewhere and not all(find_runs(together, WEIGHTS)):
-        # The work is pickled here, so this process need not wait while the other one imports TensorFlow.
+        # The other process can receive pickled work before it imports TensorFlow, so this process need not wait.
         work = pickle.dumps(functools.partial(train_free, together, split.attrs["hash"], prepare))
         spawned = multiprocessing.get_context("spawn")  # a forked process would inherit locks of TensorFlow
         spawned.Process(target=call_quietly, args=(work,), daemon=True).start()
@@ -106,7 +106,7 @@ def begin_training(models, fractions, seed, split, prepare):
 
 
 def train_free(specs, split_hash, prepare):
-    """Train those specs of a list that no other process is training; nothing if the split has another hash."""
+    """Train the specs that no other process is training; do nothing if the hash of the split is not `split_hash`."""
     split = load_split()
     if split.attrs["hash"] != split_hash:
         return
@@ -122,7 +122,7 @@ def learning_curve(models, smaller, on_test, split, seed, draws):
     ----------
     models : dict of label to Run, trained on all training photos
     smaller : dict of label to list of Run, trained on fractions of these photos
-    on_test : `evaluation.Answers` of `models` to the test subset
+    on_test : `evaluation.Answers`, the predictions of `models` for the test subset
     seed : int, see `smaller_specs`
     draws : int
         Bootstrap resamples for each interval.

@@ -56,7 +56,7 @@ def background_alone(image, mask, rng):
 
 
 def usable_rows(masks):
-    """Return the row numbers of the masks that have a leaf and a patch without leaf, see `free_patches`: array of int."""
+    """Return the row numbers of masks that have a leaf and a patch without leaf, see `free_patches`: array of int."""
     return np.array([row for row, mask in enumerate(masks) if mask.any() and len(free_patches(mask))], int)
 
 
@@ -206,7 +206,7 @@ def holding_sentence(table, best, for_any, elsewhere, draws):
     for label, (was, now) in zip(rows.index, rows[["unchanged", OTHER]].to_numpy(), strict=True):
         scores.append(f"of {label} {'falls' if was - now >= MARGIN else 'changes'} from {was:.3f} to {now:.3f}")
     count = len(elsewhere[OTHER].truth)
-    told = f"{start} {count} test images have a leaf that can be cut out. When it is placed on another background, "
+    told = f"{start} {count} test images have a leaf that can be cut out. With these leaves on other backgrounds, "
     told += f"the macro F1 {', and that '.join(scores)}. {second}"
     low, high = elsewhere[ALONE].interval(best, draws)
     chance = 1 / table.attrs["classes"][ALONE]

@@ -39,29 +39,29 @@ def is_list(value, accepts, least, most=math.inf):
 
 
 def whole(meaning, low, high, none=False):
-    """Describe a parameter that takes a whole number between two bounds and, if `none` is true, also None."""
+    """Make a `Parameter` that takes a whole number between two bounds. If `none` is true, it also takes None."""
     takes = f"a whole number from {low} to {high}" + " or None" * none
     return Parameter(meaning, takes, lambda value: (none and value is None) or is_whole(value, low, high))
 
 
 def number(meaning, low, high):
-    """Describe a parameter that takes a number between two bounds."""
+    """Make a `Parameter` that takes a number between two bounds."""
     return Parameter(meaning, f"a number from {low:g} to {high:g}", lambda value: is_number(value, low, high))
 
 
 def numbers(meaning, low, high, least):
-    """Describe a parameter that takes a list of at least `least` numbers, each between two bounds."""
+    """Make a `Parameter` that takes a list of at least `least` numbers, each between two bounds."""
     takes = f"a list of {'numbers' if least == 0 else 'one or more numbers'} from {low:g} to {high:g}"
     return Parameter(meaning, takes, lambda value: is_list(value, lambda one: is_number(one, low, high), least))
 
 
 def choice(meaning, *words):
-    """Describe a parameter that takes one of a few words."""
+    """Make a `Parameter` that takes one of a few words."""
     return Parameter(meaning, f"one of {', '.join(words)}", lambda value: value in words)
 
 
 def text(meaning, takes, place="", none=False):
-    """Describe a parameter that takes a string, for example a path, and, if `none` is true, also None."""
+    """Make a `Parameter` that takes a string, for example a path. If `none` is true, it also takes None."""
     return Parameter(meaning, takes, lambda value: (none and value is None) or isinstance(value, str), place)
 
 

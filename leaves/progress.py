@@ -49,8 +49,8 @@ def estimated_seconds(waiting, finished, photos=None):
     ----------
     waiting : collection of dict, the specs of the waiting trainings
     finished : list of Run
-    photos : dict of a split's hash to the number of photos in a fold of the split, optional
-        Without it, all trainings are assumed to use the same number of photos.
+    photos : dict of a split's hash to the number of photos in one fold of the split, optional
+        The size of a training is multiplied by this number. Without `photos`, all splits count as equally large.
 
     Returns
     -------
@@ -122,8 +122,8 @@ def tell_outcomes(runs):
 def training_bar(queue, finished=()):
     """Print the forecast of a queue of trainings, and show one progress bar for the whole queue.
 
-    An empty queue has no bar. While a plan is being made (see `planning`), nothing is trained. The queue is recorded in
-    the plan. If this queue is not empty, recording it raises `planning.AheadError`, which ends the plan.
+    An empty queue has no bar. While a plan is being made (see `planning`), nothing is trained: the queue is only
+    recorded in the plan. If the queue is not empty, `planning.AheadError` is raised, which ends the chapter's plan.
 
     Parameters
     ----------

@@ -68,8 +68,8 @@ def robustness_table(models, truth, seed, draws):
     Parameters
     ----------
     models : dict of a model's name to (predict, pictures)
-        For `predict`, see `predict_all`; `pictures` is an array of uint8, shape (n, size, size, 3). The photos are the
-        same for all models.
+        For `predict`, see `evaluation.predict_all`; `pictures` is an array of uint8, shape (n, size, size, 3). The
+        photos are the same for all models.
     truth : array of int, shape (n,)
     seed : int
         Seed of the random numbers in the corruptions.

@@ -27,7 +27,7 @@ import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16")  # data types of feature maps
 WEIGHTS, NUMBERS, LAYERS = "model.keras", "result.json", "reading-layers.npz"  # files of a run, see `find_run`
-SCHEMA = 3  # version of the runs; raise this number when new code changes results, files or arrays of `Run.reading`
+SCHEMA = 3  # version of the runs; raise it if code changes their results, their files or the arrays of `Run.reading`
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
             network.load_weights(archive.extract("model.weights.h5", folder))
 
     def reading(self, file, compute):
-        """Return the dict of arrays that `compute` makes from weights or logs; the .npz `file` caches the arrays."""
+        """Read a dict of arrays from the run's .npz `file`; if missing, old or damaged, save `compute()` there."""
         return computed_once(self.folder / file, f"{file}, schema {SCHEMA}", compute)
 
 
@@ -81,7 +81,7 @@ def fast_precision():
 
 
 def chosen_precision(precision, size):
-    """Replace "auto" by "float32" if `size` is below 64 pixels and there is no GPU, otherwise by `fast_precision`."""
+    """Return `precision`; if it is "auto", return `fast_precision()`, or "float32" for `size` < 64 without a GPU."""
     if precision != "auto":
         return precision
     return fast_precision() if gpus() or size >= 64 else "float32"
@@ -132,13 +132,13 @@ def spec_hash(spec):
 
 
 def run_folder(spec):
-    """Return the folder of a spec's run, whichever chapter and name the run has; the folder need not exist."""
+    """Find the folder of a spec's run by the spec's hash; if there is none, return the folder for a new run."""
     own = places.RUNS / f"{spec['chapter']}-{slug(spec['name'])}-{spec_hash(spec)}"
     return next((file.parent for file in places.RUNS.glob(f"*-{spec_hash(spec)}/spec.json")), own)
 
 
 def folder_named(name):
-    """Find a run's folder by name in runs/ or, if only its evidence exists (see `keep_evidence`), in results/runs."""
+    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished run (`keep_evidence`)."""
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
     return own if (own / "result.json").exists() or not published.exists() else published
 
@@ -147,8 +147,8 @@ def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
     If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
-    file `needs`, which the caller will read. Exception: if the run diverged and `needs` is not `WEIGHTS`, the file may
-    be missing, because it is not read. With `--force` (LEAVES_NO_EVIDENCE in the environment), no evidence is used.
+    file `needs`, which the caller will read. If the run diverged, this is required only for `WEIGHTS`, because callers
+    do not read any other `needs`. With `--force` (LEAVES_NO_EVIDENCE in the environment), no evidence is used.
     """
     folders = [run_folder(spec)]
     if "LEAVES_NO_EVIDENCE" not in os.environ:
@@ -315,7 +315,7 @@ def state_of_training(spec, training, history):
 def training_table(runs):
     """Tabulate the repeats of one network: DataFrame with one row per repeat, indexed "repeat 0", "repeat 1" ...
 
-    Columns: fold, seed, epochs, best epoch (int), state (str), train and validation (macro F1, float), seconds (float).
+    Columns: fold, seed, epochs and best epoch: int; state: str; train and validation (macro F1) and seconds: float.
     """
     columns = {"epochs": "epochs", "best_epoch": "best epoch", "state": "state"}
     columns |= {"train_macro_f1": "train", "validation_macro_f1": "validation", "train_seconds": "seconds"}
@@ -328,7 +328,7 @@ def training_table(runs):
 
 
 def state_sentence(runs, epochs="epochs", rate="learning_rate"):
-    """Say how many trainings converged, and how to improve the others; `epochs` and `rate` are names of parameters."""
+    """Say how many trainings converged, and how to change the parameters named `epochs` and `rate` for the others."""
     ways = {
         "still rising": f"raise {epochs}",
         "did not train": f"raise {epochs} or change {rate}",

@@ -137,7 +137,7 @@ class Spots:
 
 @dataclass(frozen=True)
 class Blotch:
-    """Patches of another colour on a share ``cover`` of the blade; about ``cells`` patches in a row span the frame."""
+    """Patches of another colour on a share ``cover`` of the blade; about ``cells`` patches fit across the frame."""
 
     colour: RGB
     cover: Range
@@ -465,7 +465,7 @@ def _half_outline(blade, width, rng, points=260):
 
 
 def _vein(half, start, angle, arch, reach=0.97):
-    """Return a vein from ``start`` to the margin, at ``angle`` (radians from the midrib), arched towards the apex."""
+    """Make a polyline from ``start`` to the margin, at ``angle`` (radians from the midrib), arched towards the apex."""
     offset = half - start
     end = half[np.argmin(np.abs(np.arctan2(offset[:, 1], offset[:, 0]) - angle) + 9 * (offset[:, 1] <= 0))]
     end = start + (end - start) * reach
@@ -475,14 +475,14 @@ def _vein(half, start, angle, arch, reach=0.97):
 
 
 def _pinnate_half(half, venation, rng):
-    """Return the side veins (order 2) of half a blade and the small veins between them (order 3): (polyline, order)."""
+    """Return half a blade's side veins (order 2) and small veins between them (order 3): list of (polyline, order)."""
     pairs = rng.integers(venation.pairs[0], venation.pairs[1] + 1)
     length = half[-1, 0]
     starts = length * (0.03 + 0.85 * (np.arange(pairs) + rng.uniform(-0.18, 0.18, pairs).clip(-0.1)) / pairs)
     angle = math.radians(_draw(rng, venation.angle))
     sides = []
     for k, u in enumerate(starts):
-        # Side veins lean closer to the midrib towards the apex; with `basal`, the first pair starts at the base.
+        # Side veins nearer to the apex have smaller angles. With `basal`, the first pair starts at the base.
         lean = angle * (1.12 - 0.3 * u / length)
         start = np.array([0.0 if venation.basal and k == 0 else u, 0.0])
         sides.append(_vein(half, start, lean, venation.arch * rng.uniform(0.7, 1.3)))
@@ -618,7 +618,7 @@ class Pose:
         return self.shape(points) @ self.matrix.T + self.offset
 
     def lay_out(self, anatomy):
-        """Map a leaf's `Anatomy` to pixels; many calls of `to_pixels` would be slow, so one call maps all polylines."""
+        """Return a leaf's `Anatomy` in pixels. For speed, all polylines are mapped in one call of `to_pixels`."""
         lines = [*anatomy.outlines, *anatomy.stalks, *(line for veins in anatomy.veins for line, _ in veins)]
         ends = np.cumsum([len(line) for line in lines])
         placed = iter(np.split(self.to_pixels(np.concatenate(lines)), ends[:-1]))

@@ -193,8 +193,8 @@ def moderated_variances(variances, degrees):
     variances, degrees : arrays of float, shape (variants,)
         The moderated variances and their degrees of freedom. A single variance is returned unchanged. No variance gets
         more degrees of freedom than the mean of all variances would have. The mean has fewer than the sum of `degrees`,
-        because the variances depend on each other: each is the variance of a network's differences from FinalModel's
-        scores. The differences of two networks should correlate by 1/2, so their variances correlate by 1/4.
+        because the variances are correlated: each is the variance of a network's differences from FinalModel's scores.
+        This function assumes a correlation of 1/2 between the differences of two networks, so 1/4 between variances.
     """
     variances, degrees, count = np.asarray(variances, float), np.asarray(degrees, float), len(variances)
     if count < 2:

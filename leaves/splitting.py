@@ -110,7 +110,7 @@ def fold_sentence(split):
 
 
 def exclude_bridges(photos, pairs, before):
-    """Exclude photos that resemble photos of two subsets; return the rest, and a list of tuples for `issue_table`."""
+    """Exclude photos, see `before` in `split_photos`; return the rest, and a list of tuples for `issue_table`."""
     issues = []
     for whose in ("new", "earlier"):
         earlier = photos["sha256"].map(before)
@@ -224,7 +224,7 @@ def memory_of_split(**settings):
         before = pd.read_csv(file, index_col="sha256")["split"]
     except FileNotFoundError:
         if others := [other.name for other in file.parent.glob("*.csv") if not other.name.startswith("split-")]:
-            print(f"Files from older code are not read: {', '.join(sorted(others))}; the photos are divided again.")
+            print(f"Splits from older code are not read: {', '.join(sorted(others))}; the photos are divided again.")
         return file, {}
     except (ValueError, KeyError):
         before = pd.Series(["damaged"])

@@ -149,9 +149,9 @@ def batch_function(network):
 def predictions(network, images, labels):
     """Predict class probabilities batch by batch: float32 (n, classes), on one GPU even if there are several.
 
-    Keras's `predict` is not used: if one call takes several steps (see `steps_at_once`), it would hold the images of
-    several batches in memory. With several GPUs, Keras's `predict_on_batch` would repeat the batch on each GPU, so the
-    network is called directly.
+    `images` are the network's inputs, and `labels` only give n. Keras's `predict` is not used: a call that takes
+    several steps (see `steps_at_once`) would hold the images of several batches in memory. With several GPUs, Keras's
+    `predict_on_batch` would repeat the batch on each GPU, so the network is called directly.
     """
     predict = network if len(gpus()) > 1 else network.predict_on_batch
     return np.concatenate([np.asarray(predict(batch)) for batch, _ in evaluation_batches(images, labels)])
@@ -386,8 +386,8 @@ def gradient_norms(model):
 class OnEpoch(keras.callbacks.Callback):
     """Call a function at the start and at the end of every epoch.
 
-    The function gets two arguments. The first is the number of epochs trained so far. The second is None at the start
-    of an epoch, and the validation macro F1 of the epoch at the end.
+    The function gets two arguments: the number of epochs trained so far, and a score. At the start of an epoch, the
+    score is None. At the end of an epoch, the score is the validation macro F1 of this epoch.
     """
 
     def __init__(self, call):

@@ -83,7 +83,7 @@ def stored_outputs(specs, split, origins):
 
 
 def outputs_table(outputs):
-    """List each backbone's cut, and the shapes, number (photos and views) and seconds of its outputs: DataFrame."""
+    """List each backbone's cut and its outputs (shapes, number of photos plus views, seconds): DataFrame."""
     rows = {}
     for name, stored in outputs.items():
         rows[name] = {
@@ -261,7 +261,7 @@ def starting_heads(heads, repeats):
 
 
 def is_check(runs):
-    """Return whether the backbone of these runs has random weights, so the runs only check the pipeline."""
+    """Return whether the backbone of these runs has random weights; such runs only check the pipeline."""
     return runs[0].result["initial_weights"] == "random"
 
 

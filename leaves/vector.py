@@ -23,7 +23,7 @@ DARK, LIGHT = 0x60, 0xC0
 NARROW = 5.0  # width in inches of a figure on a phone, with its panels one below another
 PHOTOS = {4: 2, 6: 3, 8: 4, 10: 4}  # keys: photos per row of a figure; values: photos per row of its narrow version
 LINE = 0.23  # height in inches of a line of text in a narrow figure
-LETTERS = {"title": 40, "name": 20, "photo": 60}  # most letters per line; "photo": sum over a row of photos
+LETTERS = {"title": 40, "name": 20, "photo": 60}  # most letters per line; "photo": all photos of a row together
 
 
 def save_figure(figure, file, metadata):
@@ -147,7 +147,7 @@ def make_narrow(figure):
         figure._suptitle.set_text(wrapped(figure.get_suptitle(), LETTERS["title"]))
     needed = 0  # least height of the figure in inches: the sum of the heights of its lines of text
     for axes in panels:
-        beside = 0  # letters in the longest line of the names beside the panel, which take width from the title
+        beside = 0  # letters in the longest line of the names beside the panel; long names leave the title less width
         if names := category_ticks(axes.yaxis):
             texts = [wrapped(name, LETTERS["name"]) for name in names.values()]
             axes.set_yticks([*names], texts)
@@ -165,7 +165,7 @@ def make_narrow(figure):
 
 
 def move_panels(figure, panels, columns, photos):
-    """Arrange panels in a grid of `columns` columns, without empty rows: (panels in the grid, number of rows).
+    """Arrange panels in a grid of `columns` columns, without empty rows; return (list of its panels, number of rows).
 
     Each panel gets its own ticks and axis label, unless the panels are photos (`photos`).
     """

@@ -407,10 +407,13 @@ def test_models_are_compared_with_the_chosen_one_by_their_intervals():
 @pytest.mark.parametrize(
     ("verdicts", "told"),
     [
-        (["better"] * 2 + ["worse", "tie"], "Of the 4 others, 2 are better, 1 worse and 1 tied."),
-        (["worse"] * 2 + ["undecided"] * 5, "Of the 7 others, 2 are worse and 5 undecided."),
-        (["better", "undecided"], "Of the 2 others, 1 is better and 1 undecided."),
-        (["worse"] * 2, "Of the 2 others, 2 are worse."),
+        (["better"] * 2 + ["worse", "tie"], "Of the 4 others, 2 are shown to be better, 1 to be worse and 1 to tie."),
+        (
+            ["worse"] * 2 + ["undecided"] * 5,
+            "Of the 7 others, none is shown to be better, 2 to be worse and 5 are undecided.",
+        ),
+        (["better", "undecided"], "Of the 2 others, 1 is shown to be better and 1 is undecided."),
+        (["worse"] * 2, "Of the 2 others, none is shown to be better and 2 to be worse."),
     ],
 )
 def test_the_title_counts_the_models_in_the_direction_of_their_verdicts(verdicts, told):

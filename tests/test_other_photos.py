@@ -94,8 +94,8 @@ def test_scores_elsewhere_stand_beside_those_of_the_same_photos(monkeypatch):
     assert table["background alone"].tolist() == [0, 0, 0]
     told = other_photos.holding_sentence(table, labels[0], labels[2], elsewhere, 100)
     assert told.startswith(
-        "**Other backgrounds.** 4 test images have a leaf that can be cut out. When it is placed on another "
-        "background, the macro F1 of X, transfer learning changes from 1.000 to 1.000, and that of "
+        "**Other backgrounds.** 4 test images have a leaf that can be cut out. With these leaves on other "
+        "backgrounds, the macro F1 of X, transfer learning changes from 1.000 to 1.000, and that of "
     )
     assert f"**Second test set** (3 species): macro F1 0.500 (X, transfer learning) and 0.500 ({labels[2]})." in told
     of_loser = other_photos.holding_sentence(table, labels[1], labels[2], elsewhere, 100)

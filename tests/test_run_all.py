@@ -291,8 +291,10 @@ def test_every_claim_has_a_verdict_with_evidence_and_a_chart(whole_run):
         assert chart.a is None or verdict != "not tested"
         assert chart.a is None or soup.select_one(chart.a["href"])
     assert any(row.find_all("td")[-1].a for row in rows.values())
-    tally = {row.th.get_text()[2:]: int(row.td.get_text()) for row in soup.select("#cover-claims tbody tr")}
-    assert tally == pd.Series(verdicts).value_counts().to_dict()
+    tally = {row.th.get_text()[2:]: int(row("td")[-1].b.get_text()) for row in soup.select("#cover-claims tbody tr")}
+    counts = pd.Series(verdicts).value_counts()
+    assert tally == counts.reindex(tally, fill_value=0).to_dict()
+    assert sum(tally.values()) == len(verdicts)
     for link in soup.select("#cover-claims a"):
         assert soup.select_one(link["href"]).th.get_text() == link.get_text()
 

@@ -4,6 +4,7 @@ import textwrap
 
 from leaves import scoring
 from leaves.plots import HALO, MODEL_COLOURS, MODEL_MARKERS
+from leaves.published import by_score
 from leaves.robustness import CORRUPTIONS
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 from sklearn.calibration import calibration_curve
 
+SHOWN = {"worse": "be worse", "tie": "tie"}  # verdicts on models, as `standing_in_words` words them
 BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legend, below all Axes
 
 
@@ -46,7 +48,7 @@ def draw_scores(scores, against, best):
     -------
     figure, caption, table
     """
-    ordered = scores.sort_values("test_macro_f1")
+    ordered = by_score(scores)[::-1]  # the first bar is drawn at the bottom
     figure, axis = plt.subplots(figsize=(9, 0.4 * len(ordered) + 1.3))
     halo = [withStroke(linewidth=4, foreground=HALO)]  # keeps an interval visible on bars of every colour
     for label, row in ordered.iterrows():
@@ -74,11 +76,12 @@ def draw_scores(scores, against, best):
 
 def standing_in_words(against):
     """Count the models that are better and worse on test than the best single model; `against` as in `draw_scores`."""
-    words = {"better": "better", "worse": "worse", "tie": "tied", "undecided": "undecided"}
     counts = against["verdict"].value_counts()
-    (count, word), *rest = ((counts[verdict], word) for verdict, word in words.items() if verdict in counts)
-    told = [f"{count} {'is' if count == 1 else 'are'} {word}", *(f"{count} {word}" for count, word in rest)]
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if rest else told)
+    better, undecided = counts.get("better", 0), counts.get("undecided", 0)
+    told = [f"{better or 'none'} {'are' if better > 1 else 'is'} shown to be better"]
+    told += [f"{counts[verdict]} to {word}" for verdict, word in SHOWN.items() if verdict in counts]
+    told += [f"{undecided} {'are' if undecided > 1 else 'is'} undecided"] if undecided else []
+    listed = " and ".join([", ".join(told[:-1]), told[-1]] if told[1:] else told)
     return f"Of the {len(against) - 1} others, {listed}."
 
 

@@ -8,7 +8,7 @@ from html import escape
 from leaves import places
 from leaves.evaluation import f1_per_class, validation_score
 from leaves.plots import table_of_texts
-from leaves.published import DECIDED, published_study, tally
+from leaves.published import DECIDED, by_score, published_study, tally
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ def interval_text(row):
 
 
 def style_summary(scores, best, external=None):
-    """Make the table "Scores and costs" at the top of the page, with the highest test score in its first row.
+    """Make the table "Scores and costs" at the top of the page, with its rows in the order of `published.by_score`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def style_summary(scores, best, external=None):
     -------
     pandas Styler
     """
-    ordered = scores.sort_values("test_macro_f1", ascending=False)
+    ordered = by_score(scores)
     shown = {
         "macro F1 (95 % interval)": ordered.apply(interval_text, axis=1),
         "on other backgrounds": ordered["replaced_background_macro_f1"].astype(float),
@@ -56,7 +56,8 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: the single model that validation chose. Times are for one image at a time, on this run's computer."
+        "Bold: the single model that validation chose. Averaged predictions of models are in the last rows. "
+        "Times are for one image at a time, on this run's computer."
     )
 
 
@@ -83,7 +84,7 @@ def style_scores(scores, against, repeats, best):
         "mean of the repeats": pd.Series(texts, dtype=object).reindex(scores.index),
         "original score": scores["original_score"],
     }
-    order = scores["test_macro_f1"].sort_values(ascending=False).index
+    order = by_score(scores).index
     shown = pd.DataFrame(shown).loc[order].dropna(axis=1, how="all").rename_axis(None).rename_axis(columns="model")
     formats = {"test accuracy": "{:.3f}", "validation macro F1": "{:.3f}"}
     return with_bold_row(shown.style.format(formats | {"original score": "{:.4f}"}, na_rep=""), best)
@@ -129,38 +130,37 @@ def style_claims(verdicts):
     return table_of_texts(style, "text cards claims")
 
 
-def tally_html(verdicts, title):
-    """Make an HTML table with one row per verdict: the number of claims with this verdict, and links to these claims.
+def tally_html(verdicts):
+    """Make an HTML table with one row per verdict, and the claims with this verdict: on real photos, and in this run.
+
+    A cell has the number of claims and links to them, with the original study's words if the claims are decided.
+    Without a published study, the column for real photos is missing.
 
     Parameters
     ----------
     verdicts : DataFrame with the columns claim, said and verdict
-    title : str
-        The table's caption, which names the data on which the verdicts are based.
     """
-    rows, study = [], published_study()
-    of_study = study.verdicts.set_index("claim")["verdict"].to_dict() if study else {}
-    note = {claim: f" ({verdict} on real photos)" for claim, verdict in of_study.items() if verdict in DECIDED}
+    study = published_study()
+    columns = {"real photos (the published study)": study.verdicts} if study else {}
+    columns["this run"] = verdicts
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ["verdict", *columns])
+    rows = []
     for verdict in MARKS:
-        own = verdicts[verdicts["verdict"] == verdict]
-        if own.empty:
-            continue
-        notes = {claim: note.get(claim, "") if verdict not in DECIDED else "" for claim in own["claim"]}
-        words = own["said"].str.partition(" (question")[0].map(escape)  # of C14 the claim, without the open question
-        lines = {
-            claim: f'<a href="#claim-{claim}">{claim}</a>{notes[claim]} {said}'
-            for claim, said in zip(own["claim"], words, strict=True)
-        }
-        listed = "<br>".join(lines.values())
-        if verdict == "not tested":  # of claims without a note, only the names are shown first
-            folded = "<br>".join(lines.pop(claim) for claim in own["claim"] if not notes[claim])
-            names = " ".join(claim for claim in own["claim"] if not notes[claim])
-            shown = "<br>".join(lines.values())
-            listed = f"{shown}<details><summary>{names}</summary>{folded}</details>" if names else shown
-        rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th><td>{len(own)}</td><td>{listed}</td></tr>")
-    if study:
-        title = f"On real photos (the published study): {tally(study.verdicts)}. {title}"
-    return f"<table class='tally'><caption>{escape(title)}</caption><tbody>{''.join(rows)}</tbody></table>"
+        claims = {name: table[table["verdict"] == verdict] for name, table in columns.items()}
+        if any(map(len, claims.values())):
+            cells = "".join(f"<td data-label='{name}'>{claims_html(having)}</td>" for name, having in claims.items())
+            rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th>{cells}</tr>")
+    return f"<table class='tally text cards'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def claims_html(having):
+    """Count and list claims that have one verdict: HTML; `having` as `verdicts` in `tally_html`."""
+    decided = having["verdict"].isin(DECIDED).any()
+    lines = [f'<a href="#claim-{claim}">{claim}</a>' for claim in having["claim"]]
+    if decided:
+        words = [said.partition(" (question")[0] for said in having["said"]]  # of C14 without the open question
+        lines = [f"{link} {escape(said)}" for link, said in zip(lines, words, strict=True)]
+    return f"<b>{len(having)}</b> {('<br>' if decided else ' ').join(lines)}".rstrip()
 
 
 # ---------------------------------------------------------------- mistakes

@@ -66,9 +66,9 @@ def training_statements(statements):
     """Find the positions of the statements that train or that use a function in `KEPT`: set of int.
 
     A statement trains if it contains a call and names helpers.train or helpers.train_all, for example
-    `found = [*map(helpers.train, specs)]`. A statement does not train if it only defines a function that uses one of
-    the two, or a variable for one of them (`work = helpers.train`). But a later statement trains if it contains a call
-    and names this function or variable.
+    `found = [*map(helpers.train, specs)]`. The definition of a function does not train. An assignment without a call,
+    such as `work = helpers.train`, does not train either. If one of them names helpers.train or helpers.train_all, a
+    later statement trains if it contains a call and names this function or variable.
     """
     numbers, names = set(), set()  # names of variables and functions that use helpers.train or train_all
     for number, statement in enumerate(statements):
@@ -118,7 +118,7 @@ def stored(statement):
 
 
 def inner_names(statement):
-    """Return the nodes that name the variables of comprehensions, which are not variables of the notebook."""
+    """Return the nodes where a comprehension assigns its variable, which is not a variable of the notebook: set."""
     targets = [node.target for node in ast.walk(statement) if isinstance(node, ast.comprehension)]
     return {node for target in targets for node in ast.walk(target)}
 

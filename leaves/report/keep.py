@@ -50,10 +50,10 @@ def keep_last_report():
 
     A file in report/ is always replaced and never overwritten, so the links keep the old content.
 
-    If report/.last exists already, a command was interrupted, and report/.last has the finished report. If chapter 6 in
-    report/ has read the same split, report/ may mix old and new chapters: report/.last stays, and no links are made. If
-    chapter 6 in report/ has read another split, it was executed after the links were made: the report in report/.last
-    is moved to report/earlier, and new links are made.
+    If report/.last exists already, an interrupted command has left it, and it holds the last finished report. Then the
+    splits that chapter 6 has read in report/ and in report/.last are compared. If they are the same, report/ may mix
+    old and new chapters: report/.last stays, and no links are made. If they differ, chapter 6 in report/ is newer than
+    the links: report/.last is moved to report/earlier, and new links are made.
     """
     if not (places.REPORT / "scores.csv").exists() or not split_of(places.REPORT):
         return
@@ -125,7 +125,7 @@ def forget_stale():
 
     Returns
     -------
-    list of str, the numbers of the chapters that lost their last good execution
+    list of str, the numbers of the deleted chapters; a deleted file of a failed execution does not count
     """
     stale = set()
     for executed in (*places.REPORT.glob("0?_*.ipynb"), *places.REPORT.glob(f"{FAILED}0?_*.ipynb")):

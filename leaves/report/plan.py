@@ -144,7 +144,7 @@ def measured_runs():
     Returns
     -------
     own, published : list of leaves.runs.Run, the runs in runs/ and those in results/runs
-    photos : dict of a split's hash to the number of photos in a fold of the split
+    photos : dict of a split's hash to the number of photos in one of its folds, which are nearly equal in size
     """
     from leaves.dataset import load_split  # TensorFlow takes seconds
     from leaves.runs import Run
@@ -167,7 +167,7 @@ def measured_runs():
 def time_in_words(waiting, own, published, photos):
     """Estimate in words how long the specs in `waiting` take to train; the other parameters are from `measured_runs`.
 
-    `published` is used only if it adds an estimate for a spec that has none from `own`.
+    The estimates come from `own`. The runs `published` are added only if this gives estimates for more specs.
     """
     from leaves.progress import estimated_seconds, in_words
 

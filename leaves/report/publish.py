@@ -139,7 +139,7 @@ def publish(split, runs, recorded):
 
 
 def chosen_paths():
-    """List the paths that the page may name: the project folder, the photo folder and paths given as parameters.
+    """List the paths that can occur in the page: the project folder, the photo folder and paths given as parameters.
 
     Returns
     -------

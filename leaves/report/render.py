@@ -165,7 +165,7 @@ def data_of_figure(name, png, damaged):
 
 
 def image_source(png):
-    """Return a picture as a data URL: a PNG or, if it is large because it shows photos, a smaller WebP."""
+    """Return a PNG as a data URL; a large PNG, usually a figure of photos, is converted to a smaller WebP."""
     content = base64.b64decode(png)
     if len(content) < LARGE_PICTURE:
         return f"data:image/png;base64,{base64.b64encode(content).decode()}"
@@ -206,8 +206,8 @@ def time_of_earlier_trainings(seconds):
 def study_section(damaged):
     """Describe the published study for the page: dict, or None if there is no published study.
 
-    The keys of the dict are "answer" (str), "sentences" (list of str) and "tally" (str), as the functions `answer`,
-    `introduction` and `tally` return them, and "tables" (dict of title to HTML). `damaged` is from `damaged_files`.
+    The keys of the dict are "answer" (str), "sentences" (list of str), "tally" (str) and "tables" (dict of title to
+    HTML). The first three values are from `answer`, `introduction` and `tally`. `damaged` is from `damaged_files`.
     """
     if not (study := published_study()):
         return None

@@ -66,7 +66,7 @@ def execute_chapters(chapters, parameters):
 def ready(waiting, read, done):
     """List the waiting chapters that can start, because the chapters that they read are all in `done`.
 
-    Chapters that more other chapters read come first.
+    The chapters are sorted by the number of chapters that read them; the largest number comes first.
     """
     due = [number for number in waiting if read[number] <= done]
     return sorted(due, key=lambda number: -len(READERS[number]))
@@ -104,7 +104,7 @@ def how_many_at_once(count):
 
 
 def share_cores(at_once):
-    """Set TensorFlow's numbers of threads, which divide the cores among the chapters executed at the same time.
+    """Set TensorFlow's numbers of threads: chapters that are executed at the same time share the cores.
 
     The number of threads in one operation decides the order in which numbers are added, which changes the last digits
     of a score. So an operation always gets half as many threads as there are cores, even if only one chapter is

@@ -18,7 +18,7 @@ KERAS_WEIGHTS += "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def state_file():
-    """Return the path of the file that `remember_state` writes: the hash of each chapter, and `files_digest`."""
+    """Return the path of the file in which `remember_state` stores the hash of each chapter, and `files_digest`."""
     return places.REPORT / "state.json"
 
 
@@ -81,9 +81,9 @@ def chapter_digests(chapters, values):
 
 
 def known_chapters():
-    """Read the hash that the last command recorded for each chapter: dict of chapter number (str) to hash.
+    """Read the hash of each chapter from `state_file`: dict of chapter number (str) to hash.
 
-    The dict is empty if `files_digest` has changed since then.
+    The dict is empty if this file is missing, or if `files_digest` has changed since this file was written.
     """
     state = read_json(state_file())
     return state["chapters"] if state and state.get("files") == files_digest() else {}
