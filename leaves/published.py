@@ -95,10 +95,10 @@ def answer(study):
         for model in (best, "FinalModel")
     )
     return (
-        f"with {study.provenance['photos']:,} photos, the best single model, chosen on validation, is "
+        "the best single model, chosen on validation, is "
         f"<strong>{escape(best)}</strong>: macro F1 <strong>{score}</strong> (95 % interval {low} to {high}) on test. "
         f"FinalModel, the original study's network, reaches {small} ({' to '.join(ends)}). "
-        f"Verdicts on the claims: {escape(tally(study.verdicts))}."
+        f"Claims: {escape(tally(study.verdicts))}."
     )
 
 

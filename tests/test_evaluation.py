@@ -407,13 +407,10 @@ def test_models_are_compared_with_the_chosen_one_by_their_intervals():
 @pytest.mark.parametrize(
     ("verdicts", "told"),
     [
-        (["better"] * 2 + ["worse", "tie"], "Of the 4 others, 2 are shown to be better, 1 to be worse and 1 to tie."),
-        (
-            ["worse"] * 2 + ["undecided"] * 5,
-            "Of the 7 others, none is shown to be better, 2 to be worse and 5 are undecided.",
-        ),
-        (["better", "undecided"], "Of the 2 others, 1 is shown to be better and 1 is undecided."),
-        (["worse"] * 2, "Of the 2 others, none is shown to be better and 2 to be worse."),
+        (["better"] * 2 + ["worse", "tie"], "Of the 4 others: 2 shown to be better, 1 worse, 1 tied."),
+        (["worse"] * 2 + ["undecided"] * 5, "Of the 7 others: none shown to be better, 2 worse, 5 undecided."),
+        (["better", "undecided"], "Of the 2 others: 1 shown to be better, 1 undecided."),
+        (["worse"] * 2, "Of the 2 others: none shown to be better, 2 worse."),
     ],
 )
 def test_the_title_counts_the_models_in_the_direction_of_their_verdicts(verdicts, told):

@@ -394,10 +394,10 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     assert section["tally"] == "1 confirmed (C2), 2 refuted (C1, C3)"
     best, small = "<strong>0.950</strong> (95 % interval 0.920 to 0.970)", "0.750 (0.700 to 0.800)"
     assert section["answer"].startswith(
-        f"with {len(published_results)} photos, the best single model, chosen on validation, is "
+        "the best single model, chosen on validation, is "
         f"<strong>ResNet50, fine tuning</strong>: macro F1 {best} on test."
     )
-    assert section["answer"].endswith(f", reaches {small}. Verdicts on the claims: {section['tally']}.")
+    assert section["answer"].endswith(f", reaches {small}. Claims: {section['tally']}.")
     assert f"{len(published_results)} photos of 2 species; its 2 trainings took" in section["sentences"][0]
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())

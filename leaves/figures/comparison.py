@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 from sklearn.calibration import calibration_curve
 
-SHOWN = {"worse": "be worse", "tie": "tie"}  # verdicts on models, as `standing_in_words` words them
+OTHERS = {"worse": "worse", "tie": "tied", "undecided": "undecided"}  # verdicts on models in words, after "better"
 BELOW = {"loc": "outside lower center", "fontsize": "small"}  # place of a legend, below all Axes
 
 
@@ -77,12 +77,9 @@ def draw_scores(scores, against, best):
 def standing_in_words(against):
     """Count the models that are better and worse on test than the best single model; `against` as in `draw_scores`."""
     counts = against["verdict"].value_counts()
-    better, undecided = counts.get("better", 0), counts.get("undecided", 0)
-    told = [f"{better or 'none'} {'are' if better > 1 else 'is'} shown to be better"]
-    told += [f"{counts[verdict]} to {word}" for verdict, word in SHOWN.items() if verdict in counts]
-    told += [f"{undecided} {'are' if undecided > 1 else 'is'} undecided"] if undecided else []
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if told[1:] else told)
-    return f"Of the {len(against) - 1} others, {listed}."
+    told = [f"{counts.get('better', 'none')} shown to be better"]
+    told += [f"{counts[verdict]} {word}" for verdict, word in OTHERS.items() if verdict in counts]
+    return f"Of the {len(against) - 1} others: {', '.join(told)}."
 
 
 # ---------------------------------------------------------------- confidence and corrupted photos

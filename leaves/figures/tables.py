@@ -56,8 +56,7 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Bold: the single model that validation chose. Averaged predictions of models are in the last rows. "
-        "Times are for one image at a time, on this run's computer."
+        "Validation chose the bold model; the last rows average predictions. Times are for one image, on this computer."
     )
 
 
@@ -160,7 +159,7 @@ def claims_html(having):
     if decided:
         words = [said.partition(" (question")[0] for said in having["said"]]  # of C14 without the open question
         lines = [f"{link} {escape(said)}" for link, said in zip(lines, words, strict=True)]
-    return f"<b>{len(having)}</b> {('<br>' if decided else ' ').join(lines)}".rstrip()
+    return f"<b>{len(having)}</b>{('<br>' if decided else ' ').join(lines)}"
 
 
 # ---------------------------------------------------------------- mistakes

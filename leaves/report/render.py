@@ -220,7 +220,12 @@ def study_section(damaged):
             scores_beside(study, pd.read_csv(own))
         )
     rendered = {name: table.to_html(index=False, border=0) for name, table in tables.items()}
-    told = {"answer": answer(study), "sentences": introduction(study, split_hash), "tally": tally(study.verdicts)}
+    told = {
+        "photos": f"{study.provenance['photos']:,}",
+        "answer": answer(study),
+        "sentences": introduction(study, split_hash),
+        "tally": tally(study.verdicts),
+    }
     return told | {"tables": rendered}
 
 
