@@ -239,9 +239,10 @@ def mistakes_html(answers, label, images, classes, count):
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
     low = by_class[by_class < 1].nsmallest(3, keep="all")  # more than three if several have the same F1
     texts = [(*name.removesuffix(")").rpartition(" (")[::2], f1) for name, f1 in low[:6].items()]  # "Oak (12)"
-    lowest = ", ".join(f"{name} {f1:.2f} ({count})" for name, count, f1 in texts)
+    units = [" of the test images", *[""] * len(texts)]  # after the first number only
+    lowest = ", ".join(f"{name} {f1:.2f} ({count}{unit})" for (name, count, f1), unit in zip(texts, units))
     lowest += f" and {len(low) - 6} more" if len(low) > 6 else ""
-    told += f" Lowest F1 (in brackets: number of test images): {lowest}."
+    told += f" Lowest F1: {lowest}."
     told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""
     shown = []
     for row in surest:

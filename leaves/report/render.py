@@ -206,8 +206,9 @@ def time_of_earlier_trainings(seconds):
 def study_section(damaged):
     """Describe the published study for the page: dict, or None if there is no published study.
 
-    The keys of the dict are "answer" (str), "sentences" (list of str), "tally" (str) and "tables" (dict of title to
-    HTML). The first three values are from `answer`, `introduction` and `tally`. `damaged` is from `damaged_files`.
+    The keys of the dict are "photos" (their number, str), "answer" (str), "sentences" (list of str), "tally" (str) and
+    "tables" (dict of title to HTML). The values of "answer", "sentences" and "tally" are from `answer`, `introduction`
+    and `tally`. The parameter `damaged` is from `damaged_files`.
     """
     if not (study := published_study()):
         return None
