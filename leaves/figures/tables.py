@@ -239,8 +239,10 @@ def mistakes_html(answers, label, images, classes, count):
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
     low = by_class[by_class < 1].nsmallest(3, keep="all")  # more than three if several have the same F1
     texts = [(*name.removesuffix(")").rpartition(" (")[::2], f1) for name, f1 in low[:6].items()]  # "Oak (12)"
-    units = [" of the test images", *[""] * len(texts)]  # after the first number only
-    lowest = ", ".join(f"{name} {f1:.2f} ({count}{unit})" for (name, count, f1), unit in zip(texts, units))
+    lowest = ", ".join(
+        f"{name} {f1:.2f} ({count}{'' if row else ' of the test images'})"
+        for row, (name, count, f1) in enumerate(texts)
+    )
     lowest += f" and {len(low) - 6} more" if len(low) > 6 else ""
     told += f" Lowest F1: {lowest}."
     told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""
