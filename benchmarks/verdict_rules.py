@@ -105,7 +105,8 @@ def main():
         trained().to_csv(TRAININGS, index=False)
     scores = pd.read_csv(TRAININGS).pivot_table(index="seed", columns="fold", values="macro_f1")
     spread = np.sqrt(scores.var().mean())
-    print(f"{scores.size} trainings of FinalModel, standard deviation over seeds {spread:.3f}; {RUNS} reports per row.")
+    print(f"{scores.size} trainings of FinalModel. The standard deviation of macro F1 over the seeds is {spread:.3f}.")
+    print(f"Each row is from {RUNS} simulated reports.")
     rows = []
     for repeats, variants in ((3, 3), (3, 7), (5, 7)):
         for effect in (0.0, 0.1):

@@ -146,7 +146,7 @@ def train_specs(train_all, specs, split, prepare, looked_into):
     train_all, prepare : the functions `helpers.train_all` and `custom_cnn.prepare`
     specs : see `variant_specs`
     looked_into : collection of str
-        Names of the networks that are checked for dead filters. For the other networks, a stored result is enough.
+        Names of the networks that are checked for dead filters. Of the other networks, only the scores are read.
     """
     names = [name for name, of_name in specs.items() for _ in of_name]
     needs = [DEAD_FILTERS if name in looked_into else NUMBERS for name in names]

@@ -23,9 +23,9 @@ FOLD_GAIN = 0.1  # the gain of the study's refit; C13 is confirmed if our gain i
 # The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
 RULES = {
     "repeats": (
-        "A network and its variant are trained in pairs. Repeat *k* of both has the same seed (the first seed plus "
-        "*k*) and holds out fold *k*, so the differences vary with the initial weights, the order of the photos and "
-        "the split (Bouthillier et al. 2021)."
+        "A network and its variant are trained in pairs. Both trainings of a pair have the same seed and the same "
+        "held-out fold. Both change from pair to pair, so the differences vary with the initial weights, the order of "
+        "the photos and the held-out photos (Bouthillier et al. 2021)."
     ),
     "converged": (
         "Only **converged** trainings are evidence. A training is *still rising* if it took all epochs that it was "

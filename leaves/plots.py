@@ -161,7 +161,7 @@ def check_drawn(figure, table):
         for name, row in zip(table.index, table.to_numpy(), strict=True)
     }
     if {*rows} != {*drawn}:
-        raise ValueError(f"The axis and the table have different names: {sorted({*rows} ^ {*drawn})}.")
+        raise ValueError(f"These names are only on the axis or only in the table: {sorted({*rows} ^ {*drawn})}.")
     for name, row in rows.items():
         for value in row[~pd.isna(row)].astype(float):
             if not np.isclose(drawn[name], value, rtol=1e-6, atol=1e-9).any():

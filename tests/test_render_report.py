@@ -174,5 +174,5 @@ def test_the_cover_tells_the_time_of_cached_trainings(working_folder):
         write_json(places.RUNS / name / "result.json", {"train_seconds": seconds})
         then = time.time() - ago
         os.utime(places.RUNS / name / "result.json", (then, then))
-    assert render.time_of_earlier_trainings(60) == "; without cached trainings, up to 2.0 minutes more"
-    assert render.time_of_earlier_trainings(7200) == ""
+    assert render.time_without_cache(60) == "; with nothing cached, up to 3.0 minutes"
+    assert render.time_without_cache(7200) == ""

@@ -44,7 +44,7 @@ def test_the_mistakes_are_those_of_which_the_model_was_surest(answers, images):
     assert soup.p.get_text() == (
         "FinalModel misclassifies 3 of 23 test images."
         " Its most frequent mistake: Apple predicted as Cherry <b> (2 images)."
-        " Lowest F1: Cherry <b> 0.57 (3 of the test images), Apple 0.92 (20)."
+        " Lowest F1: Cherry <b> 0.57 (3 test images), Apple 0.92 (20)."
         " The 2 most confident mistakes:"
     )
     texts = [caption.get_text() for caption in soup("figcaption")]

@@ -56,7 +56,8 @@ def style_summary(scores, best, external=None):
     formats = {"parameters": "{:,}", "ms per image": "{:.1f}"}
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
-        "Validation chose the bold model; the last rows average predictions. Times are for one image, on this computer."
+        "Validation chose the bold model; the last two rows average predictions. "
+        "Times are for one image, on this computer."
     )
 
 
@@ -240,8 +241,7 @@ def mistakes_html(answers, label, images, classes, count):
     low = by_class[by_class < 1].nsmallest(3, keep="all")  # more than three if several have the same F1
     texts = [(*name.removesuffix(")").rpartition(" (")[::2], f1) for name, f1 in low[:6].items()]  # "Oak (12)"
     lowest = ", ".join(
-        f"{name} {f1:.2f} ({count}{'' if row else ' of the test images'})"
-        for row, (name, count, f1) in enumerate(texts)
+        f"{name} {f1:.2f} ({count}{'' if row else ' test images'})" for row, (name, count, f1) in enumerate(texts)
     )
     lowest += f" and {len(low) - 6} more" if len(low) > 6 else ""
     told += f" Lowest F1: {lowest}."

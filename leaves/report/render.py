@@ -181,13 +181,13 @@ def cover_facts(command, seconds):
         "Needs": "Linux or macOS, Python 3.11 to 3.14",
         "Repository": repository(),
         "Commit": commit().replace("-dirty", ", with uncommitted changes"),
-        "Time of this run": f"{seconds / 60:.1f} minutes{time_of_earlier_trainings(seconds)}",
+        "Time of this run": f"{seconds / 60:.1f} minutes{time_without_cache(seconds)}",
         "Date": datetime.date.today().isoformat(),
     }
 
 
-def time_of_earlier_trainings(seconds):
-    """Say how many minutes of training on this split were cached when the run began, `seconds` ago; "" if none were.
+def time_without_cache(seconds):
+    """Say how long a run of `seconds`, ended just now, takes if its trainings are not cached; "" if none were cached.
 
     The trainings in runs/ are counted and, unless the run was made with --force, also those in results/runs.
     """
@@ -200,7 +200,7 @@ def time_of_earlier_trainings(seconds):
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     took = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f"; without cached trainings, up to {took / 60:.1f} minutes more" if trained else ""
+    return f"; with nothing cached, up to {(seconds + took) / 60:.1f} minutes" if trained else ""
 
 
 def study_section(damaged):
