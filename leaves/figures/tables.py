@@ -148,7 +148,7 @@ def tally_html(verdicts):
     for verdict in MARKS:
         claims = {name: table[table["verdict"] == verdict] for name, table in columns.items()}
         if any(map(len, claims.values())):
-            cells = "".join(f"<td data-label='{name}'>{claims_html(having)}</td>" for name, having in claims.items())
+            cells = "".join(f"<td>{claims_html(having)}</td>" for having in claims.values())
             rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th>{cells}</tr>")
     return f"<table class='tally text cards'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

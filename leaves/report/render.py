@@ -189,13 +189,14 @@ def cover_facts(command, seconds):
 def time_without_cache(seconds):
     """Say how long a run of `seconds`, ended just now, takes if its trainings are not cached; "" if none were cached.
 
-    The trainings in runs/ are counted and, unless the run was made with --force, also those in results/runs.
+    All trainings in runs/ are counted, and from results/runs those that a chapter has recorded as its own.
     """
-    split = read_json(places.SOURCE_JSON).get("split")
-    folders = [places.RUNS] if os.environ.get("LEAVES_NO_EVIDENCE") else [places.RESULTS / "runs", places.RUNS]
-    files = [file for folder in folders for file in folder.glob("*/result.json")]
-    files = {file.parent.name[-8:]: file for file in files}.values()  # by the hash of the spec; runs/ comes last
-    folders = [file.parent for file in files if file.stat().st_mtime < time.time() - seconds]
+    split, records = read_json(places.SOURCE_JSON).get("split"), map(read_json, places.RUNS.glob("0?.json"))
+    recorded = {name for record in records for own in record.get("repeats", {}).values() for name in own}
+    files = {name: places.RESULTS / "runs" / name / "result.json" for name in recorded}
+    files |= {file.parent.name: file for file in places.RUNS.glob("*/result.json")}
+    old = time.time() - seconds
+    folders = [file.parent for file in files.values() if file.exists() and file.stat().st_mtime < old]
     specs = {folder: read_json(folder / "spec.json") for folder in folders}
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
