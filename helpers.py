@@ -64,7 +64,7 @@ def train_all(specs: list[dict], split: pd.DataFrame, prepare: Callable, needs: 
         Called only if the spec has not been trained yet.
     needs : str or list of str
         The file that the caller will read from every run, or a list with one file per spec, see
-        `leaves.runs.find_runs`. If a spec has no run in runs/, a run in results/runs that has this file is used.
+        `leaves.runs.find_runs`. If a spec has no run in runs/, its run in results/runs is used if that has this file.
 
     Returns
     -------

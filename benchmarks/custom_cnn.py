@@ -17,7 +17,8 @@ import sys
 import time
 
 BATCH, STEPS, ROUNDS, CLASSES, PHOTOS = 32, 40, 3, 14, 640
-TURNS, PEAK_SIDE = 3, 2048  # processes of each contestant, `ROUNDS` rounds each; side of the matrices in `matrix_peak`
+TURNS = 3  # processes of each contestant; each process measures `ROUNDS` rounds
+PEAK_SIDE = 2048  # side of the matrices in `matrix_peak`
 QUICK = {"STEPS": 1, "ROUNDS": 1, "PHOTOS": 64, "TURNS": 1, "PEAK_SIDE": 256}  # enough to see that the benchmark runs
 FILTERS = (16, 32, 64, 128, 256)
 STEP_KIND, EPOCH_KIND = "step: ", "epoch: "  # labels of trainings begin with one of these two

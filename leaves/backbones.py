@@ -230,10 +230,10 @@ def load_backbone(name, source, size):
     return network
 
 
-# Each pattern matches a long message of Keras about weights that do not fit. The short text beside the pattern replaces
-# the message. Keras's two file formats have different messages.
 OTHER_SHAPE = "the layer {} expects weights of shape {}, but the file has {}"
 OTHER_COUNT = "the layer {} expects {} arrays of weights, but the file has {}"
+# Keys: patterns of Keras's long messages about weights that do not fit; its two file formats have different messages.
+# Values: the short texts that replace the messages.
 MISFITS = {
     r"name=([^,>]+).* variable\.shape=(\([^)]*\)), Received: value\.shape=(\([^)]*\))": OTHER_SHAPE,
     r"\(named ([^ )]+).* expects shape (\([^)]*\))\. .* with shape (\([^)]*\))": OTHER_SHAPE,

@@ -186,8 +186,8 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
-    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons, so
-    `LEVEL` holds for each kind. The kinds are not corrected together; docs/verdicts.md says what follows from that.
+    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons: a
+    false rejection of a kind has at most the probability `LEVEL`. docs/verdicts.md says what that means for all three.
 
     Parameters
     ----------

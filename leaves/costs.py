@@ -94,7 +94,7 @@ def cost_rows(models, times, ensembles):
     Parameters
     ----------
     models : dict of label to Run
-    times : dict of label to dict of milliseconds per photo, from `evaluation.answer_test_subset`
+    times : dict of label to dict of milliseconds per photo ("whole", perhaps "front"), see `answer_test_subset`
     ensembles : dict of an ensemble's label to the labels of its members, which are keys of `models`
     """
     parts = {

@@ -105,7 +105,7 @@ CHOICES = {
     "filters": PARAMETERS["filters"],
     "kernel_size": Parameter(
         "sides of the kernels",
-        "a whole number from 1 to 99 or a pair of them",
+        "a whole number from 1 to 99 or a pair of such numbers",
         lambda value: is_whole(value, 1, 99) or is_list(value, lambda side: is_whole(side, 1, 99), 2, 2),
     ),
     "activation": Parameter(

@@ -151,7 +151,7 @@ def find_duplicates(images, distance):
     2 x `distance`, are two shots of one leaf if their grey levels also correlate strongly (see `SAME_LEAF`). Two near
     duplicates with different labels are one photo under two labels only if their grey levels correlate even more
     strongly (see `SAME_PHOTO`). Each pair is judged by its two photos alone: two photos that both resemble a
-    third photo, but not each other, are no pair.
+    third photo, but not each other, are not a pair.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ class Study:
 def published_study():
     """Read the published `Study`; return None if results/ has none.
 
-    With the profile "study" the result is also None, because the page of a study must not show an earlier study.
+    With the profile "study" the result is also None, because the page of a new study must not show an earlier one.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def listed(scores):
 
 def by_score(scores):
     """Sort the rows of a scores.csv by test macro F1, the highest first; models that average predictions come last."""
-    averaged = scores["chapter"] == 6  # chapter 6 trains no model; it averages the predictions of models
+    averaged = scores["chapter"] == 6  # the ensemble, and test-time augmentation
     return scores.iloc[np.lexsort((-scores["test_macro_f1"], averaged))]
 
 

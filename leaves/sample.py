@@ -50,7 +50,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Teeth:
-    """One layer of teeth on the margin; ``count`` is per side, and ``depth`` is in leaf lengths."""
+    """One set of teeth on the leaf's edge; ``count`` is per side, and ``depth`` is in leaf lengths."""
 
     kind: str  # serrate, toothed, crenate
     count: Range

@@ -15,7 +15,8 @@ def macro_f1(truth, prediction):
     Parameters
     ----------
     truth, prediction : array of int, shape (..., n)
-        The true and the predicted classes of n photos; the other axes hold, for example, bootstrap resamples.
+        The true and the predicted classes of n photos. The other axes hold, for example, bootstrap resamples; the same
+        classes must occur in the truth of each of them.
 
     Returns
     -------

@@ -23,8 +23,8 @@ FINAL = 0  # the number of the trial that is FinalModel
 AT_ONCE = 4  # trials suggested together, before their scores are known, so a cluster can train them in parallel
 REDUCTION = 3  # a third of the challengers (see `run_rounds`) reach the next round, with 3 times the epochs
 LEARNING_RATES = (1e-4, 1e-2)
-# The lowest and the highest share `EDGE` of the range of learning rates (on a log scale) count as its ends. If the
-# winner's learning rate lies in one of these two ends, the range grows at that end.
+# Each end of the range of learning rates is this share of the range, on a log scale. If the winner's learning rate lies
+# in an end, the range grows at that end.
 EDGE = 0.2
 WIDER = 3  # factor by which the range grows at the end close to the winner
 WIDENINGS = 2  # the range grows at most this many times

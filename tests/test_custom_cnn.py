@@ -115,7 +115,7 @@ WRONG_CHANGES = [
     ({"filters": "abc"}, "^mine: filters takes a list of 1 to 8 whole numbers from 1 to 2048, not 'abc'.$"),
     ({"filters": []}, "filters takes a list of 1 to 8 .*, not \\[\\]"),
     ({"filters": [8, "16"]}, "filters takes .*, not \\[8, '16'\\]"),
-    ({"kernel_size": 0}, "kernel_size takes a whole number from 1 to 99 or a pair of them, not 0"),
+    ({"kernel_size": 0}, "kernel_size takes a whole number from 1 to 99 or a pair of such numbers, not 0"),
     ({"kernel_size": [3, 3, 3]}, "kernel_size takes"),
     ({"activation": "relu"}, "activation takes a Keras layer like .*, not 'relu'"),
     ({"activation": ["ReLUU", {}]}, "Keras has no layer 'ReLUU'"),

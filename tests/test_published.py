@@ -344,6 +344,7 @@ SCORES = pd.DataFrame(
         ("ResNet50", 4, "imagenet", 24_643_982, 60.5, 0.90, 0.85, 0.95, np.nan),
         ("ResNet50", 5, "imagenet", 24_643_982, 90.5, 0.95, 0.92, 0.97, np.nan),
         ("EfficientNetB4", 5, "random", 18_599_021, 9.5, 0.99, 0.98, 1.0, np.nan),
+        ("Ensemble", 6, "imagenet", 43_704_586, 130.5, 0.97, 0.96, 0.98, np.nan),  # last, although its score is highest
     ],
     columns=[
         "model",
@@ -367,7 +368,7 @@ def published_results(study):
     write_atomic(places.REPORT / "verdicts.csv", verdicts.to_csv(index=False))
     publish.main()
     write_atomic(
-        places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.5, 0.8, 0.96, 0.2]).to_csv(index=False)
+        places.REPORT / "scores.csv", SCORES.assign(test_macro_f1=[0.5, 0.5, 0.8, 0.96, 0.2, 0.97]).to_csv(index=False)
     )
     return study
 
@@ -402,11 +403,11 @@ def test_the_page_of_a_run_on_other_photos_shows_the_published_study_beside_it(p
     assert not [sentence for sentence in section["sentences"] if "same split" in sentence]
     best, beside = map(columns_of, section["tables"].values())
     names = ["ResNet50, fine tuning", "ResNet50, transfer learning", "FinalModel"]
-    assert best["model"] == names  # no control, the best first
-    assert best["macro F1 (95 % interval)"][::2] == ["0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"]
-    assert beside["model"] == names[::-1]
-    assert beside["this run"] == ["0.500", "0.800", "0.960"]
-    assert beside["difference"] == ["-0.250", "-0.100", "+0.010"]
+    assert best["model"] == [*names, "Ensemble"]  # no control; the best single model first
+    assert best["macro F1 (95 % interval)"][:3:2] == ["0.950 (0.920 to 0.970)", "0.750 (0.700 to 0.800)"]
+    assert beside["model"] == [*names[::-1], "Ensemble"]
+    assert beside["this run"] == ["0.500", "0.800", "0.960", "0.970"]
+    assert beside["difference"] == ["-0.250", "-0.100", "+0.010", "+0.000"]
 
 
 def test_on_the_same_photos_nothing_is_compared(published_results):

@@ -174,11 +174,11 @@ def test_the_cover_tells_the_time_of_cached_trainings(working_folder):
         write_json(places.RUNS / name / "result.json", {"train_seconds": seconds})
         then = time.time() - ago
         os.utime(places.RUNS / name / "result.json", (then, then))
-    assert render.time_without_cache(60) == "; with nothing cached, up to 3.0 minutes"
-    for name in ("02-used-00000005", "02-unused-00000006"):  # in the published study, of the same split
-        write_json(places.RESULTS / "runs" / name / "spec.json", {"split": "one"})
-        write_json(places.RESULTS / "runs" / name / "result.json", {"train_seconds": 60})
-        os.utime(places.RESULTS / "runs" / name / "result.json", (then, then))
-    write_json(places.RUNS / "02.json", {"repeats": {"Used": ["02-used-00000005", "02-old-00000001"]}})
-    assert render.time_without_cache(60) == "; with nothing cached, up to 4.0 minutes"
+    told = "; without cached trainings, up to 3.0 minutes"
+    assert render.time_without_cache(60) == told
+    write_json(places.RUNS / "02.json", {"repeats": {"FinalModel": ["02-old-00000001", "02-new-00000002"]}})
+    assert render.time_without_cache(60) == told
+    write_json(places.RUNS / "02.json", {"repeats": {"FinalModel": ["02-old-00000001", "02-published-00000005"]}})
+    assert render.time_without_cache(60) == f"{told}; trainings of the published study were reused"
+    (places.RUNS / "02.json").unlink()
     assert render.time_without_cache(7200) == ""

@@ -65,12 +65,13 @@ def test_the_tally_links_each_claim_under_its_verdict(monkeypatch):
     said = ["one", "two <2>", "three (question left open)", "four", "five"]
     verdict = ["refuted", "confirmed", "refuted", "not tested", "not tested"]
     verdicts = pd.DataFrame({"claim": ["C1", "C2", "C3", "C4", "C5"], "said": said, "verdict": verdict})
+    study.loc[3] = ["C9", "refuted", None]  # a claim that this run does not have
     soup = BeautifulSoup(tables.tally_html(verdicts), "html.parser")
     texts = [[cell.get_text("|", strip=True) for cell in row(["th", "td"])] for row in soup("tr")]
     assert texts == [
         ["verdict", "real photos (the published study)", "this run"],
         ["✓ confirmed", "2|C1|one|C4|four", "1|C2|two <2>"],
-        ["✗ refuted", "0", "2|C1|one|C3|three"],
+        ["✗ refuted", "1|C9", "2|C1|one|C3|three"],
         ["? undecided", "1|C5", "0"],
         ["– not tested", "0", "2|C4|C5"],
     ]

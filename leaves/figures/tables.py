@@ -6,6 +6,7 @@ from collections import Counter
 from html import escape
 
 from leaves import places
+from leaves.claims import count_text
 from leaves.evaluation import f1_per_class, validation_score
 from leaves.plots import table_of_texts
 from leaves.published import DECIDED, by_score, published_study, tally
@@ -57,7 +58,7 @@ def style_summary(scores, best, external=None):
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
         "Validation chose the bold model; the last two rows average predictions. "
-        "Times are for one image, on this computer."
+        "Times are for one image at a time, on this run's computer."
     )
 
 
@@ -144,21 +145,21 @@ def tally_html(verdicts):
     columns = {"real photos (the published study)": study.verdicts} if study else {}
     columns["this run"] = verdicts
     head = "".join(f"<th scope='col'>{name}</th>" for name in ["verdict", *columns])
-    rows = []
+    rows, linked = [], {*verdicts["claim"]}
     for verdict in MARKS:
         claims = {name: table[table["verdict"] == verdict] for name, table in columns.items()}
         if any(map(len, claims.values())):
-            cells = "".join(f"<td>{claims_html(having)}</td>" for having in claims.values())
+            cells = "".join(f"<td>{claims_html(having, linked)}</td>" for having in claims.values())
             rows.append(f"<tr><th scope='row'>{verdict_html(verdict)}</th>{cells}</tr>")
     return f"<table class='tally text cards'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def claims_html(having):
-    """Count and list claims that have one verdict: HTML; `having` as `verdicts` in `tally_html`."""
+def claims_html(having, linked):
+    """Count and list claims that have one verdict: HTML; `having` as `verdicts` in `tally_html`, `linked` is a set."""
     decided = having["verdict"].isin(DECIDED).any()
-    lines = [f'<a href="#claim-{claim}">{claim}</a>' for claim in having["claim"]]
+    lines = [f'<a href="#claim-{name}">{name}</a>' if name in linked else name for name in having["claim"]]
     if decided:
-        words = [said.partition(" (question")[0] for said in having["said"]]  # of C14 without the open question
+        words = [said.partition(" (question")[0] for said in having["said"].fillna("")]  # of C14 not the open question
         lines = [f"{link} {escape(said)}" for link, said in zip(lines, words, strict=True)]
     return f"<b>{len(having)}</b>{('<br>' if decided else ' ').join(lines)}"
 
@@ -240,9 +241,8 @@ def mistakes_html(answers, label, images, classes, count):
     by_class = f1_per_class(answers, [label], classes)[label][np.bincount(truth, minlength=len(classes)) > 0]
     low = by_class[by_class < 1].nsmallest(3, keep="all")  # more than three if several have the same F1
     texts = [(*name.removesuffix(")").rpartition(" (")[::2], f1) for name, f1 in low[:6].items()]  # "Oak (12)"
-    lowest = ", ".join(
-        f"{name} {f1:.2f} ({count}{'' if row else ' test images'})" for row, (name, count, f1) in enumerate(texts)
-    )
+    counts = [count if row else count_text(int(count), "test image") for row, (_, count, _) in enumerate(texts)]
+    lowest = ", ".join(f"{name} {f1:.2f} ({count})" for (name, _, f1), count in zip(texts, counts, strict=True))
     lowest += f" and {len(low) - 6} more" if len(low) > 6 else ""
     told += f" Lowest F1: {lowest}."
     told += f" The {count} most confident mistakes:" if len(mistakes) > count else ""

@@ -87,5 +87,5 @@ def draw_repeats(models):
     axis.set_ylim(len(scores) - 0.4, -0.6)  # the first on top
     lowest = max(0, scores.map(min).min() - 0.05)
     axis.set(xlim=(lowest, 1), xlabel="macro F1 on the held-out photos", title="One mark per repeat")
-    caption = "Macro F1 of FinalModel, the heads and the tails; each repeat is scored on the photos that it held out."
+    caption = "Macro F1 of FinalModel, heads alone and fine-tuned networks; a repeat is scored on its held-out photos."
     return figure, caption, scores

@@ -46,14 +46,14 @@ def argument_parser():
     parser.add_argument(
         "--test",
         metavar="DIR",
-        help="a second folder of photos: photos in sub-folders with names of classes are scored; if there are no "
-        "sub-folders, the photos in the folder itself are only classified",
+        help="a second folder of photos: with sub-folders named after the classes, every model is scored on it; "
+        "without sub-folders, the photos in the folder itself are only classified",
     )
     parser.add_argument("--weights", metavar="DIR", help="a folder with <Backbone>.weights.h5 (default: data/weights)")
     parser.add_argument(
         "--only",
         metavar="03,04",
-        help="execute only these chapters; the report shows the others as they were executed last",
+        help="execute only these chapters; the report shows the other chapters as last executed",
     )
     parser.add_argument(
         "--plan",

@@ -187,21 +187,22 @@ def cover_facts(command, seconds):
 
 
 def time_without_cache(seconds):
-    """Say how long a run of `seconds`, ended just now, takes if its trainings are not cached; "" if none were cached.
+    """Say how long a run of `seconds`, ended just now, takes without cached trainings; "" if none were cached.
 
-    All trainings in runs/ are counted, and from results/runs those that a chapter has recorded as its own.
+    The trainings in runs/ on this split that ended before the run began are counted. Runs of results/runs that a
+    chapter recorded are mentioned, but their time is not counted, because chapters record only some of them.
     """
     split, records = read_json(places.SOURCE_JSON).get("split"), map(read_json, places.RUNS.glob("0?.json"))
     recorded = {name for record in records for own in record.get("repeats", {}).values() for name in own}
-    files = {name: places.RESULTS / "runs" / name / "result.json" for name in recorded}
-    files |= {file.parent.name: file for file in places.RUNS.glob("*/result.json")}
     old = time.time() - seconds
-    folders = [file.parent for file in files.values() if file.exists() and file.stat().st_mtime < old]
+    folders = [file.parent for file in places.RUNS.glob("*/result.json") if file.stat().st_mtime < old]
     specs = {folder: read_json(folder / "spec.json") for folder in folders}
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     took = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    return f"; with nothing cached, up to {(seconds + took) / 60:.1f} minutes" if trained else ""
+    told = f"; without cached trainings, up to {(seconds + took) / 60:.1f} minutes" if trained else ""
+    published = [name for name in recorded if not (places.RUNS / name / "result.json").exists()]
+    return f"{told}; trainings of the published study were reused" if published else told
 
 
 def study_section(damaged):
