@@ -301,7 +301,7 @@ def test_every_claim_has_a_verdict_with_evidence_and_a_chart(whole_run):
 
 def test_one_repeat_decides_no_score(whole_run):
     page = (whole_run[0] / "whole_run" / "report" / "report.html").read_text(encoding="utf-8")
-    table = table_with(BeautifulSoup(page, "html.parser"), "verdict").set_index("")
+    table = table_with(BeautifulSoup(page, "html.parser"), "this run's evidence").set_index("")
     assert set(table.loc[["C1", "C2", "C15", "C16"], "verdict"]) <= {"? undecided", "– not tested"}
 
 
