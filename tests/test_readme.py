@@ -108,6 +108,7 @@ def test_every_score_in_the_text_stands_on_the_published_page(text):
 
 def test_the_verdicts_are_counted_as_they_were_reached():
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    words += ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen")
     verdicts = pd.read_csv(RESULTS / "verdicts.csv")["verdict"]
     counted = {
         verdict: f"{words[count]} {'is' if count == 1 else 'are'} {verdict}"
@@ -116,8 +117,9 @@ def test_the_verdicts_are_counted_as_they_were_reached():
     }
     decided = f"{counted['confirmed']}, {counted['refuted']}"
     assert f"{decided}, {counted['undecided']} and {counted['not tested']}" in plain(README)
-    untested = words[(verdicts == "not tested").sum()]
-    told = f"{untested} claims are not tested; of the others, {decided} and {counted['undecided']}"
+    count = (verdicts == "not tested").sum()
+    untested = f"{words[count]} {'claim is' if count == 1 else 'claims are'} not tested"
+    told = f"{untested}; of the others, {decided} and {counted['undecided']}"
     assert told in plain(FINDINGS)
 
 
