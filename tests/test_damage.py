@@ -14,10 +14,9 @@ from leaves.dataset import load_images, load_split
 from leaves.duplicates import keep_usable
 from leaves.files import InputError, file_hash, write_json
 from leaves.photos import find_images, inspect_images
-from leaves.report import keep, plan, unchanged
+from leaves.report import keep, plan, render, unchanged
 from leaves.report.chapters import CHAPTERS
 from leaves.report.execute import stamped
-from leaves.report.render import render_report
 from leaves.vector import save_figure
 
 import keras
@@ -159,7 +158,7 @@ def page():
     if not (shown := keep.shown_chapters()):
         return ""
     long_run = 1e6  # seconds; so no training is older than the run, however long the test takes
-    file = render_report(shown, places.REPORT / "report.html", "tiny", "./run_all.sh", long_run)
+    file = render.render_report(shown, places.REPORT / "report.html", "tiny", "./run_all.sh", long_run)
     return file.read_text(encoding="utf-8")
 
 
@@ -221,6 +220,7 @@ def fault_of(read, expected, name, capsys):
 
 @pytest.mark.long
 def test_no_damaged_file_changes_an_answer_silently(finished, backbone, capsys, monkeypatch):
+    monkeypatch.setattr(render, "commit", lambda: "a commit")  # the checkout may change while this test runs
     root, whole = places.ROOT, places.ROOT.with_name("whole")
     folders = ("data", "runs", "results", "report")
     table = readers(finished, backbone)
