@@ -58,7 +58,7 @@ def style_summary(scores, best, external=None):
     formats |= {name: "{:.3f}" for name in ("on other backgrounds", "second test set") if name in table}
     return with_bold_row(table.style.format(formats, na_rep=""), best).set_caption(
         "Validation chose the bold model; the last two rows average predictions. "
-        "Times are for one image at a time, on this run's computer."
+        "Times are for single images, on this run's computer."
     )
 
 
