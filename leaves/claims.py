@@ -186,8 +186,8 @@ def holm(p_values):
 def outcomes(compared):
     """Return the outcome of each comparison, with Holm's correction (1979).
 
-    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons: a
-    false rejection of a kind has at most the probability `LEVEL`. docs/verdicts.md says what that means for all three.
+    A comparison has p-values of three kinds, see `Comparison.p_values`. Each kind is corrected over all comparisons, so
+    any false rejection of a kind has probability `LEVEL` at most. docs/verdicts.md has it for all kinds together.
 
     Parameters
     ----------

@@ -66,10 +66,8 @@ def draw_scores(scores, against, best):
     told = textwrap.fill(standing_in_words(against), 80)  # lines as wide as the figure
     axis.set_title(f"Validation chose {best}.\n{told}")
     caption = "Test macro F1 of every model with 95 % bootstrap intervals. Two models are compared image by image, so "
-    caption += (
-        "overlapping intervals do not decide which one is better. A star: the original study's score, an accuracy "
-    )
-    caption += "on other photos."
+    caption += "overlapping intervals do not decide which one is better. "
+    caption += "A star: the original study's score, an accuracy on other photos."
     for verdict in ("better", "worse"):
         names = "; ".join(against.index[against["verdict"] == verdict]) or "none"
         caption += f" Shown to be {verdict} than {best}: {names}."

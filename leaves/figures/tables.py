@@ -159,7 +159,7 @@ def claims_html(having, linked):
     decided = having["verdict"].isin(DECIDED).any()
     lines = [f'<a href="#claim-{name}">{name}</a>' if name in linked else name for name in having["claim"]]
     if decided:
-        words = [said.partition(" (question")[0] for said in having["said"].fillna("")]  # of C14 not the open question
+        words = [said.partition(" (question")[0] for said in having["said"].fillna("")]  # without an open question
         lines = [f"{link} {escape(said)}" for link, said in zip(lines, words, strict=True)]
     return f"<b>{len(having)}</b>{('<br>' if decided else ' ').join(lines)}"
 

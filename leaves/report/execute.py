@@ -17,11 +17,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 
 KERNELS, LOCK = [], threading.Lock()  # all kernels that were started; a lock to stop one kernel at a time
-EVERY_STATE = {
-    "position": 0,
-    "mininterval": 0,
-    "miniters": 1,
-}  # makes tqdm write every update of papermill's bar
+EVERY_STATE = {"position": 0, "mininterval": 0, "miniters": 1}  # tqdm then writes each update of papermill's bar
 PASSING = re.compile(r"^(Downloading data from .*|.* is under way in .*: waiting for it\.)\n?", re.MULTILINE)
 WARM_UP = "__import__('helpers')"  # every chapter imports this module, and with it TensorFlow, which takes seconds
 STOPPING = threading.Event()  # set after Ctrl-C or if the disk is full; unfinished chapters are then deleted
