@@ -698,7 +698,7 @@ TOLD = {
     "checkpoints": "checkpoints by default",
     "report": r"\| 01 \| \d+ \| \d+ \|",
     "scaling": "peak GB",
-    "verdict_rules": "trainings of FinalModel, standard deviation over seeds",
+    "verdict_rules": "trainings of FinalModel. The standard deviation of macro F1",
     "compare_runs": r"Not counted: \d\d+ copies of published trainings, 0 published trainings without",
 }
 
