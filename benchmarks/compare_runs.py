@@ -4,10 +4,10 @@
 
 FOLDER is a folder of runs, such as `runs` after a run with the study's photos, weights and profile, or `results/runs`
 of another copy of the project. For each spec that was trained in both places, the benchmark prints the two scores on
-the held-out photos, and a summary of their differences. A training that is only a copy of the published one is not
-counted. The spec of a fine-tuned or distilled network contains a hash of an earlier network's predictions, so such a
-training has a counterpart only if these predictions are the same to the last bit. The spec of a refit contains the best
-epoch of an earlier training, so a refit has a counterpart only if this epoch is the same.
+the held-out photos, and a summary of their differences. If a result was only copied from the published study, and not
+trained again, it is not counted. The spec of a fine-tuned or distilled network contains a hash of an earlier network's
+predictions, so such a training has a counterpart only if these predictions are the same to the last bit. The spec of a
+refit contains the best epoch of an earlier training, so a refit has a counterpart only if this epoch is the same.
 """
 
 import argparse

@@ -325,8 +325,8 @@ def window_means(maps, share):
     ----------
     maps : Keras tensor, shape (n, side, side, channels)
     share : float
-        Side of a window, as a share of the maps' side. The grid has 3 x 3 windows. If the maps have few positions per
-        side, rounding can make the grid smaller, or 4 x 4.
+        Side of a window, as a share of the maps' side. The grid has 3 x 3 windows, which overlap if the share is above
+        a third. If the maps have few positions per side, rounding can make the grid smaller, or 4 x 4.
 
     Returns
     -------

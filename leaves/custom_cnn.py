@@ -82,7 +82,7 @@ def is_share(value):
 
 
 def is_refit(value):
-    """Return whether `refit` may be `value`: None or a dict of folds (int, from 2) and fold (int, 0 to folds - 1)."""
+    """Return whether a value fits the setting `refit`: None, or {"folds": int from 2, "fold": int below folds}."""
     return value is None or (
         isinstance(value, dict)
         and set(value) == {"folds", "fold"}

@@ -83,8 +83,8 @@ def distilled_specs(split, final, teachers, epochs, repeats):
     split : DataFrame, see `dataset.load_split`
     final : Run, the first repeat of FinalModel
     teachers : list of Run, or None
-        The repeats of the teacher, a head on a frozen backbone or a fine-tuned network. If None, the small network
-        learns from the labels alone.
+        The repeats of the teacher. (The teacher is a head on a frozen backbone, or a fine-tuned network.) If None, the
+        small network learns from the labels alone.
     epochs : int
         The network is always trained for all these epochs, because the learning rate falls to 0 at the last step.
     repeats : int

@@ -185,7 +185,7 @@ def attention_table(labels, models, split, rows):
 
 
 def attention_in_words(table):
-    """Say which share of each model's maps lies on the leaf, and which share of the picture the leaf covers.
+    """Say how much of the weight of each model's maps lies on the leaf, and how much of the picture the leaf covers.
 
     Parameters
     ----------
