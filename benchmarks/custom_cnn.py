@@ -148,7 +148,7 @@ def stopwatch():
     """Make a Keras callback that records the seconds of each epoch in its list `seconds`.
 
     The callers ignore the first and the last epoch, because their times are not typical. During the first epoch, Keras
-    traces the network. During the last epoch, no batches are prefetched for a following epoch.
+    traces the network. During the last epoch, this project prefetches no batches for a following epoch.
     """
     import keras
 

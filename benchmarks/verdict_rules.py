@@ -3,6 +3,9 @@
     .venv/bin/python benchmarks/verdict_rules.py           # resamples tests/data/repeats.csv
     .venv/bin/python benchmarks/verdict_rules.py --train   # trains FinalModel again, in about ten minutes
 
+The stored trainings used 1,000 synthetic leaves. To repeat them, first make these leaves:
+`./run_all.sh --only 01 --data sample -p sample_count 1000`.
+
 FinalModel is compared with itself: a "variant" is FinalModel with other seeds on the same folds. So every difference is
 due to chance, unless an effect is *planted*: a number that is added to all differences of one variant.
 """

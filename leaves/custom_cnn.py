@@ -82,7 +82,7 @@ def is_share(value):
 
 
 def is_refit(value):
-    """Return whether a value fits the setting `refit`: None, or {"folds": int from 2, "fold": int below folds}."""
+    """Return whether a value fits the setting `refit`: None, or {"folds": int from 2, "fold": int, 0 to folds - 1}."""
     return value is None or (
         isinstance(value, dict)
         and set(value) == {"folds", "fold"}

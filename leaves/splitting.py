@@ -77,7 +77,7 @@ def divide_folds(photos, folds, seed):
     photos : DataFrame with the columns label, group and split
     folds : int
         The largest number of folds, including the validation subset. If there are few training photos, they are divided
-        into fewer folds; if not even two are possible, all training photos are in fold 1.
+        into fewer folds. If two folds of training photos are impossible, all training photos are in fold 1.
 
     Returns
     -------
