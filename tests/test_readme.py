@@ -5,6 +5,7 @@ import re
 
 from conftest import ROOT
 from leaves import claims, evaluation, parameters
+from leaves.files import read_json
 from leaves.published import labels
 from leaves.report.chapters import chapter_parameters
 
@@ -110,22 +111,31 @@ def test_the_verdicts_are_counted_as_they_were_reached():
     words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     words += ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen")
     verdicts = pd.read_csv(RESULTS / "verdicts.csv")["verdict"]
-    counted = {
-        verdict: f"{words[count]} {'is' if count == 1 else 'are'} {verdict}"
-        for verdict in ("confirmed", "refuted", "undecided", "not tested")
-        for count in [(verdicts == verdict).sum()]
-    }
-    decided = f"{counted['confirmed']}, {counted['refuted']}"
-    count = (verdicts == "not tested").sum()
-    if not count:
-        told = f"{decided} and {counted['undecided']}"
-        assert told in plain(README)
-        assert f"all seventeen claims are tested: {told}" in plain(FINDINGS)
-        return
-    assert f"{decided}, {counted['undecided']} and {counted['not tested']}" in plain(README)
-    untested = f"{words[count]} {'claim is' if count == 1 else 'claims are'} not tested"
-    told = f"{untested}; of the others, {decided} and {counted['undecided']}"
-    assert told in plain(FINDINGS)
+    counts = {verdict: (verdicts == verdict).sum() for verdict in ("confirmed", "refuted", "undecided", "not tested")}
+    counted = {name: f"{words[count]} {'is' if count == 1 else 'are'} {name}" for name, count in counts.items()}
+    assert not counts["not tested"]
+    told = f"{counted['confirmed']}, {counted['refuted']} and {counted['undecided']}"
+    assert f"Of the seventeen claims, {told} (" in plain(README)
+    assert f"all seventeen claims are tested: {told}." in plain(FINDINGS)
+
+
+def test_the_trainings_are_counted_as_they_were_published():
+    record = read_json(RESULTS / "provenance.json")
+    processors, count = record["processors"], record["trainings"]
+    [named] = [number for name, number in processors.items() if not name.startswith("not recorded")]
+    assert f"the {count} trainings of the seven stages so far took {record['hours']} hours" in plain(README)
+    assert f"{named} of the {count} results name their processor" in plain(FINDINGS)
+    assert sum(processors.values()) == count
+
+
+def test_a_variant_of_a_claim_stands_in_the_group_of_this_claim():
+    groups = pd.read_csv(RESULTS / "variants.csv").set_index("variant")["group"]
+    judged = pd.read_csv(RESULTS / "verdicts.csv").set_index("claim")["evidence"]
+    compared = re.compile(r"(?:^|; )[^,;]+, ([^;]+?) minus FinalModel")  # as in "macro F1, flatten minus FinalModel"
+    pairs = [(claim, name) for claim, said in judged.items() for name in compared.findall(said) if name in groups]
+    assert len(pairs) == len(groups) - 1  # FinalModel itself
+    for claim, name in pairs:
+        assert re.search(rf"[( ]{claim}[,)]", groups[name])
 
 
 def test_rules_of_verdicts_stand_in_one_place():
