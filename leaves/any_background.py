@@ -20,9 +20,9 @@ from leaves.cache import code_hash, computed_once
 from leaves.dataset import shrunk_side
 from leaves.evaluation import predict_all, subset_truth
 from leaves.features import frozen_outputs
-from leaves.files import InputError, file_hash, write_json
+from leaves.files import InputError, write_json
 from leaves.locks import locked
-from leaves.runs import find_run, repeat, run_folder, spec_hash, training_spec, write_run
+from leaves.runs import NUMBERS, WEIGHTS, find_run, repeat, run_folder, spec_hash, training_spec, write_run
 from leaves.training import batch_function, prepare_training
 from leaves.transfer import loader, mean_score, prepare_tail, tail_spec
 
@@ -126,10 +126,10 @@ def repeats_of(chosen, split, repeats):
     return [spec | {"optimizer": falling_rate(spec, split)} for spec in specs]
 
 
-def check_weights(head, origins):
-    """Raise InputError if the current weights of a head's backbone are not those that chapter 4 used for the head."""
-    name = head.spec["backbone"]
-    if origins[name]["hash"] != head.spec["weights"]["hash"]:
+def check_weights(spec, origins):
+    """Raise InputError if the current weights of a head's backbone are not those in the spec that chapter 4 trained."""
+    name = spec["backbone"]
+    if origins[name]["hash"] != spec["weights"]["hash"]:
         raise InputError(f"Chapter 4 used other weights of {name}: use the same weights here, or run chapter 4 again.")
 
 
@@ -200,19 +200,26 @@ def tail_specs(heads, split, passes):
     return specs
 
 
+def mean_specs(tails):
+    """List the spec of `mean_of_both` for each tail: list of dict."""
+    return [tail.spec | {"mean_with_start": tail.identity} for tail in tails]
+
+
 def mean_of_both(tail, split):
     """Average a network's weights before and after fine-tuning, and return the new network as a Run.
 
-    Nothing is trained. If an earlier call has written this Run, it is read from disk.
+    Nothing is trained. If an earlier call has written this Run, it is read from disk. If the tail has no weights, the
+    Run is read from the evidence in results/runs.
 
     Parameters
     ----------
     tail : Run, trained from a spec of `tail_specs`
         The new Run gets the history and the training seconds of this tail.
     """
-    spec = tail.spec | {"mean_with_start": f"{tail.folder.name} {file_hash(tail.folder / 'validation.npy')}"}
+    [spec] = mean_specs([tail])
+    needs = WEIGHTS if (tail.folder / WEIGHTS).exists() else NUMBERS
     with locked(places.RUNS / "locks" / spec_hash(spec), float("inf")):
-        if not find_run(spec):
+        if not find_run(spec, needs):
             training = prepare_training(tail.spec, split, prepare_tail)
             pairs = zip(training.whole.get_weights(), tail.load_model().get_weights(), strict=True)
             training.whole.set_weights([(frozen + tuned) / 2 for frozen, tuned in pairs])
@@ -220,7 +227,7 @@ def mean_of_both(tail, split):
             shutil.rmtree(folder, ignore_errors=True)  # the folder may hold the predictions of an older network
             write_json(folder / "spec.json", spec)
             write_run(folder, spec, training, tail.history, tail.result["train_seconds"])
-    return find_run(spec)
+    return find_run(spec, needs)
 
 
 def ways_on(heads, tails, split):

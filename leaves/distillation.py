@@ -18,7 +18,6 @@ from leaves.custom_cnn import cnn_spec, prepare
 from leaves.dataset import DEVELOPMENT, hold_out
 from leaves.evaluation import predict_all
 from leaves.features import frozen_outputs
-from leaves.files import file_hash
 from leaves.runs import read_run, repeat
 from leaves.scoring import tempered
 from leaves.training import batch_function
@@ -104,8 +103,7 @@ def distilled_specs(split, final, teachers, epochs, repeats):
         optimizer = {"class_name": "AdamW", "config": one_cycle(split, of_repeat["fold"], epochs)}
         spec = cnn_spec("05", NAME, split, size, epochs, optimizer=optimizer, **of_repeat, **choices)
         if teachers:
-            run = f"{teachers[number].folder.name} {file_hash(teachers[number].folder / 'validation.npy')}"
-            spec["teacher"] = TEACHER | {"run": run}
+            spec["teacher"] = TEACHER | {"run": teachers[number].identity}
         specs.append(spec)
     return specs
 

@@ -43,6 +43,15 @@ class Run:
         return self.spec["name"]
 
     @property
+    def identity(self):
+        """Name the run and its predictions, for the spec of a run that starts from this one: str.
+
+        It holds the name of the folder and the hash of the held-out predictions, before `publish.keep_evidence` rounded
+        them.
+        """
+        return f"{self.folder.name} {self.result.get('predictions') or self.result['hashes']['validation.npy']}"
+
+    @property
     def history(self):
         """Read the history: DataFrame, one row per epoch.
 
@@ -138,7 +147,7 @@ def run_folder(spec):
 
 
 def folder_named(name):
-    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished run (`keep_evidence`)."""
+    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished run."""
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
     return own if (own / "result.json").exists() or not published.exists() else published
 
@@ -146,7 +155,7 @@ def folder_named(name):
 def find_run(spec, needs=WEIGHTS):
     """Find the finished run of a spec, whichever chapter trained it; return None if the spec has to be trained.
 
-    If the run is not in runs/, its evidence in results/runs is used, see `keep_evidence`. The evidence must contain the
+    If the run is not in runs/, its evidence in results/runs is used, see `publish.keep_evidence`. It must contain the
     file `needs`, which the caller will read. If the run diverged, this is required only for `WEIGHTS`, because callers
     do not read any other `needs`. With `--force` (LEAVES_NO_EVIDENCE in the environment), no evidence is used.
     """
@@ -174,35 +183,6 @@ def find_runs(specs, needs):
     """
     needs = [needs] if isinstance(needs, str) else needs
     return [find_run(spec, needs[min(number, len(needs) - 1)]) for number, spec in enumerate(specs)]
-
-
-def keep_evidence(run):
-    """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, but no weights.
-
-    The history is rounded to seven digits and the probabilities to half precision, so a run takes about 15 KB. The
-    readings are the .npz files in which `Run.reading` has cached arrays.
-    """
-    folder = places.RESULTS / "runs" / run.folder.name
-    readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
-    files = ["history.csv", "validation.npy", *readings]
-    kept = read_json(folder / "result.json")
-    same, has = kept | {"hashes": run.result["hashes"]} == run.result, {*kept.get("hashes", ())}
-    history = run.history.to_csv(index=False, float_format="%.7g").encode()
-    if not fault_of_run(folder, run.spec):
-        equal = (folder / "history.csv").read_bytes() == history  # more readings of an equal training are kept
-        if (equal and has > {*files}) or (same and has == {*files}):
-            return
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(folder / "spec.json", run.spec)
-    with atomic_file(folder / "history.csv") as out:
-        out.write(history)
-    with atomic_file(folder / "validation.npy") as out:
-        np.save(out, run.validation_probabilities.astype(np.float16))
-    for name in readings:
-        with atomic_path(folder / name) as unfinished:
-            shutil.copyfile(run.folder / name, unfinished)
-    hashes = {name: file_hash(folder / name) for name in files}
-    write_json(folder / "result.json", run.result | {"hashes": hashes})
 
 
 def fault_of_run(folder, spec=None):

@@ -12,7 +12,7 @@ from leaves.claims import compare, count_text, evidence, not_tested, pairs
 from leaves.custom_cnn import build_model
 from leaves.dataset import DEVELOPMENT, load_images
 from leaves.features import fold_data, frozen_outputs
-from leaves.files import InputError, file_hash
+from leaves.files import InputError
 from leaves.runs import read_run, repeat, training_spec
 from leaves.scoring import count_states
 from leaves.training import Training, flat_layers, seeded
@@ -281,7 +281,7 @@ def tail_spec(head, split, epochs, learning_rate, patience, balance):
     shared = ("backbone", "image_size", "weights", "views", "precision", "windows")
     spec |= {key: head.spec[key] for key in shared if key in head.spec}
     spec |= {"cut": BACKBONES[name].cut}
-    spec |= {"starts_from": f"{head.folder.name} {file_hash(head.folder / 'validation.npy')}"}
+    spec |= {"starts_from": head.identity}
     spec["optimizer"]["config"]["learning_rate"] = learning_rate
     return spec
 

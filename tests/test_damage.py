@@ -17,6 +17,7 @@ from leaves.photos import find_images, inspect_images
 from leaves.report import keep, plan, render, unchanged
 from leaves.report.chapters import CHAPTERS
 from leaves.report.execute import stamped
+from leaves.report.publish import keep_evidence
 from leaves.vector import save_figure
 
 import keras
@@ -137,7 +138,7 @@ def finished(working_folder, backbone):
     run = helpers.train(spec, split, custom_cnn.prepare)
     runs.layer_log(run, "change")
     helpers.record_runs("02", {"Tiny": run}, [{"claim": "C1"}], {"Tiny": [run]})
-    runs.keep_evidence(run)
+    keep_evidence(run)
     outputs_of(split, backbone)
     publish()
     places.REPORT.mkdir()

@@ -17,6 +17,7 @@ ORDER = [
         "refit",
         "distillation",
         "any_background",
+        "parents",
         "costs",
         "evidence",
         "external",

@@ -64,7 +64,7 @@ def kept(project, trained):
     histories = [run.history for run in trained]
     predictions = [run.validation_probabilities for run in trained]
     for run in trained:
-        runs.keep_evidence(run)
+        publish.keep_evidence(run)
         shutil.rmtree(run.folder)
     return specs, trained, histories, predictions
 
@@ -82,7 +82,9 @@ def test_a_run_with_evidence_is_not_trained_for_its_numbers(project, kept, capsy
     again = helpers.train_all(specs, project, never, runs.NUMBERS)
     assert "2 of these 2 trainings are read from results/runs." in capsys.readouterr().out
     for run, was, history, predicted in zip(again, trained, histories, predictions, strict=True):
-        assert {**run.result, "hashes": {}} == {**was.result, "hashes": {}}
+        unrounded = was.result["hashes"]["validation.npy"]
+        assert {**run.result, "hashes": {}} == {**was.result, "hashes": {}, "predictions": unrounded}
+        assert run.identity == was.identity
         pd.testing.assert_frame_equal(run.history, history, rtol=1e-6)
         np.testing.assert_allclose(run.validation_probabilities, predicted, atol=1e-3)
         assert run.validation_probabilities.dtype == np.float32
@@ -102,7 +104,7 @@ def test_what_was_read_from_weights_and_logs_is_kept(project):
     dead = [dead_filters_kept(run, project) for run in trained]
     assert not any(table.empty for table in changes)
     for run in trained:
-        runs.keep_evidence(run)
+        publish.keep_evidence(run)
         shutil.rmtree(run.folder)
     again = helpers.train_all(specs, project, never, [runs.LAYERS, DEAD_FILTERS])
     assert {run.folder.parent for run in again} == {places.RESULTS / "runs"}
@@ -120,7 +122,7 @@ def test_evidence_without_what_is_needed_is_not_taken_and_is_added_to(project, k
     runs_now = helpers.train_all(specs, project, custom_cnn.prepare, DEAD_FILTERS)
     for run in runs_now:
         assert len(dead_filters_kept(run, project)["dead"]) == 3
-        runs.keep_evidence(run)
+        publish.keep_evidence(run)
         shutil.rmtree(run.folder)
     assert all(runs.find_runs(specs, DEAD_FILTERS))
 
@@ -140,7 +142,7 @@ def test_evidence_of_another_spec_or_damaged_evidence_is_not_taken(project, kept
     assert runs.find_run(specs[0], runs.NUMBERS) is None
     [run, other] = helpers.train_all(specs, project, custom_cnn.prepare, runs.NUMBERS)
     assert (run.folder.parent, other.folder.parent) == (places.RUNS, places.RESULTS / "runs")
-    runs.keep_evidence(run)  # made good
+    publish.keep_evidence(run)  # made good
     shutil.rmtree(run.folder)
     assert runs.find_run(specs[0], runs.NUMBERS).folder == folder
 

@@ -100,7 +100,9 @@ def test_the_findings_have_every_verdict():
     assert all(row["meaning"] for row in table)
 
 
-@pytest.mark.parametrize("text", [FINDINGS, DETAILS, README[README.index("## The result") : README.index("## Two commands")]])
+@pytest.mark.parametrize(
+    "text", [FINDINGS, DETAILS, README[README.index("## The result") : README.index("## Two commands")]]
+)
 def test_every_score_in_the_text_stands_on_the_published_page(text):
     page = BeautifulSoup((RESULTS / "report.html").read_text(encoding="utf-8"), "html.parser").get_text(" ")
     published = {*re.findall(r"\d\.\d{3}\b", page + (RESULTS / "scores.csv").read_text(encoding="utf-8"))}

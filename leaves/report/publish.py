@@ -1,7 +1,7 @@
 """Publish a finished study: copy its runs, tables and page to results/, and its figures to figures/.
 
 `.venv/bin/python -m leaves.report.publish` copies the files of `./run_all.sh --profile study`; nothing is written by
-hand. Runs are copied without their weights, see `runs.keep_evidence`.
+hand. Runs are copied without their weights, see `keep_evidence`.
 """
 
 import datetime
@@ -17,14 +17,24 @@ from pathlib import Path
 
 from leaves import places
 from leaves.dataset import load_split
-from leaves.files import InputError, atomic_path, file_hash, matches_checksum, read_json, write_atomic, write_json
+from leaves.files import (
+    InputError,
+    atomic_file,
+    atomic_path,
+    file_hash,
+    matches_checksum,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from leaves.locks import locked
 from leaves.published import PROFILE
 from leaves.report.chapters import CHAPTERS, chapter_parameters, read_by
 from leaves.report.keep import FAILED, read_executed
 from leaves.report.render import commit, versions
-from leaves.runs import fault_of_run, keep_evidence, read_run
+from leaves.runs import fault_of_run, read_run
 
+import numpy as np
 import yaml
 
 WAY = f"run ./run_all.sh --profile {PROFILE} with real photos and ImageNet weights, then publish again"
@@ -56,6 +66,37 @@ def finished_runs(split_hash):
     of_spec = {folder.name[-8:]: folder for folder in sound}  # the key is the hash: a training may have two folders
     sound = sorted(of_spec.values(), key=lambda folder: folder.name)
     return [run for run in map(read_run, sound) if run.spec["split"].split()[0] == split_hash]
+
+
+def keep_evidence(run):
+    """Copy a run's evidence to results/runs: spec, result, history, validation probabilities, readings, but no weights.
+
+    The history is rounded to seven digits and the probabilities to half precision, so a run takes about 15 KB. The
+    result gets the entry `predictions`, the hash of the unrounded probabilities (see `Run.identity`). The readings are
+    the .npz files in which `Run.reading` has cached arrays.
+    """
+    folder = places.RESULTS / "runs" / run.folder.name
+    readings = sorted(file.name for file in run.folder.glob("reading-*.npz"))
+    files = ["history.csv", "validation.npy", *readings]
+    kept = read_json(folder / "result.json")
+    result = run.result | {"predictions": run.result["hashes"]["validation.npy"]}
+    same, has = kept | {"hashes": run.result["hashes"]} == result, {*kept.get("hashes", ())}
+    history = run.history.to_csv(index=False, float_format="%.7g").encode()
+    if not fault_of_run(folder, run.spec):
+        equal = (folder / "history.csv").read_bytes() == history  # more readings of an equal training are kept
+        if (equal and has > {*files}) or (same and has == {*files}):
+            return
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder / "spec.json", run.spec)
+    with atomic_file(folder / "history.csv") as out:
+        out.write(history)
+    with atomic_file(folder / "validation.npy") as out:
+        np.save(out, run.validation_probabilities.astype(np.float16))
+    for name in readings:
+        with atomic_path(folder / name) as unfinished:
+            shutil.copyfile(run.folder / name, unfinished)
+    hashes = {name: file_hash(folder / name) for name in files}
+    write_json(folder / "result.json", result | {"hashes": hashes})
 
 
 def check_photos():
