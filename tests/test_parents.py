@@ -1,0 +1,95 @@
+"""Networks from which others start: trained again only if only their evidence is left, and a child needs them."""
+
+import functools
+import shutil
+
+import helpers
+from leaves import any_background, parents, places, runs, transfer
+from leaves.backbones import find_weights
+from leaves.files import InputError
+from leaves.report.publish import keep_evidence
+
+import pytest
+
+LITE = "EfficientNetLite0"
+HEAD = [["Dense", {"units": 2, "activation": "softmax"}]]
+
+
+def tails_of(split, heads):
+    settings = {"epochs": 1, "learning_rate": 0.0001, "patience": None, "balance": "none"}
+    return [transfer.tail_spec(head, split, **settings) for head in heads]
+
+
+@pytest.fixture(scope="module")
+def stored_evidence(tmp_path_factory):
+    return tmp_path_factory.mktemp("evidence") / "runs"
+
+
+@pytest.fixture
+def kept(project, stored_evidence):
+    """A project that keeps only the evidence of two heads and of the two tails that start from them."""
+    origins = find_weights([LITE], "weights")  # EfficientNetLite0's come with a package
+    views = {"count": 0, "augmentation": None, "seed": 0}
+    settings = {"layers": HEAD, "image_size": 32, "epochs": 1, "patience": None, "balance": "none"}
+    specs = transfer.head_specs(LITE, origins[LITE], project, [0.001], 7, 2, views, precision="float32", **settings)
+    prepare = functools.partial(transfer.prepare_head, origins=origins)
+    if not stored_evidence.exists():
+        heads = helpers.train_all(specs, project, prepare)
+        tails = helpers.train_all(tails_of(project, heads), project, transfer.prepare_tail)
+        for run in [*heads, *tails]:
+            keep_evidence(run)
+            shutil.rmtree(run.folder)
+        shutil.copytree(places.RESULTS / "runs", stored_evidence)
+    shutil.copytree(stored_evidence, places.RESULTS / "runs", dirs_exist_ok=True)
+    tails = tails_of(project, runs.find_runs(specs, runs.NUMBERS))
+    return {"heads": specs, "tails": tails, "prepare": prepare}
+
+
+def again_in(split, train_all=helpers.train_all):
+    return functools.partial(parents.with_weights, train_all, split, "weights")
+
+
+def trained_folders():
+    return sorted(folder.parent.name for folder in places.RUNS.glob("*/result.json"))
+
+
+def test_the_first_repeats_need_weights_and_the_others_numbers():
+    specs = [{"seed": seed} for seed in (3, 4, 5, 3, 4, 5)]
+    assert parents.needed_files(specs) == [runs.WEIGHTS, runs.NUMBERS, runs.NUMBERS] * 2
+    assert parents.needed_files([]) == []
+
+
+def test_the_other_repeats_are_not_trained_for_their_numbers(project, kept):
+    heads = helpers.train_all(kept["heads"], project, kept["prepare"], parents.needed_files(kept["heads"]))
+    assert [run.folder.parent for run in heads] == [places.RUNS, places.RESULTS / "runs"]
+    heads = again_in(project)(heads, functools.partial(tails_of, project))
+    queue = tails_of(project, heads)
+    assert queue == kept["tails"]  # the spec holds a hash of the unrounded predictions, which the evidence knows
+    tails = helpers.train_all(queue, project, transfer.prepare_tail, parents.needed_files(queue))
+    assert [run.folder.parent for run in tails] == [places.RUNS, places.RESULTS / "runs"]
+    assert trained_folders() == sorted(run.folder.name for run in (heads[0], tails[0]))
+
+
+def test_a_parent_is_trained_again_if_its_child_has_to_be(project, kept):
+    shutil.rmtree(places.RESULTS / "runs" / f"05-{LITE}-{runs.spec_hash(kept['tails'][1])}")
+    heads = helpers.train_all(kept["heads"], project, kept["prepare"], parents.needed_files(kept["heads"]))
+    heads = again_in(project)(heads, functools.partial(tails_of, project))
+    assert {run.folder.parent for run in heads} == {places.RUNS}
+    assert tails_of(project, heads) == kept["tails"]
+    assert len(helpers.train_all(kept["tails"], project, transfer.prepare_tail)) == 2
+
+
+def test_a_tail_is_trained_again_after_its_head(project, kept):
+    tails = runs.find_runs(kept["tails"], runs.NUMBERS)
+    found = again_in(project)(tails, any_background.mean_specs)  # the means of both exist nowhere
+    assert {run.folder.parent for run in found} == {places.RUNS}
+    assert [run.identity for run in found] == [run.identity for run in tails]
+    assert len(trained_folders()) == 4
+    assert any_background.mean_of_both(found[1], project).load_model()
+
+
+def test_with_other_weights_a_head_is_not_trained_again(project, kept, monkeypatch):
+    monkeypatch.setattr(parents, "find_weights", lambda *_: {LITE: {"hash": "other"}})
+    heads = runs.find_runs(kept["heads"], runs.NUMBERS)
+    with pytest.raises(InputError, match="Chapter 4 used other weights of EfficientNetLite0"):
+        again_in(project)(heads, lambda found: [spec | {"seed": 99} for spec in kept["tails"]])
