@@ -208,8 +208,8 @@ def mean_specs(tails):
 def mean_of_both(tail, split):
     """Average a network's weights before and after fine-tuning, and return the new network as a Run.
 
-    Nothing is trained. If an earlier call has written this Run, it is read from disk. If the tail has no weights, the
-    Run is read from the evidence in results/runs.
+    Nothing is trained. If an earlier call has written this Run, it is read from disk. If the tail has no weights, there
+    must be such a Run, or its evidence in results/runs.
 
     Parameters
     ----------

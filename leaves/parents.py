@@ -1,14 +1,16 @@
 """Train a network again if another network starts from it, but only its evidence in results/runs is left.
 
 A fine-tuned network starts from a head, and a distilled network from its teacher. The head and the teacher are the
-*parents*. A child that has to be trained needs its parent's weights; a child that is trained already does not.
+*parents*. The training of a child needs the weights of its parent. A child that is trained already does not need them;
+the first repeat of a network counts as trained only if it has weights itself, because chapter 6 examines it.
 """
 
 import functools
+from itertools import zip_longest
 
 from leaves.any_background import check_weights
 from leaves.backbones import find_weights
-from leaves.runs import NUMBERS, WEIGHTS, find_runs, folder_named, read_run
+from leaves.runs import NUMBERS, WEIGHTS, find_runs, folder_named, read_run, spec_hash
 from leaves.transfer import prepare_head, prepare_tail
 
 
@@ -29,8 +31,21 @@ def needed_files(specs):
     return [WEIGHTS if spec["seed"] == first else NUMBERS for spec in specs]
 
 
+def first_without_weights(chosen):
+    """List the specs of the first repeats that have no weights; `chosen` is a dict of name to list of Run."""
+    return [repeats[0].spec for repeats in chosen.values() if not has_weights(repeats[0])]
+
+
+def replaced(runs, again):
+    """Return `runs`, each replaced by the run in `again` that has the same spec, if there is one: list of Run."""
+    by_spec = {spec_hash(run.spec): run for run in again}
+    return [by_spec.get(spec_hash(run.spec), run) for run in runs]
+
+
 def with_weights(train_all, split, weights, parents, specs_of):
     """Return the parents; those without weights are trained again if their children have to be trained.
+
+    On another processor a parent may get other predictions than before. Then its children get other specs.
 
     Parameters
     ----------
@@ -38,40 +53,52 @@ def with_weights(train_all, split, weights, parents, specs_of):
     split : DataFrame, see `dataset.load_split`
     weights : str or Path
         The folder of the backbones' weights, see `backbones.find_weights`.
-    parents : list of Run, all of them heads or all of them fine-tuned networks; a mixture is allowed for heads only
+    parents : list of Run, either all of them heads or all of them fine-tuned networks
     specs_of : callable(list of Run) -> list of dict, the specs of the children, in the order of the parents
         The list may be shorter than the list of parents.
 
     Returns
     -------
     list of Run, in the order of `parents`
+
+    Raises
+    ------
+    InputError
+        When the folder has other weights of a backbone than chapter 4 used for the heads.
     """
     specs = specs_of(parents)
-    children = find_runs(specs, needed_files(specs))
-    waiting = [parent for parent, child in zip(parents, children, strict=False) if not child]
-    return replaced(parents, trained_again(train_all, split, weights, waiting))
+    missing = [not child for child in find_runs(specs, needed_files(specs))]
+    waits = list(zip_longest(missing, parents, fillvalue=False))
+    again = iter(trained_again(train_all, split, weights, [parent for has_to, parent in waits if has_to]))
+    return [next(again) if has_to else parent for has_to, parent in waits]
 
 
 def trained_again(train_all, split, weights, runs):
-    """Train those of `runs` again that have no weights, each after the head from which it starts: list of Run."""
-    runs = [run for run in runs if not (run.folder / WEIGHTS).exists()]
-    specs, prepare = [run.spec for run in runs], functools.partial(prepare_head_again, weights=weights)
-    if runs and "starts_from" in specs[0]:
+    """Return `runs`; those without weights are trained again, each after the head from which it starts.
+
+    See `with_weights` for the parameters.
+
+    Returns
+    -------
+    list of Run, in the order of `runs`
+    """
+    lacking = [number for number, run in enumerate(runs) if not has_weights(run)]
+    specs = [runs[number].spec for number in lacking]
+    if specs and "starts_from" in specs[0]:
         heads = [read_run(folder_named(spec["starts_from"].split()[0])) for spec in specs]
-        heads = replaced(heads, trained_again(train_all, split, weights, heads))
+        heads = trained_again(train_all, split, weights, heads)
         specs = [spec | {"starts_from": head.identity} for spec, head in zip(specs, heads, strict=True)]
         prepare = prepare_tail
-    return train_all(specs, split, prepare) if runs else []
+    elif specs:
+        # A cluster's workers load the weights that are found here.
+        origins = find_weights(sorted({spec["backbone"] for spec in specs}), weights)
+        for spec in specs:
+            check_weights(spec, origins)
+        prepare = functools.partial(prepare_head, origins=origins)
+    again = dict(zip(lacking, train_all(specs, split, prepare), strict=True)) if specs else {}
+    return [again.get(number, run) for number, run in enumerate(runs)]
 
 
-def replaced(runs, again):
-    """Return `runs`, with those in `again` in place of the runs with the same folder names: list of Run."""
-    by_name = {run.folder.name: run for run in again}
-    return [by_name.get(run.folder.name, run) for run in runs]
-
-
-def prepare_head_again(spec, split, weights):
-    """Prepare the `Training` of a head; raise InputError if the folder has other weights than chapter 4 used."""
-    origins = find_weights([spec["backbone"]], weights)
-    check_weights(spec, origins)
-    return prepare_head(spec, split, origins)
+def has_weights(run):
+    """Return whether the weights of a run are in its folder."""
+    return (run.folder / WEIGHTS).exists()

@@ -147,9 +147,9 @@ def run_folder(spec):
 
 
 def folder_named(name):
-    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished run."""
+    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished and undamaged run."""
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
-    return own if (own / "result.json").exists() or not published.exists() else published
+    return published if fault_of_run(own) and not fault_of_run(published) else own
 
 
 def find_run(spec, needs=WEIGHTS):

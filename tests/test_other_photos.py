@@ -194,9 +194,9 @@ def test_candidates_are_all_sizes_views_and_penalties(project, head):
 
 
 def test_other_weights_than_those_of_chapter_four_are_refused(head):
-    any_background.check_weights(head, {"EfficientNetLite0": head.spec["weights"]})
+    any_background.check_weights(head.spec, {"EfficientNetLite0": head.spec["weights"]})
     with pytest.raises(files.InputError, match="Chapter 4 used other weights"):
-        any_background.check_weights(head, {"EfficientNetLite0": {"hash": "other"}})
+        any_background.check_weights(head.spec, {"EfficientNetLite0": {"hash": "other"}})
 
 
 def test_a_head_with_windows_stores_features_only_in_plain_and_replaced_views(project, head, tmp_path):

@@ -4,9 +4,10 @@ import functools
 import shutil
 
 import helpers
+from conftest import ROOT
 from leaves import any_background, parents, places, runs, transfer
 from leaves.backbones import find_weights
-from leaves.files import InputError
+from leaves.files import InputError, read_json, write_json
 from leaves.report.publish import keep_evidence
 
 import pytest
@@ -45,8 +46,8 @@ def kept(project, stored_evidence):
     return {"heads": specs, "tails": tails, "prepare": prepare}
 
 
-def again_in(split, train_all=helpers.train_all):
-    return functools.partial(parents.with_weights, train_all, split, "weights")
+def again_in(split):
+    return functools.partial(parents.with_weights, helpers.train_all, split, "weights")
 
 
 def trained_folders():
@@ -86,6 +87,84 @@ def test_a_tail_is_trained_again_after_its_head(project, kept):
     assert [run.identity for run in found] == [run.identity for run in tails]
     assert len(trained_folders()) == 4
     assert any_background.mean_of_both(found[1], project).load_model()
+
+
+def from_another_processor(head, tail):
+    """Change the evidence of a head and of its tail, as if the head had had other predictions; the tail's new spec."""
+    folder = places.RESULTS / "runs" / f"04-{LITE}-{runs.spec_hash(head)}"
+    result = read_json(folder / "result.json")
+    write_json(folder / "result.json", result | {"predictions": "other"})
+    spec = tail | {"starts_from": f"{folder.name} other"}
+    moved = places.RESULTS / "runs" / f"05-{LITE}-{runs.spec_hash(spec)}"
+    (places.RESULTS / "runs" / f"05-{LITE}-{runs.spec_hash(tail)}").rename(moved)
+    write_json(moved / "spec.json", spec)
+    return spec
+
+
+def test_evidence_of_another_processor_is_used_as_a_whole_or_not_at_all(project, kept):
+    specs = [kept["tails"][0], from_another_processor(kept["heads"][1], kept["tails"][1])]
+    heads = runs.find_runs(kept["heads"], runs.NUMBERS)
+    assert tails_of(project, heads) == specs
+    tails = runs.find_runs(specs, runs.NUMBERS)
+    again = again_in(project)(tails, any_background.mean_specs)  # a child of each tail has to be trained
+    assert all((run.folder / runs.WEIGHTS).exists() for run in again)
+    assert [run.spec for run in again] == kept["tails"]  # here the second head has its old predictions again
+    for run in again:
+        head = runs.read_run(places.RUNS / run.spec["starts_from"].split()[0])
+        assert run.spec["starts_from"] == head.identity
+    starting = parents.replaced(heads, [head])
+    assert [run.folder.parent for run in starting] == [places.RESULTS / "runs", places.RUNS]
+
+
+def test_a_mean_of_weights_is_read_from_its_evidence(project, kept):
+    tails = again_in(project)(runs.find_runs(kept["tails"], runs.NUMBERS), any_background.mean_specs)
+    mean = any_background.mean_of_both(tails[1], project)
+    keep_evidence(mean)
+    for run in (mean, *tails):
+        shutil.rmtree(run.folder)
+    [_, tail] = runs.find_runs(kept["tails"], runs.NUMBERS)
+    again = any_background.mean_of_both(tail, project)
+    assert again.folder.parent == places.RESULTS / "runs"
+    assert again.result["validation_macro_f1"] == mean.result["validation_macro_f1"]
+
+
+def test_a_damaged_run_gives_way_to_its_evidence(project, kept):
+    [run] = helpers.train_all(kept["heads"][:1], project, kept["prepare"])
+    assert runs.folder_named(run.folder.name) == run.folder
+    (run.folder / runs.WEIGHTS).write_bytes(b"damaged")
+    assert runs.folder_named(run.folder.name) == places.RESULTS / "runs" / run.folder.name
+
+
+def test_a_chapter_trains_the_first_repeats_that_have_no_weights(project, kept):
+    found = runs.find_runs(kept["heads"], runs.NUMBERS)
+    assert parents.first_without_weights({LITE: found}) == kept["heads"][:1]
+    found = parents.replaced(found, helpers.train_all(kept["heads"][:1], project, kept["prepare"]))
+    assert parents.first_without_weights({LITE: found}) == []
+
+
+PUBLISHED = ROOT / "results" / "runs"
+
+
+def children():
+    """Each published run that starts from another one or learns from a teacher, with its parent and their times."""
+    for file in sorted(PUBLISHED.glob("*/spec.json")):
+        spec, result = read_json(file), read_json(file.with_name("result.json"))
+        of_teacher = spec.get("teacher", {}).get("run")
+        parent = spec.get("mean_with_start") or spec.get("starts_from") or of_teacher
+        if parent and (known := read_json(PUBLISHED / parent.split()[0] / "result.json")):
+            before = known.get("seconds_before", 0) + known["train_seconds"]
+            if "mean_with_start" in spec:
+                same = result["train_seconds"] == known["train_seconds"]
+            else:
+                same = abs(result["teacher_seconds" if of_teacher else "seconds_before"] - before) < 0.02
+            yield parent.split(), known.get("predictions"), same
+
+
+def test_the_published_parents_have_the_predictions_that_their_children_name():
+    found = list(children())
+    assert sum(same for _, _, same in found) >= 40
+    for (name, named), predictions, same in found:  # another training of the parent took another time
+        assert (named == predictions) == same, name
 
 
 def test_with_other_weights_a_head_is_not_trained_again(project, kept, monkeypatch):
