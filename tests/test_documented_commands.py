@@ -214,6 +214,7 @@ COMMANDS = {
     "scaling": ".venv/bin/python benchmarks/scaling.py --counts 80 70 --chapters 01",
     "verdict_rules": ".venv/bin/python benchmarks/verdict_rules.py --quick",
     "compare_runs": ".venv/bin/python benchmarks/compare_runs.py results/runs",
+    "early_scores": ".venv/bin/python benchmarks/early_scores.py",
 }
 
 
@@ -284,6 +285,7 @@ DOCUMENTED = {
     ".venv/bin/python benchmarks/report.py": Run("report"),
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
     ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
+    ".venv/bin/python benchmarks/early_scores.py": Run("early_scores"),
     ".venv/bin/python benchmarks/compare_runs.py FOLDER": Run("compare_runs", {"FOLDER": "results/runs"}),
     ".venv/bin/python tests/take_cover.py": "run by test_the_picture_of_the_cover_is_taken in test_run_page.py",
     ".venv/bin/python -m leaves.report.publish": "run by test_a_run_that_is_no_study_keeps_its_evidence",
@@ -700,6 +702,7 @@ TOLD = {
     "scaling": "peak GB",
     "verdict_rules": "trainings of FinalModel. The standard deviation of macro F1",
     "compare_runs": r"Not counted: \d\d+ copies of published trainings, 0 published trainings without",
+    "early_scores": r"after 6 epochs +\d\.\d\d +\d\.\d\d",
 }
 
 
