@@ -162,9 +162,10 @@ def children():
 
 def test_the_published_parents_have_the_predictions_that_their_children_name():
     found = list(children())
-    assert sum(same for _, _, same in found) >= 40
-    for (name, named), predictions, same in found:  # another training of the parent took another time
-        assert (named == predictions) == same, name
+    assert sum(named == predictions for (_, named), predictions, _ in found) >= 40
+    for (name, named), predictions, same in found:
+        if same:  # the child started from just this training of its parent, as the times show
+            assert named == predictions, name
 
 
 def test_with_other_weights_a_head_is_not_trained_again(project, kept, monkeypatch):
