@@ -179,6 +179,6 @@ def test_the_cover_tells_the_time_of_cached_trainings(working_folder):
     write_json(places.RUNS / "02.json", {"repeats": {"FinalModel": ["02-old-00000001", "02-new-00000002"]}})
     assert render.time_without_cache(60) == told
     write_json(places.RUNS / "02.json", {"repeats": {"FinalModel": ["02-old-00000001", "02-published-00000005"]}})
-    assert render.time_without_cache(60) == f"{told}; trainings of the published study were reused"
+    assert render.time_without_cache(60) == f"{told}, without the trainings that were read from the published study"
     (places.RUNS / "02.json").unlink()
     assert render.time_without_cache(7200) == ""

@@ -202,7 +202,9 @@ def time_without_cache(seconds):
     took = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
     told = f"; without cached trainings, up to {(seconds + took) / 60:.1f} minutes" if trained else ""
     published = [name for name in recorded if not (places.RUNS / name / "result.json").exists()]
-    return f"{told}; trainings of the published study were reused" if published else told
+    if not published:
+        return told
+    return f"{told}{', without' if told else ';'} the trainings that were read from the published study"
 
 
 def study_section(damaged):
