@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from benchmarks import early_scores
+from conftest import ROOT
 
 import pandas as pd
 
@@ -24,3 +25,13 @@ def test_only_comparable_trainings_that_converged_are_correlated():
     found = early_scores.correlations(table, table.groupby("network").mean(), [1, 2])
     assert found.loc["after 1 epochs", "single trainings"] == -1
     assert found.loc["after 2 epochs", "single trainings"] == -0.5
+
+
+def test_the_details_tell_what_the_benchmark_prints(capsys):
+    early_scores.main()
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    single, means = zip(*(row.split()[-2:] for row in rows), strict=True)
+    told = " ".join((ROOT / "docs" / "details.md").read_text(encoding="utf-8").split())
+    assert f"Over {first.split()[0]} trainings of {first.split()[3]} networks" in told
+    assert "of the whole training is {}; after 19 epochs it is {}, and after 62 epochs {}.".format(*single) in told
+    assert f"For the means over a network's repeats it is {min(means)} to {max(means)}" in told
