@@ -147,9 +147,16 @@ def run_folder(spec):
 
 
 def folder_named(name):
-    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished and undamaged run."""
+    """Return the folder runs/<name>, or results/runs/<name> if only that one has a finished and undamaged run.
+
+    If runs/<name> is damaged, a message says so.
+    """
     own, published = places.RUNS / name, places.RESULTS / "runs" / name
-    return published if fault_of_run(own) and not fault_of_run(published) else own
+    if not (fault := fault_of_run(own)) or fault_of_run(published):
+        return own
+    if (own / "result.json").exists():
+        print(f"results/runs/{name} is used, because runs/{name} cannot be used: {fault}.")
+    return published
 
 
 def find_run(spec, needs=WEIGHTS):

@@ -128,11 +128,12 @@ def test_a_mean_of_weights_is_read_from_its_evidence(project, kept):
     assert again.result["validation_macro_f1"] == mean.result["validation_macro_f1"]
 
 
-def test_a_damaged_run_gives_way_to_its_evidence(project, kept):
+def test_a_damaged_run_gives_way_to_its_evidence(project, kept, capsys):
     [run] = helpers.train_all(kept["heads"][:1], project, kept["prepare"])
     assert runs.folder_named(run.folder.name) == run.folder
     (run.folder / runs.WEIGHTS).write_bytes(b"damaged")
     assert runs.folder_named(run.folder.name) == places.RESULTS / "runs" / run.folder.name
+    assert f"runs/{run.folder.name} cannot be used: model.keras is damaged." in capsys.readouterr().out
 
 
 def test_a_chapter_trains_the_first_repeats_that_have_no_weights(project, kept):
