@@ -18,7 +18,7 @@ from leaves.custom_cnn import cnn_spec, prepare
 from leaves.dataset import DEVELOPMENT, hold_out
 from leaves.evaluation import predict_all
 from leaves.features import frozen_outputs
-from leaves.runs import read_run, repeat
+from leaves.runs import folder_named, read_run, repeat
 from leaves.scoring import tempered
 from leaves.training import batch_function
 
@@ -137,7 +137,7 @@ def teacher_answers(teacher, split):
     def compute():
         network, outputs_of = teacher.load_model(), teacher
         if "starts_from" in teacher.spec:  # fine-tuned: it learnt from the outputs that were stored for its head
-            outputs_of = read_run(places.RUNS / teacher.spec["starts_from"].split()[0])
+            outputs_of = read_run(folder_named(teacher.spec["starts_from"].split()[0]))
         parts = network.get_layer("front"), network.get_layer("last_block")
         outputs = frozen_outputs(outputs_of.spec, split, DEVELOPMENT, lambda: parts)
         is_tail = "starts_from" in teacher.spec

@@ -174,11 +174,11 @@ def test_the_cover_tells_the_time_of_cached_trainings(working_folder):
         write_json(places.RUNS / name / "result.json", {"train_seconds": seconds})
         then = time.time() - ago
         os.utime(places.RUNS / name / "result.json", (then, then))
-    told = "; without cached trainings, up to 3.0 minutes"
+    told = "; with no training cached, up to 3.0 minutes"
     assert render.time_without_cache(60) == told
     write_json(places.RUNS / "02.json", {"repeats": {"FinalModel": ["02-old-00000001", "02-new-00000002"]}})
     assert render.time_without_cache(60) == told
     write_json(places.RUNS / "02.json", {"repeats": {"FinalModel": ["02-old-00000001", "02-published-00000005"]}})
-    assert render.time_without_cache(60) == f"{told}, without the trainings that were read from the published study"
+    assert render.time_without_cache(60) == f"{told}; trainings read from the published study are not counted"
     (places.RUNS / "02.json").unlink()
     assert render.time_without_cache(7200) == ""

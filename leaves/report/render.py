@@ -187,7 +187,7 @@ def cover_facts(command, seconds):
 
 
 def time_without_cache(seconds):
-    """Say how long a run of `seconds`, ended just now, takes without cached trainings; "" if none were cached.
+    """Say how long a run of `seconds`, ended just now, takes with no training cached; "" if none was.
 
     The trainings in runs/ on this split that ended before the run began are counted. Runs of results/runs that a
     chapter recorded are mentioned, but their time is not counted, because chapters record only some of them.
@@ -200,11 +200,9 @@ def time_without_cache(seconds):
     specs = {folder: spec for folder, spec in specs.items() if "mean_with_start" not in spec}  # averages of weights
     trained = [folder for folder, spec in specs.items() if split and spec.get("split", "").startswith(split)]
     took = sum(read_json(folder / "result.json").get("train_seconds", 0) for folder in trained)
-    told = f"; without cached trainings, up to {(seconds + took) / 60:.1f} minutes" if trained else ""
+    told = f"; with no training cached, up to {(seconds + took) / 60:.1f} minutes" if trained else ""
     published = [name for name in recorded if not (places.RUNS / name / "result.json").exists()]
-    if not published:
-        return told
-    return f"{told}{', without' if told else ';'} the trainings that were read from the published study"
+    return told + ("; trainings read from the published study are not counted" if published else "")
 
 
 def study_section(damaged):
