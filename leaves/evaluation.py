@@ -355,7 +355,7 @@ def score_table(costs, on_test, on_validation, original, draws):
 
     Returns
     -------
-    DataFrame, one row per model or ensemble, columns `SCORE_COLUMNS` (rounded to four decimals), labels as index
+    DataFrame, one row per model or ensemble, columns `SCORE_COLUMNS`, labels as index
     """
     rows = {}
     for label, cost in costs.items():
@@ -373,7 +373,7 @@ def score_table(costs, on_test, on_validation, original, draws):
             "original_score": original.get(label) if cost["initial_weights"] != "random" else None,
         }
     table = pd.DataFrame([*rows.values()], index=[*rows])[[*SCORE_COLUMNS]]
-    return table.astype({"epochs": "Int64"}).round(4)
+    return table.astype({"epochs": "Int64"})
 
 
 def compare_with(best, labels, answers, draws):
