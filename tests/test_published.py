@@ -237,6 +237,9 @@ def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, ca
         assert file_hash(places.ROOT / name) == expected
     assert (record["photos"], record["trainings"], record["split"]) == (len(study), 2, study.attrs["hash"])
     assert record["processors"] == {processor_kind(): 2}
+    with Image.open(places.ROOT / "figures" / "06-scores.png") as picture:
+        assert picture.mode == "P"
+        assert not np.asarray(picture.convert("RGB")).any()  # black, as it was
     table = pd.read_csv(places.RESULTS / "photos.csv")
     assert [*table.columns] == ["sha256", "name", "label", "split", "fold"]
     assert len(table) == len(study)
