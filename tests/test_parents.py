@@ -5,7 +5,7 @@ import shutil
 
 import helpers
 from conftest import ROOT
-from leaves import any_background, parents, places, runs, transfer
+from leaves import any_background, distillation, parents, places, runs, transfer
 from leaves.backbones import find_weights
 from leaves.files import InputError, read_json, write_json
 from leaves.report.publish import keep_evidence
@@ -87,6 +87,14 @@ def test_a_tail_is_trained_again_after_its_head(project, kept):
     assert [run.identity for run in found] == [run.identity for run in tails]
     assert len(trained_folders()) == 4
     assert any_background.mean_of_both(found[1], project).load_model()
+
+
+def test_a_teacher_answers_even_if_only_the_evidence_of_its_head_is_left(project, kept):
+    [teacher] = again_in(project)(runs.find_runs(kept["tails"][:1], runs.NUMBERS), any_background.mean_specs)
+    shutil.rmtree(places.RUNS / teacher.spec["starts_from"].split()[0])
+    answers = distillation.teacher_answers(teacher, project)
+    assert answers.shape == ((project["split"] != "test").sum(), 2)
+    assert answers.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def from_another_processor(head, tail):

@@ -220,7 +220,9 @@ def study(project, trained):
     for name in (*publish.TABLES, "report.html"):
         write_atomic(places.REPORT / name, f'{name} <figure id="figure-06-scores">\n')
     (places.REPORT / "figures").mkdir()
-    Image.new("RGB", (9, 9)).save(places.REPORT / "figures" / "06-scores.png")
+    ramp = np.arange(64 * 64).reshape(64, 64) // 2  # more than 256 colours
+    colours = np.stack([ramp % 256, 255 - ramp % 256, ramp // 16, np.full_like(ramp, 255)], axis=2)
+    Image.fromarray(colours.astype(np.uint8)).save(places.REPORT / "figures" / "06-scores.png")
     (places.ROOT / "figures").mkdir()
     (places.ROOT / "figures" / "old.png").write_bytes(b"")
     return project
@@ -237,9 +239,10 @@ def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, ca
         assert file_hash(places.ROOT / name) == expected
     assert (record["photos"], record["trainings"], record["split"]) == (len(study), 2, study.attrs["hash"])
     assert record["processors"] == {processor_kind(): 2}
-    with Image.open(places.ROOT / "figures" / "06-scores.png") as picture:
-        assert picture.mode == "P"
-        assert not np.asarray(picture.convert("RGB")).any()  # black, as it was
+    drawn, small = (Image.open(folder / "figures" / "06-scores.png") for folder in (places.REPORT, places.ROOT))
+    assert (drawn.mode, small.mode) == ("RGBA", "P")
+    apart = np.asarray(drawn.convert("RGB"), float) - np.asarray(small.convert("RGB"), float)
+    assert 0 < np.abs(apart).mean() < 8
     table = pd.read_csv(places.RESULTS / "photos.csv")
     assert [*table.columns] == ["sha256", "name", "label", "split", "fold"]
     assert len(table) == len(study)

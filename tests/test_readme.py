@@ -126,8 +126,8 @@ def test_the_trainings_are_counted_as_they_were_published():
     record = read_json(RESULTS / "provenance.json")
     processors, count = record["processors"], record["trainings"]
     named = sum(number for name, number in processors.items() if not name.startswith("not recorded"))
-    assert f"the {count} trainings of the published study took {record['hours']} hours" in plain(README)
-    assert f"{named} of the {count} results name their processor" in plain(DETAILS)
+    assert f"the {count} trainings stored in `results/runs` took {record['hours']} hours" in plain(README)
+    assert f"{named} of the {count} stored results name their processor" in plain(DETAILS)
     assert sum(processors.values()) == count
 
 

@@ -221,8 +221,9 @@ def copy(file, target):
 
 def with_palette(file):
     """Return a picture as a PNG with at most 256 colours: bytes, for a figure of photos about a third as many."""
-    reduced = io.BytesIO()
-    Image.open(file).convert("RGB").quantize(256).save(reduced, "PNG", optimize=True)
+    reduced, picture = io.BytesIO(), Image.open(file).convert("RGB")
+    palette = picture.quantize(256)
+    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(reduced, "PNG", optimize=True)
     return reduced.getvalue()
 
 

@@ -187,7 +187,7 @@ def cover_facts(command, seconds):
 
 
 def time_without_cache(seconds):
-    """Say how long a run of `seconds`, ended just now, takes with no training cached; "" if none was.
+    """Say how long a run of `seconds`, ended just now, takes with no training cached; "" if there is nothing to say.
 
     The trainings in runs/ on this split that ended before the run began are counted. Runs of results/runs that a
     chapter recorded are mentioned, but their time is not counted, because chapters record only some of them.
