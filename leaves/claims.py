@@ -13,7 +13,7 @@ LEVEL = 0.05  # largest probability of any false rejection over all claims, for 
 LEAST_REPEATS = 3
 REFIT = "refit"  # `measure` of C13; the training before the refit learns from one fold fewer than other trainings
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
-MOST_REPEATS = 30  # if deciding a claim needs more repeats than this, its reason gives no exact number
+MOST = {"repeats": 30, "photos": 100}  # the largest numbers that the reason of an undecided claim names
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
 FAR_FEWER = 10  # FinalModel has "far fewer" parameters if the large network has this many times as many, or more
@@ -97,13 +97,14 @@ class Comparison:
     overlap: float  # held-out photos per training photo
     margin: float  # 0 for a claim without a margin
 
-    def p_values(self, repeats=None):
+    def p_values(self, repeats=None, photos=1):
         """Compute the p-values of three hypotheses: the difference is 0, >= the margin, or <= minus the margin.
 
         Returns three floats in this order. `repeats` replaces the number of repeats; the mean and variance are kept.
+        With `photos` times as many photos, the variance is divided by `photos`, and the mean is kept.
         """
         count = repeats or self.repeats
-        error = np.sqrt(self.variance * (1 / count + self.overlap))
+        error = np.sqrt(self.variance / photos * (1 / count + self.overlap))
         degrees = self.degrees * (count - 1) / (self.repeats - 1)
         return (
             2 * student.sf(abs(self.difference) / error, degrees),
@@ -140,10 +141,8 @@ def compare(differences, folds, margins=None):
     ----------
     differences : dict of a variant's name to array of float, shape (repeats,), with two or more repeats
         The variant's score minus FinalModel's in each pair of trainings; the measure is the same for all variants.
-    folds : int
-        The number of folds, see `dataset.load_split`.
-    margins : dict of name to float, optional
-        The margins of some variants; all other variants have `MARGIN`.
+    folds : int, the number of folds, see `dataset.load_split`
+    margins : dict of name to float, optional, the margins of some variants; all other variants have `MARGIN`
 
     Returns
     -------
@@ -212,18 +211,17 @@ def verdict_of(outcome, must_be):
     return "refuted" if outcome in REFUTE[must_be] else "undecided"
 
 
-def repeats_needed(row, must_be, count):
-    """Find how many repeats would decide a comparison, and how: (number, "confirmed" or "refuted").
+def needed(row, must_be, count, what):
+    """Find how many repeats, or times as many photos, would decide a comparison: (number, "confirmed" or "refuted").
 
-    The mean and the variance of the Comparison `row` are assumed to stay the same. `must_be` is the claim's statement
-    about the difference, a key of `CONFIRM`. A hypothesis counts as rejected if its p-value is below `LEVEL` divided by
-    `count`, the number of comparisons that are tested. If more than `MOST_REPEATS` repeats would be needed, the result
-    is (infinity, "undecided").
+    `Comparison.p_values` says what stays the same. `row` is the Comparison, `must_be` the claim's statement about the
+    difference, a key of `CONFIRM`, and `what` is "repeats" or "photos". A hypothesis counts as rejected if its p-value
+    is below `LEVEL` / `count`, the number of tested comparisons. Above `MOST`: (infinity, "undecided").
     """
-    for repeats in range(row.repeats + 1, MOST_REPEATS + 1):
-        verdict = verdict_of(row.outcome(*(value < LEVEL / count for value in row.p_values(repeats))), must_be)
+    for number in range(2, MOST[what] + 1):
+        verdict = verdict_of(row.outcome(*(value < LEVEL / count for value in row.p_values(**{what: number}))), must_be)
         if verdict != "undecided":
-            return repeats, verdict
+            return number, verdict
     return np.inf, "undecided"
 
 
@@ -257,8 +255,7 @@ def missing_pairs(states):
 
     Parameters
     ----------
-    states : list of list of str
-        The states of the two trainings of each pair, see `scoring.state_of`.
+    states : list of list of str, the states of the two trainings of each pair, see `scoring.state_of`
     """
     failed = any({"diverged", "did not train"} & set(pair) for pair in states)  # one failure is enough
     converged = sum(set(pair) == {"converged"} for pair in states)
@@ -281,8 +278,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
     Parameters
     ----------
     what : str, the difference in words, as in "macro F1, sigmoid minus FinalModel"
-    must_be : str
-        The claim's statement about the difference, a key of `CONFIRM`.
+    must_be : str, the claim's statement about the difference, a key of `CONFIRM`
     differences, reason : see `pairs`
     measure : str
         A name for the kind of comparison; `judge` passes all comparisons of one kind to `compare` together.
@@ -381,25 +377,29 @@ def judge_one(row, compared, shown):
 
 
 def needed_text(rows, verdicts, count):
-    """Say how many repeats would decide an undecided claim: list of one str; empty if the number is not known.
+    """Say how many repeats or photos would decide an undecided claim: list of one str; empty if this is not known.
 
     A claim is refuted as soon as one comparison is refuted; otherwise all undecided comparisons must be decided.
 
     Parameters
     ----------
-    rows : list of (dict, Comparison or None)
-        The claim's comparisons, see `judge_one`.
+    rows : list of (dict, Comparison or None), the claim's comparisons, see `judge_one`
     verdicts : list of str, the verdicts on these comparisons
-    count : int
-        The number of tested comparisons, counted over all claims.
+    count : int, the number of tested comparisons, counted over all claims
     """
     undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict == "undecided"]
-    needs = [repeats_needed(compared, row["must be"], count) for row, compared in undecided if compared]
-    refuting = [number for number, verdict in needs if verdict == "refuted"]
-    if not needs or (len(needs) < len(undecided) and not refuting):
-        return []
-    number = min(refuting) if refuting else max(number for number, _ in needs)
-    few = f"{number} repeats" if number <= MOST_REPEATS else f"more than {MOST_REPEATS} repeats, or more photos,"
+    numbers = {}
+    for what in MOST:
+        needs = [needed(compared, row["must be"], count, what) for row, compared in undecided if compared]
+        refuting = [number for number, verdict in needs if verdict == "refuted"]
+        if not needs or (len(needs) < len(undecided) and not refuting):
+            return []
+        numbers[what] = min(refuting) if refuting else max(number for number, _ in needs)
+    text = "neither {repeats} repeats nor {photos} times as many photos would decide".format(**MOST)
+    if numbers["repeats"] <= MOST["repeats"]:
+        text = f"{numbers['repeats']} repeats would decide"
+    elif numbers["photos"] <= MOST["photos"]:
+        text = f"{MOST['repeats']} repeats would not decide; about {numbers['photos']} times as many photos would"
     alone = list(verdicts)
     for place, (row, compared) in enumerate(rows):
         if compared:
@@ -407,7 +407,7 @@ def needed_text(rows, verdicts, count):
             alone[place] = verdict_of(outcome, row["must be"])
     verdict = joint_verdict(alone)
     more = f"; without the correction for all claims, it would be {verdict}" if verdict != "undecided" else ""
-    return [f"{few} would decide{more}"]
+    return [f"{text}{more}"]
 
 
 def joint_verdict(verdicts):

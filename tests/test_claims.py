@@ -236,16 +236,33 @@ def test_an_undecided_claim_says_how_many_repeats_would_decide():
     assert rows["verdict"].tolist() == ["undecided"] * 2
     assert rows.loc["C1", "reason"].endswith("repeats would decide")
     needed = int(rows.loc["C1", "reason"].split()[0])
-    assert 3 < needed <= claims.MOST_REPEATS
-    assert rows.loc["C2", "reason"] == "more than 30 repeats, or more photos, would decide"
+    assert 3 < needed <= claims.MOST["repeats"]
+    assert rows.loc["C2", "reason"] == "neither 30 repeats nor 100 times as many photos would decide"
 
 
 def test_the_repeats_that_are_asked_for_decide():
     """With so many repeats of the same mean and variance the test decides, and with one fewer it does not."""
     compared = claims.compare({"C1": np.array([0.05, 0.16, 0.09])}, folds=5)["C1"]
-    needed, verdict = claims.repeats_needed(compared, "higher", 1)
+    needed, verdict = claims.needed(compared, "higher", 1, "repeats")
     assert verdict == "confirmed"
     assert compared.p_values(needed)[0] < claims.LEVEL <= compared.p_values(needed - 1)[0]
+
+
+def test_the_photos_that_are_asked_for_decide():
+    """With so many times as many photos the differences vary less by the square root, and the test decides."""
+    differences = np.array([0.02, 0.10, -0.09, 0.05, -0.08])
+    compared = claims.compare({"C1": differences}, folds=5)["C1"]
+    assert claims.needed(compared, "same", 10, "repeats") == (np.inf, "undecided")
+    needed, verdict = claims.needed(compared, "same", 10, "photos")
+    assert verdict == "confirmed"
+
+    def p_value(photos):
+        shrunk = differences.mean() + (differences - differences.mean()) / np.sqrt(photos)
+        return max(claims.compare({"C1": shrunk}, folds=5)["C1"].p_values()[1:])
+
+    assert p_value(needed) < claims.LEVEL / 10 <= p_value(needed - 1)
+    text = claims.needed_text([({"must be": "same"}, compared)], ["undecided"], 10)
+    assert text == [f"30 repeats would not decide; about {needed} times as many photos would"]
 
 
 def test_a_run_that_is_still_rising_leaves_its_claim_undecided():
@@ -311,8 +328,8 @@ def test_a_claim_of_several_comparisons_needs_the_repeats_that_would_decide_it(s
     compared = {name: claims.compare({name: np.array(values)}, 5)[name] for name, values in NEEDED.items()}
     rows = [({"must be": must_be}, compared[name]) for name, must_be in statements.items()]
     [text] = claims.needed_text(rows, ["undecided"] * len(rows), count=10)
-    number, _ = claims.repeats_needed(compared[needed], statements[needed], 10)
-    assert text.startswith("more than 30 repeats" if needed == "many" else f"{number} repeats would decide")
+    number, _ = claims.needed(compared[needed], statements[needed], 10, "repeats")
+    assert text.startswith("neither 30 repeats nor" if needed == "many" else f"{number} repeats would decide")
     assert (needed == "many") == (number == np.inf)
 
 
