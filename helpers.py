@@ -10,10 +10,10 @@ import platform
 from collections.abc import Callable
 
 from leaves import parameters, places, plots
-from leaves.claims import RULES
 from leaves.dataset import load_split
 from leaves.files import InputError, file_hash, read_json, write_json
 from leaves.progress import tell_outcomes, training_bar
+from leaves.rules import RULES
 from leaves.runs import WEIGHTS, Run, find_runs, folder_named, free_first, read_run, spec_hash, train_once
 from leaves.training import OnEpoch, gpus
 from leaves.vector import save_figure
@@ -129,7 +129,7 @@ def recorded(chapter: str, kind: str) -> list | dict:
 
 
 def explain(*rules: str) -> None:
-    """Display the rules of the verdicts with the given names, which are keys of `leaves.claims.RULES`."""
+    """Display the rules of the verdicts with the given names, which are keys of `leaves.rules.RULES`."""
     display(Markdown(" ".join(RULES[rule] for rule in rules)))
 
 

@@ -366,7 +366,7 @@ def accuracy_record(said, networks):
     reason = None if len(ranks) >= claims.LEAST_REPEATS else reason
     sizes = " to ".join(dict.fromkeys(str(size(map(len, by_fold), default=0)) for size in (min, max)))
     what = f"rank correlation of accuracy and macro F1 {f'over {sizes} networks' if ranks else 'not computed'}"
-    row = claims.evidence(what, "lower", ranks, reason, measure="rank correlation", margin=0.0, against=claims.ALIKE)
+    row = claims.evidence(what, "lower", ranks, reason, "rank correlation", 0.0, claims.ALIKE, unit="fold")
     accurate = networks[networks["accuracy"] >= HIGH_ACCURACY]
     note = (
         f"{(accurate['missed'] > 0).sum()} of {len(accurate)} networks with an accuracy of {HIGH_ACCURACY} or more "

@@ -1,4 +1,4 @@
-"""Decide whether each claim of the original study is confirmed or refuted; `RULES` gives the rules in words."""
+"""Decide whether each claim of the original study is confirmed or refuted; leaves/rules.py has the rules in words."""
 
 from dataclasses import dataclass
 
@@ -9,53 +9,18 @@ import pandas as pd
 from scipy.stats import t as student
 
 MARGIN = 0.05  # of macro F1, or of the share of dead units; smaller differences count as none
-LEVEL = 0.05  # largest probability of any false rejection over all claims, for each of the three tests in `RULES`
+LEVEL = 0.05  # largest probability of any false rejection over all claims, for each of the three tests of a comparison
 LEAST_REPEATS = 3
 REFIT = "refit"  # `measure` of C13; the training before the refit learns from one fold fewer than other trainings
 LEAST_DEVIATION = 0.003  # smallest standard deviation that is assumed, because a few differences may agree by chance
-MOST = {"repeats": 30, "photos": 100}  # the largest numbers that the reason of an undecided claim names
+MOST_REPEATS = 30  # if deciding a claim needs more repeats than this, its reason gives no number of repeats
+MORE_PHOTOS = (2, 5, 10, 20, 50)  # times as many photos; the reason says which of them might decide a claim
 MOVING = 0.001  # a kernel counts as trained in an epoch if it changes by at least this share of its norm
 ALIKE = 0.9  # smallest rank correlation at which accuracy and macro F1 count as ranking the networks alike
 FAR_FEWER = 10  # FinalModel has "far fewer" parameters if the large network has this many times as many, or more
 SMALL_LOSS = 0.1  # a loss of macro F1 below this counts as small; the study's own loss was 0.085
 FOLD_GAIN = 0.1  # the gain of the study's refit; C13 is confirmed if our gain is shown to exceed FOLD_GAIN - MARGIN
 
-# The rules of the verdicts, in words. Notebooks show them, and a test checks that docs/verdicts.md repeats them.
-RULES = {
-    "repeats": (
-        "A network and its variant are trained in pairs. Both trainings of a pair have the same seed and the same "
-        "held-out fold. Both change from pair to pair, so the differences vary with the initial weights, the order of "
-        "the photos and the held-out photos (Bouthillier et al. 2021)."
-    ),
-    "converged": (
-        "Only **converged** trainings are evidence. A training is *still rising* if it took all epochs that it was "
-        "allowed, and its best epoch lies in their last tenth. It *did not train* if its macro F1 is always less than "
-        "0.02 above that of always predicting the commonest class. It *diverged* if its loss was no longer a number."
-    ),
-    "interval": (
-        "The 95 % interval of a mean difference is that of the corrected resampled t-test (Nadeau and Bengio 2003). "
-        "It allows for training sets that overlap, and includes the chance in the choice of repeats and photos. The "
-        "variances of all variants are moderated towards a common one (Smyth 2004)."
-    ),
-    "decided": (
-        f"A claim needs {LEAST_REPEATS} pairs or more. A score is *higher* or *lower* if a two-sided test excludes "
-        f"zero and the mean difference is not smaller than the margin of {MARGIN} (a dual criterion, Roychoudhury et "
-        "al. 2018). It is the *same* if two one-sided tests put the difference inside the margin. Each of the three "
-        "tests is corrected for all claims of the run (Holm 1979), but the intervals are not, so a claim can be "
-        "undecided although its interval excludes zero. A score can also be shown to be *not higher*: if it is "
-        "higher at all, then by less than the margin. *Not lower* is the reverse. A claim about an order of networks "
-        "has no margin."
-    ),
-    "verdict": (
-        "A claim is **confirmed** if the evidence shows that it is true, and **refuted** if it shows that it is false. "
-        "Otherwise it is **undecided**, with the reason. It is **not tested** if this run did not train its variant."
-    ),
-    "tie": (
-        "A model **ties** with the best model if the 95 % interval of their difference, over the test images, lies "
-        f"inside the margin of {MARGIN}. If the interval contains zero but reaches beyond the margin, the comparison "
-        "is **undecided**."
-    ),
-}
 # Keys: the statements that a claim can make about a difference. Values: the outcomes that confirm or refute them.
 CONFIRM = {
     "higher": {"higher"},
@@ -97,14 +62,13 @@ class Comparison:
     overlap: float  # held-out photos per training photo
     margin: float  # 0 for a claim without a margin
 
-    def p_values(self, repeats=None, photos=1):
+    def p_values(self, repeats=None):
         """Compute the p-values of three hypotheses: the difference is 0, >= the margin, or <= minus the margin.
 
         Returns three floats in this order. `repeats` replaces the number of repeats; the mean and variance are kept.
-        With `photos` times as many photos, the variance is divided by `photos`, and the mean is kept.
         """
         count = repeats or self.repeats
-        error = np.sqrt(self.variance / photos * (1 / count + self.overlap))
+        error = np.sqrt(self.variance * (1 / count + self.overlap))
         degrees = self.degrees * (count - 1) / (self.repeats - 1)
         return (
             2 * student.sf(abs(self.difference) / error, degrees),
@@ -211,18 +175,17 @@ def verdict_of(outcome, must_be):
     return "refuted" if outcome in REFUTE[must_be] else "undecided"
 
 
-def needed(row, must_be, count, what):
-    """Find how many repeats, or times as many photos, would decide a comparison: (number, "confirmed" or "refuted").
+def verdict_with(row, must_be, count, repeats=None):
+    """Return the verdict on one comparison, if a p-value below `LEVEL` / `count` rejects a hypothesis.
 
-    `Comparison.p_values` says what stays the same. `row` is the Comparison, `must_be` the claim's statement about the
-    difference, a key of `CONFIRM`, and `what` is "repeats" or "photos". A hypothesis counts as rejected if its p-value
-    is below `LEVEL` / `count`, the number of tested comparisons. Above `MOST`: (infinity, "undecided").
+    Parameters
+    ----------
+    row : Comparison
+    must_be : str, the claim's statement about the difference, a key of `CONFIRM`
+    count : int, the number of comparisons that are tested together
+    repeats : int, optional, see `Comparison.p_values`
     """
-    for number in range(2, MOST[what] + 1):
-        verdict = verdict_of(row.outcome(*(value < LEVEL / count for value in row.p_values(**{what: number}))), must_be)
-        if verdict != "undecided":
-            return number, verdict
-    return np.inf, "undecided"
+    return verdict_of(row.outcome(*(value < LEVEL / count for value in row.p_values(repeats))), must_be)
 
 
 # ---------------------------------------------------------------- evidence and verdicts
@@ -272,7 +235,7 @@ def count_text(count, noun):
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def evidence(what, must_be, differences, reason=None, measure="macro F1", margin=MARGIN, against=0.0):
+def evidence(what, must_be, differences, reason=None, measure="macro F1", margin=MARGIN, against=0.0, unit="repeat"):
     """Return one comparison, as evidence on a claim, in a dict that JSON can store.
 
     Parameters
@@ -285,6 +248,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
     margin : float, a smaller difference counts as none; 0 for a claim about an order
     against : float
         `judge` subtracts this number from the differences; zero if the claim mentions no number.
+    unit : str, "repeat", or "fold" if each fold gives one number, so more repeats give no more numbers
     """
     return {
         "what": what,
@@ -294,6 +258,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
         "measure": measure,
         "margin": margin,
         "against": against,
+        "unit": unit,
     }
 
 
@@ -327,12 +292,8 @@ def judge(records, folds):
         for number, row in enumerate(record["comparisons"])
         if not row["reason"] and "counted" not in row
     }
-    compared = {}
-    for measure in dict.fromkeys(row["measure"] for row in tested.values()):
-        rows = {key: row for key, row in tested.items() if row["measure"] == measure}
-        differences = {key: np.array(row["differences"]) - row["against"] for key, row in rows.items()}
-        trained = folds - 1 if measure == REFIT else folds
-        compared |= compare(differences, trained, {key: row["margin"] for key, row in rows.items()})
+    tables = {photos: compare_all(tested, folds, photos) for photos in (1, *MORE_PHOTOS)}
+    compared = tables[1]
     shown = outcomes(compared)
     table = []
     for record in records:
@@ -343,12 +304,34 @@ def judge(records, folds):
         verdict = joint_verdict(verdicts)
         reasons = [reason for word, reason, _ in judged if reason and word in (verdict, "not tested")]
         if verdict == "undecided":
-            reasons = [*needed_text(rows, verdicts, len(compared)), *reasons]
+            more = [{photos: table[key] for photos, table in tables.items() if key in table} for key in keys]
+            reasons = [*needed_text(record["comparisons"], more, verdicts, len(compared)), *reasons]
         texts = "; ".join(filter(None, [*(text for _, _, text in judged), record.get("note")]))
         row = {key: record[key] for key in ("claim", "said", "figure")}
         reason = "; ".join(dict.fromkeys(reasons))
         table.append(row | {"evidence": texts, "verdict": verdict, "reason": reason})
     return pd.DataFrame(table, columns=["claim", "said", "evidence", "verdict", "reason", "figure"])
+
+
+def compare_all(tested, folds, photos=1):
+    """Compare all tested evidence, kind by kind: dict of key to Comparison.
+
+    Parameters
+    ----------
+    tested : dict of key to dict, see `evidence`
+    folds : int, see `compare`
+    photos : int
+        Estimate the comparisons with this many times as many photos: the means are kept, and the variances of the
+        differences are divided by it.
+    """
+    compared = {}
+    for measure in dict.fromkeys(row["measure"] for row in tested.values()):
+        rows = {key: row for key, row in tested.items() if row["measure"] == measure}
+        measured = {key: np.array(row["differences"]) - row["against"] for key, row in rows.items()}
+        shrunk = {key: row.mean() + (row - row.mean()) / np.sqrt(photos) for key, row in measured.items()}
+        trained = folds - 1 if measure == REFIT else folds
+        compared |= compare(shrunk, trained, {key: row["margin"] for key, row in rows.items()})
+    return compared
 
 
 def judge_one(row, compared, shown):
@@ -369,44 +352,49 @@ def judge_one(row, compared, shown):
         mean = f" {np.mean(row['differences']):+.3f}" if row["differences"] else ""
         return "undecided", row["reason"], f"{row['what']}{mean}"
     low, mean, high = (value + row["against"] for value in (compared.low, compared.difference, compared.high))
-    text = f"{row['what']} {mean:+.3f} ({low:+.3f} to {high:+.3f}, {count_text(compared.repeats, 'repeat')})"
+    text = f"{row['what']} {mean:+.3f} ({low:+.3f} to {high:+.3f}, {count_text(compared.repeats, row['unit'])})"
     verdict, reason = verdict_of(shown, row["must be"]), ""
     if verdict == "refuted" and row["margin"]:
         reason = SHOWN[shown].format(row["margin"]) + (f" than {row['against']:g}" if row["against"] else "")
     return verdict, reason, text
 
 
-def needed_text(rows, verdicts, count):
+def needed_text(rows, compared, verdicts, count):
     """Say how many repeats or photos would decide an undecided claim: list of one str; empty if this is not known.
-
-    A claim is refuted as soon as one comparison is refuted; otherwise all undecided comparisons must be decided.
 
     Parameters
     ----------
-    rows : list of (dict, Comparison or None), the claim's comparisons, see `judge_one`
-    verdicts : list of str, the verdicts on these comparisons
+    rows : list of dict, the claim's comparisons, see `judge`
+    compared : list of dict of int to Comparison
+        For each row, the Comparison with that many times as many photos; empty if the row is not tested.
+    verdicts : list of str, the verdicts on the rows
     count : int, the number of tested comparisons, counted over all claims
     """
-    undecided = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict == "undecided"]
-    numbers = {}
-    for what in MOST:
-        needs = [needed(compared, row["must be"], count, what) for row, compared in undecided if compared]
-        refuting = [number for number, verdict in needs if verdict == "refuted"]
-        if not needs or (len(needs) < len(undecided) and not refuting):
-            return []
-        numbers[what] = min(refuting) if refuting else max(number for number, _ in needs)
-    text = "neither {repeats} repeats nor {photos} times as many photos would decide".format(**MOST)
-    if numbers["repeats"] <= MOST["repeats"]:
-        text = f"{numbers['repeats']} repeats would decide"
-    elif numbers["photos"] <= MOST["photos"]:
-        text = f"{MOST['repeats']} repeats would not decide; about {numbers['photos']} times as many photos would"
-    alone = list(verdicts)
-    for place, (row, compared) in enumerate(rows):
-        if compared:
-            outcome = compared.outcome(*(value < LEVEL for value in compared.p_values()))
-            alone[place] = verdict_of(outcome, row["must be"])
-    verdict = joint_verdict(alone)
-    more = f"; without the correction for all claims, it would be {verdict}" if verdict != "undecided" else ""
+
+    def joint(count, repeats=None, photos=1):
+        new = list(verdicts)  # a row that is decided stays decided
+        for place, (row, tables) in enumerate(zip(rows, compared, strict=True)):
+            if tables and verdicts[place] == "undecided":
+                new[place] = verdict_with(tables[photos], row["must be"], count, repeats)
+        return joint_verdict(new)
+
+    by_repeat = all(row.get("unit") != "fold" for row in rows)  # there are only as many folds as the split has
+    numbers = range(2, MOST_REPEATS + 1) if by_repeat else ()
+    repeats = next((number for number in numbers if joint(count, repeats=number) != "undecided"), None)
+    photos = next((number for number in MORE_PHOTOS if joint(count, photos=number) != "undecided"), None)
+    untested = any(not tables and word == "undecided" for tables, word in zip(compared, verdicts, strict=True))
+    if untested and not (repeats or photos):
+        return []
+    no_repeats = f"{MOST_REPEATS} repeats would not decide; " if by_repeat else ""
+    if repeats:
+        text = f"{repeats} repeats would decide"
+    elif photos:
+        less = max(number for number in (1, *MORE_PHOTOS) if number < photos)
+        text = f"{no_repeats}{less} to {photos} times as many photos might decide"
+    else:
+        text = f"{no_repeats}not even {MORE_PHOTOS[-1]} times as many photos are expected to decide"
+    alone = joint(1)
+    more = f"; without the correction for all claims, it would be {alone}" if alone != "undecided" else ""
     return [f"{text}{more}"]
 
 

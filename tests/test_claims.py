@@ -1,10 +1,11 @@
 """Verdicts: the tests behind them are calibrated, exclude each other, and say the reason."""
 
+import re
 import sys
 from types import SimpleNamespace
 
 from conftest import ROOT
-from leaves import claims
+from leaves import claims, rules
 
 import numpy as np
 import pandas as pd
@@ -236,33 +237,51 @@ def test_an_undecided_claim_says_how_many_repeats_would_decide():
     assert rows["verdict"].tolist() == ["undecided"] * 2
     assert rows.loc["C1", "reason"].endswith("repeats would decide")
     needed = int(rows.loc["C1", "reason"].split()[0])
-    assert 3 < needed <= claims.MOST["repeats"]
-    assert rows.loc["C2", "reason"] == "neither 30 repeats nor 100 times as many photos would decide"
+    assert 3 < needed <= claims.MOST_REPEATS
+    assert rows.loc["C2", "reason"] == (
+        "30 repeats would not decide; not even 50 times as many photos are expected to decide"
+    )
 
 
 def test_the_repeats_that_are_asked_for_decide():
     """With so many repeats of the same mean and variance the test decides, and with one fewer it does not."""
     compared = claims.compare({"C1": np.array([0.05, 0.16, 0.09])}, folds=5)["C1"]
-    needed, verdict = claims.needed(compared, "higher", 1, "repeats")
-    assert verdict == "confirmed"
-    assert compared.p_values(needed)[0] < claims.LEVEL <= compared.p_values(needed - 1)[0]
+    [text] = needed([("higher", [0.05, 0.16, 0.09])])
+    repeats = int(text.removesuffix("; without the correction for all claims, it would be confirmed").split()[0])
+    assert compared.repeats < repeats
+    assert compared.p_values(repeats)[0] < claims.LEVEL / 10 <= compared.p_values(repeats - 1)[0]
+
+
+WIDE, SMALL = [0.02, 0.10, -0.09, 0.05, -0.08], [0.0301, 0.03, -0.0151]
 
 
 def test_the_photos_that_are_asked_for_decide():
-    """With so many times as many photos the differences vary less by the square root, and the test decides."""
-    differences = np.array([0.02, 0.10, -0.09, 0.05, -0.08])
-    compared = claims.compare({"C1": differences}, folds=5)["C1"]
-    assert claims.needed(compared, "same", 10, "repeats") == (np.inf, "undecided")
-    needed, verdict = claims.needed(compared, "same", 10, "photos")
-    assert verdict == "confirmed"
+    """With the larger number of times as many photos a new study of the same means decides, with the smaller not."""
+    others = [record(f"C{n}", claims.evidence("x", "higher", [0.3, -0.2, 0.1], measure="y")) for n in range(2, 11)]
+    names = [claims.evidence("x", "same", values) for values in (WIDE, WIDE[::-1])]  # one kind: they are moderated
+    reason = judged(record("C1", *names), *others).loc["C1", "reason"]
+    less, most = map(
+        int, re.fullmatch(r"30 repeats would not decide; (\d+) to (\d+) times as .* decide", reason).groups()
+    )
+    verdicts = []
+    for photos in (less, most):
+        shrunk = np.mean(WIDE) + (np.array(WIDE) - np.mean(WIDE)) / np.sqrt(photos)
+        again = [claims.evidence("x", "same", values) for values in (shrunk, shrunk[::-1])]
+        verdicts.append(judged(record("C1", *again), *others).loc["C1", "verdict"])
+    assert verdicts == ["undecided", "confirmed"]
 
-    def p_value(photos):
-        shrunk = differences.mean() + (differences - differences.mean()) / np.sqrt(photos)
-        return max(claims.compare({"C1": shrunk}, folds=5)["C1"].p_values()[1:])
 
-    assert p_value(needed) < claims.LEVEL / 10 <= p_value(needed - 1)
-    text = claims.needed_text([({"must be": "same"}, compared)], ["undecided"], 10)
-    assert text == [f"30 repeats would not decide; about {needed} times as many photos would"]
+def test_more_photos_do_not_make_a_deviation_smaller_than_the_least():
+    """However many photos there are, the test assumes a deviation of `LEAST_DEVIATION`, so a tiny order stays open."""
+    tiny = judged(record("C1", claims.evidence("x", "higher", [0.002, -0.002, 0.001], margin=0.0)))
+    assert tiny.loc["C1", "reason"].endswith("not even 50 times as many photos are expected to decide")
+
+
+def test_a_number_for_each_fold_needs_photos_and_no_repeats():
+    ranks = claims.evidence("rank correlation", "lower", [0.03, 0.16, 0.09], margin=0.0, unit="fold")
+    row = judged(record("C12", ranks)).loc["C12"]
+    assert row["evidence"].endswith("3 folds)")
+    assert re.fullmatch(r"\d+ to \d+ times as many photos might decide", row["reason"])
 
 
 def test_a_run_that_is_still_rising_leaves_its_claim_undecided():
@@ -316,28 +335,37 @@ def test_a_claim_that_only_the_correction_leaves_open_says_so():
 NEEDED = {"few": [0.1, 0.16, 0.1], "more": [0.05, 0.16, 0.09], "many": [0.3, -0.3, 0.06]}
 
 
+def needed(statements, untested=0):
+    """What is said of a claim with these comparisons (must be, differences), of ten; `untested` have no evidence."""
+    rows = [claims.evidence("x", must_be, values) for must_be, values in statements]
+    tables = [{n: claims.compare_all({"x": row}, 5, n)["x"] for n in (1, *claims.MORE_PHOTOS)} for row in rows] + [
+        {}
+    ] * untested
+    rows += [claims.evidence("x", "higher", [], "1 repeat of 3")] * untested
+    return claims.needed_text(rows, tables, ["undecided"] * len(rows), 10)
+
+
 @pytest.mark.parametrize(
-    ("statements", "needed"),
+    ("statements", "deciding"),
     [
         ({"few": "higher", "more": "higher"}, "more"),  # all must be confirmed
         ({"few": "higher", "many": "higher"}, "many"),
         ({"more": "higher", "many": "higher", "few": "lower"}, "few"),  # one that is refuted is enough
     ],
 )
-def test_a_claim_of_several_comparisons_needs_the_repeats_that_would_decide_it(statements, needed):
-    compared = {name: claims.compare({name: np.array(values)}, 5)[name] for name, values in NEEDED.items()}
-    rows = [({"must be": must_be}, compared[name]) for name, must_be in statements.items()]
-    [text] = claims.needed_text(rows, ["undecided"] * len(rows), count=10)
-    number, _ = claims.needed(compared[needed], statements[needed], 10, "repeats")
-    assert text.startswith("neither 30 repeats nor" if needed == "many" else f"{number} repeats would decide")
-    assert (needed == "many") == (number == np.inf)
+def test_a_claim_of_several_comparisons_needs_what_would_decide_it(statements, deciding):
+    [text] = needed([(must_be, NEEDED[name]) for name, must_be in statements.items()])
+    [alone] = needed([(statements[deciding], NEEDED[deciding])])
+    assert text.split(";")[0] == alone.split(";")[0]
+    assert text.startswith("30 repeats would not decide; ") == (deciding == "many")
 
 
-def test_no_number_of_repeats_is_told_if_they_alone_would_not_decide():
-    row = claims.compare({"C1": np.array(NEEDED["few"])}, 5)["C1"]
-    higher, lower = {"must be": "higher"}, {"must be": "lower"}
-    assert claims.needed_text([(higher, row), (higher, None)], ["undecided"] * 2, 10) == []
-    assert len(claims.needed_text([(lower, row), (higher, None)], ["undecided"] * 2, 10)) == 1
+@pytest.mark.parametrize("name", ["few", "many"])
+def test_nothing_is_told_if_a_comparison_lacks_evidence_unless_another_refutes(name):
+    assert needed([("higher", NEEDED[name])], untested=1) == []
+    refuting = {"few": ("lower", NEEDED["few"]), "many": ("higher", WIDE)}[name]
+    [text] = needed([refuting], untested=1)
+    assert text.split(";")[0] == needed([refuting])[0].split(";")[0]
 
 
 @pytest.mark.parametrize(
@@ -355,6 +383,6 @@ def test_a_claim_of_several_things_needs_them_all(verdicts, joint):
 
 
 def test_the_rules_say_the_numbers_of_the_code():
-    text = " ".join(claims.RULES.values())
+    text = " ".join(rules.RULES.values())
     assert str(claims.MARGIN) in text
     assert f"{claims.LEAST_REPEATS} pairs" in text

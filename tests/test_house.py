@@ -10,7 +10,7 @@ import pytest
 ORDER = [
     *("planning", "files", "hardware", "places", "parameters", "locks", "cache", "progress"),
     *("image_store", "dataset", "photos", "duplicates", "splitting", "sample", "sources"),
-    *("scoring", "backgrounds", "batches", "training", "claims", "runs", "cluster"),
+    *("scoring", "backgrounds", "batches", "training", "claims", "rules", "runs", "cluster"),
     *("custom_cnn", "dead_units", "ablations", "search", "efficientnet_lite", "backbones", "features", "transfer"),
     *(
         "evaluation",

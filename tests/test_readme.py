@@ -4,7 +4,7 @@ import ast
 import re
 
 from conftest import ROOT
-from leaves import claims, evaluation, parameters
+from leaves import evaluation, parameters, rules
 from leaves.files import read_json
 from leaves.published import labels
 from leaves.report.chapters import chapter_parameters
@@ -159,7 +159,7 @@ def test_the_details_have_every_variant():
 def test_rules_of_verdicts_stand_in_one_place():
     told = plain((ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8"))
     rest = told
-    for rule in map(plain, claims.RULES.values()):
+    for rule in map(plain, rules.RULES.values()):
         assert rule in told
         rest = rest.replace(rule, "")
     sources = {"verdicts.md": rest, "README.md": README}
