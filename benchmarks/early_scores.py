@@ -7,7 +7,8 @@ FinalModel and of its variants in results/runs, and cuts them short after the ep
 prints Spearman's rank correlation between the best score up to there and the best score of the whole training, first
 over the single trainings, then over the means of the repeats of each network.
 
-Only trainings that converged count, and only those with the same budget of epochs and the same patience as FinalModel.
+Only trainings that converged at a macro F1 of 0.5 or more count, because those that hardly learnt are easily told from
+the others after a few epochs. All have the same budget of epochs and the same patience as FinalModel.
 """
 
 from leaves import places
@@ -17,6 +18,8 @@ from leaves.search import round_budgets
 
 import pandas as pd
 import yaml
+
+LEARNT = 0.5  # smallest macro F1 of a training that counts
 
 
 def main():
@@ -40,8 +43,9 @@ def scores(runs, budgets):
     rows = []
     for run in runs:
         same = all(run.spec[key] == final[key] for key in ("epochs", "patience"))
-        if same and not run.spec.get("refit") and run.result["state"] == "converged" and run.spec["name"] != "trial":
-            curve = run.history["val_macro_f1"]
+        curve = run.history["val_macro_f1"]
+        learnt = run.result["state"] == "converged" and curve.max() >= LEARNT
+        if same and learnt and not run.spec.get("refit") and run.spec["name"] != "trial":
             best = {budget: curve[:budget].max() for budget in budgets}
             rows.append({"network": run.spec["name"], **best, "whole": curve.max()})
     return pd.DataFrame(rows)

@@ -151,7 +151,7 @@ EVERY = {
     "fractions": [0.5],
 }
 
-OWN_VARIANTS = """./run_all.sh --only 03 -p own_variants "{
+OWN_VARIANTS = """./run_all.sh -p own_variants "{
   'few filters': {'filters': [8, 16, 32], 'dropout': [0.1, 0.1]},
   'my own': {'batch_size': 16, 'layers': [
     ['Rescaling', {'scale': 0.004}],
@@ -190,7 +190,8 @@ COMMANDS = {
     + shlex.join(words_for(OF_CHAPTER_SIX | {"draws": 200, "photo": "leaf.jpg"})),
     "plant_village": "./run_all.sh --data plant_village --profile tiny --only 01,02 -p augmentation None",
     "published photos": "./run_all.sh --data plant_village --profile tiny --only 01 -p photos results/photos.csv",
-    "own variants": f"./run_all.sh --profile tiny {OWN_VARIANTS.removeprefix('./run_all.sh ')} -p augmentation None",
+    "own variants": "./run_all.sh --profile tiny --only 03 "
+    f"{OWN_VARIANTS.removeprefix('./run_all.sh ')} -p augmentation None",
     "scheduler": ".venv/bin/dask scheduler --host 127.0.0.1 --port {port}",
     "worker": ".venv/bin/dask worker tcp://127.0.0.1:{port} --nthreads 1 --no-dashboard",
     "cluster": "TF_NUM_INTRAOP_THREADS=16 ./run_all.sh --profile full --scheduler tcp://127.0.0.1:{port} --only 01,02 "
@@ -215,6 +216,7 @@ COMMANDS = {
     "verdict_rules": ".venv/bin/python benchmarks/verdict_rules.py --quick",
     "compare_runs": ".venv/bin/python benchmarks/compare_runs.py results/runs",
     "early_scores": ".venv/bin/python benchmarks/early_scores.py",
+    "best_epochs": ".venv/bin/python benchmarks/best_epochs.py",
 }
 
 
@@ -238,7 +240,7 @@ DOCUMENTED = {
     ".venv/bin/ruff check --fix": Run("style"),
     ".venv/bin/ruff format": Run("style"),
     ".venv/bin/jupyter nbconvert --clear-output --inplace notebooks/*.ipynb": Run("style"),
-    "./run_all.sh --profile tiny --only 03": Run("own variants"),
+    "./run_all.sh --profile tiny": Run("other photos"),
     "./run_all.sh --plan": "run by test_a_plan_counts_the_trainings_and_changes_nothing in test_run_all.py",
     "./run_all.sh --help": "run by test_help_names_every_option in test_run_all.py",
     "./run_all.sh --data my_photos": Run("every option"),
@@ -286,6 +288,7 @@ DOCUMENTED = {
     ".venv/bin/python benchmarks/scaling.py": Run("scaling"),
     ".venv/bin/python benchmarks/verdict_rules.py": Run("verdict_rules"),
     ".venv/bin/python benchmarks/early_scores.py": Run("early_scores"),
+    ".venv/bin/python benchmarks/best_epochs.py": Run("best_epochs"),
     ".venv/bin/python benchmarks/compare_runs.py FOLDER": Run("compare_runs", {"FOLDER": "results/runs"}),
     ".venv/bin/python tests/take_cover.py": "run by test_the_picture_of_the_cover_is_taken in test_run_page.py",
     ".venv/bin/python -m leaves.report.publish": "run by test_a_run_that_is_no_study_keeps_its_evidence",
@@ -703,6 +706,7 @@ TOLD = {
     "verdict_rules": "trainings of FinalModel. The standard deviation of macro F1",
     "compare_runs": r"Not counted: \d\d+ copies of published trainings, 0 published trainings without",
     "early_scores": r"after 6 epochs +\d\.\d\d +\d\.\d\d",
+    "best_epochs": r"FinalModel +5 +0 +0\.85 +\d\.\d\d +\d\.\d\d",
 }
 
 

@@ -16,6 +16,7 @@ def a_run(name, curve, state="converged", **spec):
 def test_only_comparable_trainings_that_converged_are_correlated():
     runs = [a_run("FinalModel", [0.1, 0.2, 0.9]), a_run("FinalModel", [0.3, 0.2, 0.7]), a_run("ReLU", [0.2, 0.4, 0.8])]
     others = [a_run("ReLU", [0.9] * 3, "still rising"), a_run("ReLU", [0.9] * 3, epochs=8), a_run("trial", [0.9] * 3)]
+    others += [a_run("sigmoid", [0.1, 0.2, 0.3])]
     others += [a_run("FinalModel (refit)", [0.9] * 3, refit=True)]
     table = early_scores.scores(runs + others, [1, 2])
     assert table["network"].tolist() == ["FinalModel", "FinalModel", "ReLU"]
