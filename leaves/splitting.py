@@ -206,8 +206,9 @@ def memory_of_split(**settings):
 
     Parameters
     ----------
-    **settings : float or int
-        The parameters of the split: validation_share, test_share, phash_distance, data_seed.
+    **settings : float, int or str
+        The parameters of the split: validation_share, test_share, phash_distance, data_seed. A synthetic sample also
+        has `sample`, the name of its folder, because a smaller sample shares leaves with a larger one.
 
     Returns
     -------

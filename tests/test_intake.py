@@ -711,4 +711,12 @@ def test_the_chapter_tells_and_writes_the_same_findings(chapter, working_folder)
     assert issues.groupby("path")["action"].nunique().eq(1).all()
 
 
+def test_a_smaller_sample_is_split_after_a_larger_one(chapter, working_folder):
+    """The smaller sample has some leaves of the larger one, which may all be training leaves there."""
+    for count in (400, 154):
+        chapter(data="sample", sample_count=count, sample_size=48, image_size=32)
+        assert len(split_of(working_folder)) > 0.9 * count
+    assert len(list((places.DATA / "splits").glob("*.csv"))) == 2
+
+
 PAIR = ("original.jpg", "mirrored.jpg")  # of `make_dirty`: the first is told to be like the second
