@@ -248,7 +248,7 @@ def evidence(what, must_be, differences, reason=None, measure="macro F1", margin
     margin : float, a smaller difference counts as none; 0 for a claim about an order
     against : float
         `judge` subtracts this number from the differences; zero if the claim mentions no number.
-    unit : str, "repeat", or "fold" if each fold gives one number, so more repeats give no more numbers
+    unit : str, "repeat", or "fold" if each fold gives one number, so no number of repeats gives more than the folds
     """
     return {
         "what": what,
@@ -305,7 +305,7 @@ def judge(records, folds):
         reasons = [reason for word, reason, _ in judged if reason and word in (verdict, "not tested")]
         if verdict == "undecided":
             more = [{photos: table[key] for photos, table in tables.items() if key in table} for key in keys]
-            reasons = [*needed_text(record["comparisons"], more, verdicts, len(compared)), *reasons]
+            reasons = [*needed_text(record["comparisons"], more, verdicts, len(compared), folds), *reasons]
         texts = "; ".join(filter(None, [*(text for _, _, text in judged), record.get("note")]))
         row = {key: record[key] for key in ("claim", "said", "figure")}
         reason = "; ".join(dict.fromkeys(reasons))
@@ -359,7 +359,7 @@ def judge_one(row, compared, shown):
     return verdict, reason, text
 
 
-def needed_text(rows, compared, verdicts, count):
+def needed_text(rows, compared, verdicts, count, folds):
     """Say how many repeats or photos would decide an undecided claim: list of one str; empty if this is not known.
 
     Parameters
@@ -369,6 +369,7 @@ def needed_text(rows, compared, verdicts, count):
         For each row, the Comparison with that many times as many photos; empty if the row is not tested.
     verdicts : list of str, the verdicts on the rows
     count : int, the number of tested comparisons, counted over all claims
+    folds : int, see `compare`
     """
 
     def joint(count, repeats=None, photos=1):
@@ -378,21 +379,21 @@ def needed_text(rows, compared, verdicts, count):
                 new[place] = verdict_with(tables[photos], row["must be"], count, repeats)
         return joint_verdict(new)
 
-    by_repeat = all(row.get("unit") != "fold" for row in rows)  # there are only as many folds as the split has
-    numbers = range(2, MOST_REPEATS + 1) if by_repeat else ()
+    unit, most = ("fold", folds) if any(row.get("unit") == "fold" for row in rows) else ("repeat", MOST_REPEATS)
+    numbers = range(2, most + 1)
     repeats = next((number for number in numbers if joint(count, repeats=number) != "undecided"), None)
     photos = next((number for number in MORE_PHOTOS if joint(count, photos=number) != "undecided"), None)
     untested = any(not tables and word == "undecided" for tables, word in zip(compared, verdicts, strict=True))
     if untested and not (repeats or photos):
         return []
-    no_repeats = f"{MOST_REPEATS} repeats would not decide; " if by_repeat else ""
+    text = f"{count_text(most, unit)} would not decide; "
     if repeats:
-        text = f"{repeats} repeats would decide"
+        text = f"{count_text(repeats, unit)} would decide"
     elif photos:
-        less = max(number for number in (1, *MORE_PHOTOS) if number < photos)
-        text = f"{no_repeats}{less} to {photos} times as many photos might decide"
+        less = MORE_PHOTOS[MORE_PHOTOS.index(photos) - 1] if photos > MORE_PHOTOS[0] else "up"
+        text += f"{less} to {photos} times as many photos might decide"
     else:
-        text = f"{no_repeats}not even {MORE_PHOTOS[-1]} times as many photos are expected to decide"
+        text += f"not even {MORE_PHOTOS[-1]} times as many photos are expected to decide"
     alone = joint(1)
     more = f"; without the correction for all claims, it would be {alone}" if alone != "undecided" else ""
     return [f"{text}{more}"]

@@ -12,7 +12,7 @@ from test_readme import tables
 
 def a_run(name, curve, state="converged", **spec):
     history = pd.DataFrame({"val_macro_f1": curve})
-    return SimpleNamespace(spec={"name": name} | spec, result={"state": state}, history=history)
+    return SimpleNamespace(spec={"name": name, "patience": 20} | spec, result={"state": state}, history=history)
 
 
 def test_the_peak_of_a_curve_is_compared_with_its_neighbours_and_its_end():
@@ -20,14 +20,15 @@ def test_the_peak_of_a_curve_is_compared_with_its_neighbours_and_its_end():
     others = [
         a_run("ReLU", noisy, "still rising"),
         a_run("trial", noisy),
-        a_run("FinalModel", noisy, refit={"fold": 0}),
+        a_run("FinalModel (refit)", noisy, patience=None),
     ]
-    table = best_epochs.scores([a_run("FinalModel", noisy), a_run("SGD", collapsed), *others])
-    assert table["network"].tolist() == ["FinalModel", "SGD"]
-    assert table["best epoch"].tolist() == [0.9, 0.8]
-    assert table["around it"].tolist() == pytest.approx([0.6, 0.4])  # up to five epochs before and after
-    assert table["last"].tolist() == pytest.approx([0.7, 0.6])
-    assert table["collapsed"].tolist() == [False, True]
+    falling = a_run("ResNet50", [0.6, 0.9, 0.5], backbone="ResNet50")
+    table = best_epochs.scores([a_run("FinalModel", noisy), a_run("SGD", collapsed), falling, *others])
+    assert table["network"].tolist() == ["FinalModel", "SGD", "ResNet50, fine-tuned"]
+    assert table["best epoch"].tolist() == [0.9, 0.8, 0.9]
+    assert table["around it"].tolist() == pytest.approx([0.6, 0.4, 0.55])  # up to five epochs before and after
+    assert table["last"].tolist() == pytest.approx([0.7, 0.6, 0.6])
+    assert table["collapsed"].tolist() == [False, True, False]
 
 
 def test_the_details_tell_what_the_benchmark_prints(capsys):

@@ -252,7 +252,7 @@ def test_the_repeats_that_are_asked_for_decide():
     assert compared.p_values(repeats)[0] < claims.LEVEL / 10 <= compared.p_values(repeats - 1)[0]
 
 
-WIDE, SMALL = [0.02, 0.10, -0.09, 0.05, -0.08], [0.0301, 0.03, -0.0151]
+WIDE = [0.02, 0.10, -0.09, 0.05, -0.08]
 
 
 def test_the_photos_that_are_asked_for_decide():
@@ -273,15 +273,25 @@ def test_the_photos_that_are_asked_for_decide():
 
 def test_more_photos_do_not_make_a_deviation_smaller_than_the_least():
     """However many photos there are, the test assumes a deviation of `LEAST_DEVIATION`, so a tiny order stays open."""
-    tiny = judged(record("C1", claims.evidence("x", "higher", [0.002, -0.002, 0.001], margin=0.0)))
+    tiny = judged(record("C1", claims.evidence("x", "higher", [-0.001, 0.002, 0.005], margin=0.0)))
     assert tiny.loc["C1", "reason"].endswith("not even 50 times as many photos are expected to decide")
 
 
-def test_a_number_for_each_fold_needs_photos_and_no_repeats():
-    ranks = claims.evidence("rank correlation", "lower", [0.03, 0.16, 0.09], margin=0.0, unit="fold")
-    row = judged(record("C12", ranks)).loc["C12"]
-    assert row["evidence"].endswith("3 folds)")
-    assert re.fullmatch(r"\d+ to \d+ times as many photos might decide", row["reason"])
+@pytest.mark.parametrize(
+    ("ranks", "reason"),
+    [
+        ([0.955, 0.985, 0.97], "4 folds would decide"),
+        ([0.93, 0.98, 0.96, 0.92, 0.96], "5 folds would not decide; 2 to 5 times as many photos might decide"),
+        ([0.94, 0.98, 0.96, 0.93, 0.96], "5 folds would not decide; up to 2 times as many photos might decide"),
+    ],
+)
+def test_a_number_for_each_fold_needs_all_folds_or_more_photos(ranks, reason):
+    """There are five folds, so more than five repeats give no further number."""
+    ranks = claims.evidence("rank correlation", "lower", ranks, margin=0.0, against=0.9, unit="fold")
+    others = [claims.evidence("x", "higher", [0.3, -0.2, -0.1], measure="y") for _ in range(4)]
+    row = judged(record("C12", ranks), record("C1", *others)).loc["C12"]
+    assert row["evidence"].endswith(f"{len(ranks['differences'])} folds)")
+    assert row["reason"].split("; without")[0] == reason
 
 
 def test_a_run_that_is_still_rising_leaves_its_claim_undecided():
@@ -342,7 +352,7 @@ def needed(statements, untested=0):
         {}
     ] * untested
     rows += [claims.evidence("x", "higher", [], "1 repeat of 3")] * untested
-    return claims.needed_text(rows, tables, ["undecided"] * len(rows), 10)
+    return claims.needed_text(rows, tables, ["undecided"] * len(rows), 10, 5)
 
 
 @pytest.mark.parametrize(
