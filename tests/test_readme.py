@@ -122,6 +122,23 @@ def test_the_verdicts_are_counted_as_they_were_reached():
     assert f"All seventeen claims are tested (C15 and C16 without EfficientNetB4): {told}." in plain(FINDINGS)
 
 
+def test_the_findings_say_what_would_decide_each_undecided_claim():
+    """The paragraph groups the claims as their reasons do; a number below ten is a word."""
+    text = plain((ROOT / "docs" / "findings.md").read_text(encoding="utf-8"))
+    text = text.split("## What would decide the rest")[1].split(" ## ")[0]
+    words = {6: "six", 7: "seven"}
+    verdicts = pd.read_csv(RESULTS / "verdicts.csv").set_index("claim")
+    undecided = verdicts.loc[verdicts["verdict"] == "undecided", "reason"]
+    for claim, reason in undecided.items():
+        if found := re.match(r"(\d+) repeats would decide", reason):
+            assert re.search(rf"{words[int(found[1])]}( repeats)? would decide {claim}\b", text), claim
+        elif found := re.search(r"(\d+ to \d+) times as many", reason):
+            assert re.search(rf"{claim}\b[C\d, and]* \({found[1]} times", text), claim
+        else:
+            assert re.search(rf"\b{claim}\b", text.split("Not even 50 times")[1]), claim
+    assert len(re.findall(r"\bC\d+", text)) == len(undecided)
+
+
 def test_the_trainings_are_counted_as_they_were_published():
     record = read_json(RESULTS / "provenance.json")
     processors, count = record["processors"], record["trainings"]
