@@ -174,7 +174,20 @@ def networks(ranks):
 def test_c12_asks_whether_both_scores_rank_alike(ranks, verdict):
     record = ablations.accuracy_record("said", networks(ranks))
     assert claims.judge([record], 5).loc[0, "verdict"] == verdict
-    assert record["note"].startswith(f"{(len(ranks[0]) - 1) * len(ranks)} of {len(ranks[0]) * len(ranks)} networks")
+    assert record["note"].startswith(f"{(len(ranks[0]) - 1) * len(ranks)} of {len(ranks[0]) * len(ranks)} trainings")
+
+
+def test_c12_ranks_the_same_networks_in_every_fold():
+    """Whatever else was trained in some of the folds, or did not converge in one, changes nothing."""
+    table = networks([[*range(8)]] * 5)
+    extra = table[table["fold"] < 3].assign(variant="optional", accuracy=0.99, **{"macro F1": 0.01})
+    [alone], [beside] = (
+        ablations.accuracy_record("said", rows)["comparisons"] for rows in (table, pd.concat([table, extra]))
+    )
+    assert beside == alone
+    assert "over 8 networks" in alone["what"]
+    [fewer] = ablations.accuracy_record("said", table.drop(index=table.index[0]))["comparisons"]
+    assert fewer["reason"].endswith("(networks: 7)")
 
 
 def test_the_refit_scores_photos_that_chose_nothing(project):
