@@ -11,7 +11,7 @@ from itertools import zip_longest
 from leaves.any_background import check_weights
 from leaves.backbones import find_weights
 from leaves.runs import NUMBERS, WEIGHTS, find_runs, folder_named, read_run, spec_hash
-from leaves.transfer import prepare_head, prepare_tail
+from leaves.transfer import at_best_rate, prepare_head, prepare_tail, wider_specs
 
 
 def needed_files(specs):
@@ -31,9 +31,28 @@ def needed_files(specs):
     return [WEIGHTS if spec["seed"] == first else NUMBERS for spec in specs]
 
 
-def first_without_weights(chosen):
-    """List the specs of the first repeats that have no weights; `chosen` is a dict of name to list of Run."""
-    return [repeats[0].spec for repeats in chosen.values() if not has_weights(repeats[0])]
+def trained_heads(train, specs, learning_rates):
+    """Train the heads of all backbones; try further learning rates wherever the best rate is the lowest or highest.
+
+    Chapter 6 needs the weights of the first repeats at the best rates. If one of these has no weights, it is trained
+    again. On another processor it may get another score, so another rate may become the best; then this is repeated.
+
+    Parameters
+    ----------
+    train : callable(specs, needs=str) -> list of Run, see `helpers.train_all`
+    specs : list of dict, see `transfer.head_specs`
+    learning_rates : list of float, the rates in `specs`
+
+    Returns
+    -------
+    list of Run, the heads of all backbones, learning rates and repeats
+    """
+    trained = train(specs, needs=NUMBERS)
+    while wider := wider_specs(trained, learning_rates):
+        trained += train(wider, needs=NUMBERS)
+    while lacking := [heads[0].spec for heads in at_best_rate(trained).values() if not has_weights(heads[0])]:
+        trained = replaced(trained, train(lacking, needs=WEIGHTS))
+    return trained
 
 
 def replaced(runs, again):
