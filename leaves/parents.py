@@ -1,4 +1,4 @@
-"""Train a network again if another network starts from it, but only its evidence in results/runs is left.
+"""Train the heads of chapter 4; train a network again if another starts from it and only its evidence is left.
 
 A fine-tuned network starts from a head, and a distilled network from its teacher. The head and the teacher are the
 *parents*. The training of a child needs the weights of its parent. A child that is trained already does not need them;
@@ -32,8 +32,9 @@ def needed_files(specs):
 
 
 def trained_heads(train, specs, learning_rates):
-    """Train the heads of all backbones; try further learning rates wherever the best rate is the lowest or highest.
+    """Train the heads of all backbones; try further learning rates where the best rate is the lowest or the highest.
 
+    At most `transfer.MOST_STEPS` further rates are tried on each side.
     Chapter 6 needs the weights of the first repeats at the best rates. If one of these has no weights, it is trained
     again. On another processor it may get another score, so another rate may become the best; then this is repeated.
 

@@ -153,6 +153,15 @@ def test_a_chapter_trains_the_first_repeats_that_have_no_weights(project, kept, 
     assert second.folder.parent == places.RESULTS / "runs"
 
 
+def test_further_learning_rates_are_tried_on_both_sides(project, kept, monkeypatch):
+    monkeypatch.setattr(transfer, "MOST_STEPS", 1)
+    train = functools.partial(helpers.train_all, split=project, prepare=kept["prepare"])
+    trained = parents.trained_heads(train, kept["heads"], [0.001])
+    assert [transfer.rate_of(run) for run in trained] == [0.001, 0.001, 0.0003, 0.0003, 0.003, 0.003]
+    [best] = transfer.at_best_rate(trained).values()
+    assert (best[0].folder / runs.WEIGHTS).exists()
+
+
 PUBLISHED = ROOT / "results" / "runs"
 
 

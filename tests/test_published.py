@@ -230,7 +230,7 @@ def study(project, trained):
 
 def test_a_finished_study_is_published_with_the_checksum_of_every_file(study, capsys):
     publish.main()
-    assert "results/runs has the evidence of 2 trainings." in capsys.readouterr().out
+    assert "results/runs has the evidence of 2 runs." in capsys.readouterr().out
     assert not (places.ROOT / "figures" / "old.png").exists()
     record = json.loads((places.RESULTS / "provenance.json").read_text(encoding="utf-8"))
     names = {f"results/{name}" for name in (*publish.TABLES, "report.html", "photos.csv")} | {"figures/06-scores.png"}

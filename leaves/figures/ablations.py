@@ -10,16 +10,18 @@ MARKERS = "os^Dv*P"
 
 
 def style_comparison(table):
-    """Format a table from `ablations.comparison_table`; return a pandas Styler."""
+    """Format a table from `ablations.comparison_table`; return a pandas Styler.
+
+    The table has no reasons for missing differences, because its column of trainings counts their states.
+    """
     names = {"train": "train macro F1", "validation": "validation macro F1"}
     formats = {"parameters": "{:,}", "best epoch": "{:.0f}", "seconds": "{:.1f}"}
     formats |= dict.fromkeys([*names.values(), "gap"], "{:.3f}")
     formats |= dict.fromkeys(["difference", "low", "high"], "{:+.3f}")
-    shown = table.drop(columns="group").dropna(axis="columns", how="all").rename(columns=names)
+    shown = table.drop(columns=["group", "reason"]).dropna(axis="columns", how="all").rename(columns=names)
     caption = "Means over converged trainings (over all, if none converged). A difference from FinalModel is a mean "
     caption += "over the pairs in which both trainings converged, with its 95 % interval"
-    style = shown.style.format(formats, na_rep="").set_caption(caption)
-    return style.set_properties(shown.columns.intersection(["reason"]), **{"white-space": "normal"})
+    return shown.style.format(formats, na_rep="").set_caption(caption)
 
 
 def plot_differences(table):
@@ -57,7 +59,7 @@ def plot_differences(table):
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     count = (excludes_zero & enough).sum()
-    title = f"The interval excludes zero for {count} of {enough.sum()} variants"
+    title = f"Intervals that exclude zero: {count or 'none'} of {enough.sum()}"
     axis.set(xlabel="macro F1 on the held-out photos, minus FinalModel's", title=title)
     axis.locator_params(axis="x", nbins=7)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

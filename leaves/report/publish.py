@@ -56,7 +56,7 @@ def main():
         for run in runs:
             if run.folder.parent == places.RUNS:
                 keep_evidence(run)
-        print(f"results/runs has the evidence of {len(runs)} trainings.")
+        print(f"results/runs has the evidence of {len(runs)} runs.")
         publish(split, runs, check_finished())
 
 
