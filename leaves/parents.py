@@ -34,9 +34,9 @@ def needed_files(specs):
 def trained_heads(train, specs, learning_rates):
     """Train the heads of all backbones; try further learning rates where the best rate is the lowest or the highest.
 
-    At most `transfer.MOST_STEPS` further rates are tried on each side.
-    Chapter 6 needs the weights of the first repeats at the best rates. If one of these has no weights, it is trained
-    again. On another processor it may get another score, so another rate may become the best; then this is repeated.
+    At most `transfer.MOST_STEPS` further rates are tried on each side. Chapter 6 needs the weights of the first repeats
+    at the best rates. If one of these has no weights, it is trained again. On another processor it may get another
+    score, so another rate may become the best; then this is repeated.
 
     Parameters
     ----------
